@@ -1,0 +1,104 @@
+"""The M3 objective: the plain mean over the ladder of each scale's answer-token cross-entropy.
+
+Several questions about one image share its visual tokens in one sequence: each question sees the image and
+itself, never its neighbours, and has the positions that it would have alone. The loss is that of asking them one by
+one (paper: Matryoshka Multimodal Models, arXiv 2405.17430, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class PackedText:
+    """The text after the image of a batch: questions and answers side by side.
+
+    ids, labels, positions, segments: (batch, length) int64. A label stands at the place that predicts it;
+    positions count from the end of the image; segment 0 is padding.
+    """
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    positions: torch.Tensor
+    segments: torch.Tensor
+
+
+def pack_questions(tokenizer: Any, conversations: Sequence[Sequence[tuple[str, str]]]) -> PackedText:
+    """Tokenise, per image, its (question, answer) pairs and lay them side by side."""
+    rows = []
+    for pairs in conversations:
+        ids: list[int] = []
+        labels: list[int] = []
+        positions: list[int] = []
+        segments: list[int] = []
+        for number, (question, answer) in enumerate(pairs, start=1):
+            asked = tokenizer.encode(f"\n{question} ASSISTANT:", add_special_tokens=False)
+            said = [*tokenizer.encode(f" {answer}", add_special_tokens=False), tokenizer.eos_token_id]
+            ids += asked + said
+            labels += [IGNORED] * (len(asked) - 1) + said + [IGNORED]
+            positions += range(len(asked) + len(said))
+            segments += [number] * (len(asked) + len(said))
+        rows.append((ids, labels, positions, segments))
+    longest = max(len(row[0]) for row in rows)
+    fills = (tokenizer.pad_token_id, IGNORED, 0, 0)
+    columns = [
+        torch.tensor([row[part] + [fill] * (longest - len(row[part])) for row in rows])
+        for part, fill in enumerate(fills)
+    ]
+    return PackedText(*columns)
+
+
+def _mask(segments: torch.Tensor, before: int) -> torch.Tensor:
+    """(batch, 1, L, L) bool, L = before + length: what each place may look at."""
+    batch, length = segments.shape
+    total = before + length
+    allowed = torch.ones(total, total, dtype=torch.bool, device=segments.device).tril().repeat(batch, 1, 1)
+    allowed[:, before:, before:] &= segments[:, :, None] == segments[:, None, :]
+    return allowed[:, None]
+
+
+def scale_loss(llava: Any, prefix: torch.Tensor, visual: torch.Tensor, text: PackedText) -> torch.Tensor:
+    """Mean cross-entropy over the answer tokens of a batch at one scale.
+
+    Args:
+        llava: a transformers Llava model: its language_model and lm_head are used.
+        prefix: (P,) ids before the image.
+        visual: (batch, n, width) pooled visual tokens.
+        text: the packed questions and answers.
+    """
+    language, embed = llava.model.language_model, llava.model.language_model.embed_tokens
+    batch, before = len(visual), len(prefix) + visual.shape[1]
+    start = embed(prefix)[None].expand(batch, -1, -1)
+    words = embed(text.ids)
+    embeds = torch.cat([start.to(words.dtype), visual.to(words.dtype), words], dim=1)
+    ahead = torch.arange(before, device=embeds.device)[None].expand(batch, -1)
+    positions = torch.cat([ahead, text.positions + before], dim=1)
+    hidden = language(
+        inputs_embeds=embeds, attention_mask=_mask(text.segments, before), position_ids=positions, use_cache=False
+    ).last_hidden_state[:, before:]
+    counted = text.labels != IGNORED
+    logits = llava.lm_head(hidden[counted])
+    return functional.cross_entropy(logits.float(), text.labels[counted])
+
+
+def pool(features: torch.Tensor, tokens: int) -> torch.Tensor:
+    """(batch, grid*grid, width) -> (batch, tokens, width) by average pooling of the square grid."""
+    side, small = int(features.shape[1] ** 0.5), int(tokens**0.5)
+    kernel = side // small
+    grid = features.transpose(1, 2).unflatten(2, (side, side))
+    return functional.avg_pool2d(grid.float(), kernel, kernel).flatten(2).transpose(1, 2).to(features.dtype)
+
+
+def m3_losses(
+    llava: Any, prefix: torch.Tensor, features: torch.Tensor, text: PackedText, scales: Sequence[int]
+) -> dict[int, torch.Tensor]:
+    """Loss per scale from projected features (batch, grid*grid, width). The M3 loss is their plain mean."""
+    return {tokens: scale_loss(llava, prefix, pool(features, tokens), text) for tokens in scales}

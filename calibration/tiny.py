@@ -1,0 +1,177 @@
+"""The bundled model before training: a small LLaVA in transformers' classes, and its tokenizer.
+
+Two things are not random at the start. The vision tower's heads begin as shifts: each looks at the patch a
+fixed step away, so that the tower starts as a convolutional net would and need not learn from drawings that
+neighbours matter. And every patch's place is known to the language model, because the same sine code
+that the tower adds survives, pooled, in what the projector hands over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
+
+from m3score.calibration.canvas import CHARS, GRID, PATCH, SIZE
+from m3score.calibration.drawn import WORDS, draw
+from m3score.calibration.wordings import SHORT, WORDINGS
+
+CODE_WIDTH = 32
+"""Sine and cosine of eight frequencies along x and as many along y."""
+
+# Where the heads of each layer of the tower look at first: steps (x, y) in patches; None is left random.
+FIRST_LOOKS: tuple[tuple[tuple[int, int] | None, ...], ...] = (
+    ((-1, 0), (1, 0), (0, -1), (0, 1)),
+    ((-1, -1), (1, -1), (0, 2), None),
+    ((-2, 0), (2, 0), (0, -2), (0, 1)),
+    ((-3, 0), (3, 0), (0, 3), None),
+    ((-5, 0), (2, 0), (0, -3), None),
+)
+
+
+def place_code() -> torch.Tensor:
+    """(576, 32) sine code of every patch's column and row; inner products depend on distance alone."""
+    frequencies = 2 * np.pi * torch.arange(1, CODE_WIDTH // 4 + 1) / 32
+    angles = torch.arange(GRID)[:, None] * frequencies[None, :]
+    line = torch.cat([angles.cos(), angles.sin()], dim=1)
+    columns = line[None].expand(GRID, GRID, -1)
+    rows = line[:, None].expand(GRID, GRID, -1)
+    return torch.cat([columns, rows], dim=-1).reshape(GRID * GRID, CODE_WIDTH).float()
+
+
+def _shift(step: tuple[int, int]) -> torch.Tensor:
+    """(32, 32) matrix that turns a place's code into that of the place a step away."""
+    quarter = CODE_WIDTH // 4
+    frequencies = 2 * np.pi * torch.arange(1, quarter + 1) / 32
+    out = torch.zeros(CODE_WIDTH, CODE_WIDTH)
+    for axis, distance in enumerate(step):
+        cos, sin = torch.diag((frequencies * distance).cos()), torch.diag((frequencies * distance).sin())
+        block = torch.cat([torch.cat([cos, -sin], dim=1), torch.cat([sin, cos], dim=1)], dim=0)
+        start = axis * 2 * quarter
+        out[start : start + 2 * quarter, start : start + 2 * quarter] = block
+    return out
+
+
+@torch.no_grad()
+def start_as_convolution(vision: Any, sharpness: float = 4.0) -> None:
+    """Set a CLIP vision tower's place embedding and query/key matrices so that heads look at neighbours."""
+    width = vision.config.hidden_size
+    heads = vision.config.num_attention_heads
+    embeddings = vision.embeddings
+    embeddings.patch_embedding.weight[:CODE_WIDTH] = 0
+    embeddings.patch_embedding.weight[CODE_WIDTH:].normal_(0, (1 / (3 * PATCH * PATCH)) ** 0.5)
+    embeddings.position_embedding.weight.zero_()
+    embeddings.position_embedding.weight[1:, :CODE_WIDTH] = place_code() * 1.5
+    for layer, looks in zip(vision.encoder.layers, FIRST_LOOKS, strict=False):
+        attention = layer.self_attn
+        for head, step in enumerate(looks[:heads]):
+            if step is None:
+                continue
+            rows = slice(head * width // heads, head * width // heads + CODE_WIDTH)
+            everything = slice(head * width // heads, (head + 1) * width // heads)
+            for matrix in (attention.q_proj, attention.k_proj):
+                matrix.weight[everything] = 0
+                matrix.bias[everything] = 0
+            attention.q_proj.weight[rows, :CODE_WIDTH] = _shift(step) * sharpness
+            attention.k_proj.weight[rows, :CODE_WIDTH] = torch.eye(CODE_WIDTH)
+
+
+def _corpus() -> Iterator[str]:
+    for index in range(3000):
+        for asked in draw(0, index).asked:
+            yield f"\n{asked.question} ASSISTANT: {asked.answer}"
+    for group in WORDINGS.values():
+        yield from group
+    yield SHORT
+    # A space and a letter are one token: signs are spelt letter by letter, whatever they say.
+    yield from (f" {char}" for char in CHARS for _ in range(50))
+
+
+def build_tokenizer(vocabulary: int = 640) -> PreTrainedTokenizerFast:
+    """A byte-level BPE for drawn questions: words are tokens, capitals and digits stand alone."""
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    alone = pre_tokenizers.Split(Regex(r" ?[0-9]| ?[A-Z](?![a-z])"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [alone, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<pad>", "<s>", "</s>", "<image>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_corpus(), trainer)
+    # Not special, so that they are shown when decoded; whole, so that a prompt has few tokens.
+    tokenizer.add_tokens([AddedToken("USER:", normalized=False), AddedToken("ASSISTANT:", normalized=False)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=["<image>"],
+        model_max_length=1024,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, seed: int, **sizes: int) -> LlavaForConditionalGeneration:
+    """An untrained m3-tiny in float32: CLIP-style tower at 336/14 and a small LLaMA.
+
+    Args:
+        tokenizer: gives the vocabulary and the special tokens.
+        seed: of the random weights.
+        sizes: `width`, `heads`, `tower_layers`, `layers` differ from the bundled model's.
+    """
+    torch.manual_seed(seed)
+    width, heads = sizes.get("width", 192), sizes.get("heads", 4)
+    vision = CLIPVisionConfig(
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=sizes.get("tower_layers", 5),
+        num_attention_heads=heads,
+        image_size=SIZE,
+        patch_size=PATCH,
+        hidden_act="gelu",
+        projection_dim=width,
+    )
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=8 * width // 3 // 32 * 32,
+        num_hidden_layers=sizes.get("layers", 4),
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=1024,
+        rope_theta=10000.0,
+        initializer_range=0.06,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=GRID * GRID,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=False,
+    )
+    model = LlavaForConditionalGeneration(config)
+    start_as_convolution(model.model.vision_tower)
+    return model
