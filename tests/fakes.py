@@ -1,0 +1,71 @@
+"""Stand-ins for models: no weights, no torch, exact numbers to compare with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from PIL import Image
+
+from m3score.answers import ScaleAnswer
+
+LADDER = (1, 9, 36, 144, 576)
+
+
+class FakeAnswerer:
+    """Needs the more visual tokens the brighter the image: a mean grey of 0 needs one, of 255 all of them.
+
+    Agreement is 1 from the scale that is needed on and 0 below it, so complexity is ln(needed) / ln(finest).
+    """
+
+    def __init__(
+        self,
+        ladder: tuple[int, ...] = LADDER,
+        fail: Callable[[Image.Image], bool] | None = None,
+        largest_batch: int | None = None,
+    ) -> None:
+        self.name = "fake"
+        self.ladder = ladder
+        self.fail = fail or (lambda image: False)
+        self.largest_batch = largest_batch
+        self.batches: list[int] = []
+        self.asked: list[tuple[str, ...]] = []
+
+    def needed(self, image: Image.Image) -> int:
+        """Tokens that the fake needs for the image."""
+        mean = image.convert("L").resize((1, 1)).getpixel((0, 0))
+        assert isinstance(mean, int | float)
+        return self.ladder[min(len(self.ladder) - 1, math.floor(mean / 256 * len(self.ladder)))]
+
+    def answer_ladder(
+        self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]], *, max_new_tokens: int = 32
+    ) -> list[list[tuple[ScaleAnswer, ...]]]:
+        """As LadderAnswerer says; fails where it was told to."""
+        self.batches.append(len(images))
+        self.asked.extend(tuple(group) for group in questions)
+        if self.largest_batch is not None and len(images) > self.largest_batch:
+            raise RuntimeError("out of memory\nwith a long explanation")
+        if any(self.fail(image) for image in images):
+            raise RuntimeError("device lost")
+        return [
+            [self._ladder(image, question) for question in group]
+            for image, group in zip(images, questions, strict=True)
+        ]
+
+    def _ladder(self, image: Image.Image, question: str) -> tuple[ScaleAnswer, ...]:
+        needed = self.needed(image)
+        return tuple(
+            ScaleAnswer(
+                tokens=tokens,
+                visual_tokens=tokens,
+                answer=f"{needed} is needed" if tokens >= needed else "no idea",
+                agreement=float(tokens >= needed),
+                logprob=-1.0,
+            )
+            for tokens in self.ladder
+        )
+
+
+def grey(level: int, size: tuple[int, int] = (16, 12)) -> Image.Image:
+    """An image of one grey level, 0 to 255."""
+    return Image.new("L", size, level)
