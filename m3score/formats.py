@@ -1,0 +1,215 @@
+"""Table formats: a frame to bytes and back. One class and one line register a format.
+
+Knows bytes, not files. What comes back is what went in: floats to the last bit, lists through csv, whole
+numbers whole where some are missing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from m3score.columns import TableKind, absent, printable
+from m3score.errors import M3ScoreError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class TableFormat(Protocol):
+    """One way to keep a table as bytes; `read` may return any dtypes, `conform` sets them right."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Endings of file names, in lower case, with their dot."""
+        ...
+
+    def write(self, frame: pd.DataFrame, kind: TableKind) -> bytes:
+        """The file's content."""
+        ...
+
+    def read(self, content: bytes, kind: TableKind, name: str) -> pd.DataFrame:
+        """The table, or an M3ScoreError that begins with `name` and says what is wrong where."""
+        ...
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def guard_cell(text: str) -> str:
+    """Text that no spreadsheet takes for a formula: an apostrophe before a leading = + - @, tab or return.
+
+    `unguard_cell` is its inverse; text that begins with apostrophes and then one of these gets one more.
+    """
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def unguard_cell(text: str) -> str:
+    """The text that `guard_cell` was given."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+class Csv:
+    """Comma-separated UTF-8. Lists are JSON; text, but no number, is guarded from spreadsheets."""
+
+    suffixes = (".csv",)
+
+    def write(self, frame: pd.DataFrame, kind: TableKind) -> bytes:
+        lines = [",".join(_quoted(guard_cell(printable(name))) for name in frame.columns)]
+        kinds = [kind.kind(name) for name in frame.columns]
+        for values in frame.itertuples(index=False, name=None):
+            lines.append(",".join(_quoted(_cell(v, k)) for v, k in zip(values, kinds, strict=True)))
+        return "".join(f"{line}\n" for line in lines).encode()
+
+    def read(self, content: bytes, kind: TableKind, name: str) -> pd.DataFrame:
+        import pandas as pd
+
+        reader = csv.reader(io.StringIO(_decoded(content, name), newline=""), strict=True)
+        rows: list[list[Any]] = []
+        try:
+            header = [unguard_cell(cell) for cell in next(reader, [])]
+            for cells in filter(None, reader):
+                if len(cells) != len(header):
+                    raise M3ScoreError(
+                        f"{name}, line {reader.line_num}: {len(cells)} cells under {len(header)} columns."
+                    )
+                pairs = zip(cells, header, strict=True)
+                rows.append([_parsed(cell, column, kind.kind(column)) for cell, column in pairs])
+        except M3ScoreError:
+            raise
+        except (csv.Error, ValueError) as error:
+            raise M3ScoreError(f"{name}, line {reader.line_num}: {error}.") from None
+        return pd.DataFrame(rows, columns=pd.Index(header), dtype=object)
+
+
+def _cell(value: Any, kind: str) -> str:
+    if kind == "list":
+        return json.dumps(value, ensure_ascii=False)
+    if absent(value):
+        return ""
+    if isinstance(value, str):
+        return guard_cell(value)
+    return (
+        str(bool(value)).lower() if kind == "bool" else str(value)
+    )  # str() of a float is its shortest exact form
+
+
+def _quoted(cell: str) -> str:
+    # The csv module leaves a lone carriage return unquoted when lines end in "\n".
+    return '"' + cell.replace('"', '""') + '"' if any(char in cell for char in ',"\n\r') else cell
+
+
+_BOOLS = {"true": True, "false": False, "1": True, "0": False}
+
+
+def _parsed(cell: str, column: str, kind: str) -> Any:
+    if kind == "text":
+        return unguard_cell(cell)
+    if cell == "":
+        return None
+    try:
+        if kind == "int":
+            return int(float(cell)) if not cell.lstrip("-").isdigit() else int(cell)
+        if kind == "float":
+            return float(cell)
+        if kind == "bool":
+            return _BOOLS[cell.lower()]
+        if kind == "list":
+            return list(json.loads(cell))
+    except (ValueError, KeyError, TypeError, OverflowError):
+        words = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a JSON list"}
+        raise ValueError(f"column {column!r} needs {words[kind]}, not {cell!r}") from None
+    return unguard_cell(cell)
+
+
+class JsonLines:
+    """One JSON object per line; absent values are null."""
+
+    suffixes = (".jsonl", ".ndjson")
+
+    def write(self, frame: pd.DataFrame, kind: TableKind) -> bytes:
+        lines = []
+        for values in frame.itertuples(index=False, name=None):
+            row = {name: _plain(v) for name, v in zip(frame.columns, values, strict=True)}
+            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+        return "".join(lines).encode()
+
+    def read(self, content: bytes, kind: TableKind, name: str) -> pd.DataFrame:
+        import pandas as pd
+
+        rows = []
+        for number, line in enumerate(_decoded(content, name).split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise M3ScoreError(f"{name}, line {number}: not JSON ({error}).") from None
+            if not isinstance(row, dict):
+                raise M3ScoreError(f"{name}, line {number}: every line has to be a JSON object.")
+            rows.append(row)
+        return pd.DataFrame(rows, dtype=object)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return value
+    if absent(value) or (isinstance(value, float) and math.isinf(value)):
+        return None
+    return value.item() if hasattr(value, "item") else value
+
+
+class Parquet:
+    """Apache Parquet, by pyarrow."""
+
+    suffixes = (".parquet", ".pq")
+
+    def write(self, frame: pd.DataFrame, kind: TableKind) -> bytes:
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, engine="pyarrow", index=False)
+        return buffer.getvalue()
+
+    def read(self, content: bytes, kind: TableKind, name: str) -> pd.DataFrame:
+        import pandas as pd
+        import pyarrow as pa
+
+        try:
+            return pd.read_parquet(io.BytesIO(content), engine="pyarrow")
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise M3ScoreError(f"{name}: not a readable parquet file ({error}).") from None
+
+
+def _decoded(content: bytes, name: str) -> str:
+    try:
+        return content.decode("utf-8-sig")  # spreadsheets put a byte order mark in front
+    except UnicodeDecodeError as error:
+        raise M3ScoreError(f"{name}: not UTF-8 text (byte {error.start}).") from None
+
+
+FORMATS: dict[str, TableFormat] = {"csv": Csv(), "jsonl": JsonLines(), "parquet": Parquet()}
+"""Every format by name. A new one is a class and a line here."""
+
+
+def format_for(path: str | os.PathLike[str], format: str | None = None) -> TableFormat:
+    """The format of that name, or else the one of the path's suffix; csv for "-" (stdout, stdin).
+
+    M3ScoreError that lists the names, or the suffixes, for any other.
+    """
+    if format is not None:
+        if format not in FORMATS:
+            raise M3ScoreError(f"unknown table format {format!r}; allowed: {', '.join(FORMATS)}.")
+        return FORMATS[format]
+    if str(path) == "-":
+        return FORMATS["csv"]
+    suffix = Path(path).suffix.lower()
+    for candidate in FORMATS.values():
+        if suffix in candidate.suffixes:
+            return candidate
+    allowed = ", ".join(suffix for candidate in FORMATS.values() for suffix in candidate.suffixes)
+    raise M3ScoreError(f"{printable(str(path))}: unknown table suffix {suffix!r}; allowed: {allowed}.")

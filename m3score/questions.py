@@ -1,0 +1,161 @@
+"""Questions about images: what is asked, how the answer is judged, and the file that holds many of them."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from m3score.errors import M3ScoreError
+from m3score.grading import grade
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about an image and, where it is known, how its answer is to be judged."""
+
+    question: str
+    """Asked word for word: a multiple-choice question has to list its options itself."""
+    answers: tuple[str, ...] = ()
+    """Reference answers (for vqa_accuracy one per annotator); empty = no ground truth."""
+    options: tuple[str, ...] = ()
+    """The texts of options A, B, C ...: used for judging only."""
+    metric: str | None = None
+    """A name in grading.METRICS; None = grading.default_metric()."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields."""
+        return {**asdict(self), "answers": list(self.answers), "options": list(self.options)}
+
+
+_COLUMNS = ("image", "question", "answers", "options", "metric")
+
+
+def read_questions(path: str | os.PathLike[str]) -> dict[str, list[Question]]:
+    """Read a questions file: the questions of each image, both in the order of the file.
+
+    A csv file has the columns `image` and `question` and may have `answers`, `options` and `metric`; a jsonl
+    file has objects with these keys. Answers and options are a JSON list, or one text, in which csv takes "|"
+    as a separator. Other columns are ignored, unless they look like a misspelling. A row that repeats an
+    earlier one is left out with a warning; one that repeats only its image and question adds its answers.
+
+    Raises:
+        M3ScoreError: names the file and line, and what is allowed there.
+    """
+    source = Path(path)
+    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".ndjson": _jsonl_rows}
+    if source.suffix.lower() not in readers:
+        raise M3ScoreError(
+            f"{source}: unknown suffix {source.suffix!r} of questions; allowed: {', '.join(readers)}."
+        )
+    try:
+        text = source.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise M3ScoreError(f"{source}: cannot read ({error.strerror or error}).") from error
+    except UnicodeDecodeError as error:
+        raise M3ScoreError(f"{source}: not UTF-8 text (byte {error.start}).") from None
+    found: dict[str, dict[str, Question]] = {}
+    for line, row in readers[source.suffix.lower()](text, str(source)):
+        try:
+            _add(found, str(row.get("image") or ""), _question(row), line, source)
+        except M3ScoreError as error:
+            raise M3ScoreError(f"{source}, line {line}: {error}") from None
+    return {image: list(questions.values()) for image, questions in found.items()}
+
+
+def _add(found: dict[str, dict[str, Question]], image: str, new: Question, line: int, source: Path) -> None:
+    if not image:
+        raise M3ScoreError("no image given.")
+    old = found.setdefault(image, {}).setdefault(new.question, new)
+    if old is new:
+        return
+    if old == new:
+        logger.warning("%s, line %d repeats an earlier row and is left out", source, line)
+    elif (old.options, old.metric) != (new.options, new.metric):
+        raise M3ScoreError(
+            "repeats an earlier question about this image with other options or another metric."
+        )
+    else:
+        found[image][new.question] = replace(old, answers=old.answers + new.answers)
+
+
+def _question(row: dict[str, Any]) -> Question:
+    text, metric = row.get("question"), row.get("metric")
+    if not isinstance(text, str) or not text.strip():
+        raise M3ScoreError("no question given.")
+    asked = Question(text, _texts(row, "answers"), _texts(row, "options"), str(metric) if metric else None)
+    if asked.answers or asked.metric:
+        grade(asked.metric, "", asked.answers or ("",), asked.options if asked.answers else ())
+    return asked
+
+
+def _texts(row: dict[str, Any], column: str) -> tuple[str, ...]:
+    value = row.get(column)
+    if value is None or value == "":
+        return ()
+    values = value if isinstance(value, list) else [value]
+    if any(isinstance(item, bool) or not isinstance(item, str | int | float) for item in values):
+        raise M3ScoreError(f"{column!r} has to be a text or a list of texts, not {value!r}.")
+    return tuple(str(item) for item in values)
+
+
+def _check_columns(columns: list[str], where: str) -> None:
+    for column in columns:
+        meant = difflib.get_close_matches(column.lower().strip(), _COLUMNS, n=1, cutoff=0.8)
+        if column not in _COLUMNS and meant:
+            raise M3ScoreError(f"{where}: unknown column {column!r}, did you mean {meant[0]!r}?")
+    missing = [column for column in ("image", "question") if column not in columns]
+    if missing:
+        raise M3ScoreError(
+            f"{where}: missing column {', '.join(missing)}; needed are image and question, "
+            f"allowed are {', '.join(_COLUMNS)}."
+        )
+
+
+def _csv_rows(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        _check_columns(header, f"{name}, line 1")
+        for cells in filter(None, reader):
+            if len(cells) != len(header):
+                where = f"{name}, line {reader.line_num}"
+                raise M3ScoreError(f"{where}: {len(cells)} cells under {len(header)} columns.")
+            row: dict[str, Any] = dict(zip(header, cells, strict=True))
+            for column in ("answers", "options"):
+                row[column] = _split(row.get(column, ""), column, f"{name}, line {reader.line_num}")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise M3ScoreError(f"{name}, line {reader.line_num}: {error}.") from None
+
+
+def _split(cell: str, column: str, where: str) -> Any:
+    if not cell.startswith("["):
+        return [part.strip() for part in cell.split("|")] if cell else None
+    try:
+        return json.loads(cell)
+    except json.JSONDecodeError as error:
+        raise M3ScoreError(f"{where}: {column!r} begins like a JSON list but is none ({error}).") from None
+
+
+def _jsonl_rows(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise M3ScoreError(f"{name}, line {number}: not JSON ({error}).") from None
+        if not isinstance(row, dict):
+            raise M3ScoreError(f"{name}, line {number}: every line has to be a JSON object.")
+        _check_columns(list(row), f"{name}, line {number}")
+        yield number, row
