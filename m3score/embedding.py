@@ -1,0 +1,233 @@
+"""Everything that goes into the language model: encoded images, visual tokens at any scale, embedded prompts.
+
+Knows the vision tower, the projector and the token table of transformers' LLaVA models; knows nothing about
+answers. An image is encoded once; what M3 adds comes after the projector: features are pooled to the wanted
+number of visual tokens ("Matryoshka Multimodal Models", arXiv 2405.17430, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+
+from m3score import prompts
+from m3score.errors import M3ScoreError
+from m3score.images import ImageSource, open_image
+from m3score.ladder import Size, count_visual_tokens, join_tiles, pool
+from m3score.memory import MemoryGuard
+from m3score.preprocess import Tiles, preprocess
+from m3score.settings import M3Settings
+
+_TILES_AT_ONCE = 32
+"""Tiles in one pass of the vision tower; halved when memory runs out."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """An image behind the vision tower and the projector: everything any scale needs of it."""
+
+    features: torch.Tensor
+    """(tiles, grid * grid, hidden), projected, before pooling; the overview tile comes first."""
+    size: Size
+    """(width, height) of the original image in pixels."""
+    tiles: Size | None
+    """(columns, rows) of tiles beside the overview; None for a single-grid image."""
+
+
+class Embedder:
+    """Pictures and prompts -> input embeddings of one LLaVA model."""
+
+    def __init__(self, hf_model: Any, tokenizer: Any, settings: M3Settings, name: str) -> None:
+        """
+        Args:
+            hf_model: transformers' LlavaForConditionalGeneration or LlavaNextForConditionalGeneration.
+            tokenizer: transformers' tokenizer.
+            settings: ladder, image handling, conversation and limits.
+            name: what the model is called.
+        """
+        self.hf_model = hf_model
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.name = name
+        self._encode_guard = MemoryGuard()
+
+    @property
+    def ladder(self) -> tuple[int, ...]:
+        """Visual tokens per grid, coarsest first."""
+        return self.settings.ladder
+
+    @property
+    def device(self) -> torch.device:
+        return self.hf_model.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of activations; weights may be quantised."""
+        return self.hf_model.get_input_embeddings().weight.dtype
+
+    # -- images ------------------------------------------------------------------------------------------
+
+    @overload
+    def encode(self, images: ImageSource | EncodedImage) -> EncodedImage: ...
+
+    @overload
+    def encode(self, images: list[Any] | tuple[Any, ...]) -> list[EncodedImage]: ...
+
+    def encode(self, images: Any) -> Any:
+        """Run the vision tower and the projector, once for all scales and questions.
+
+        Args:
+            images: a PIL image, path, bytes or (H, W, 3) uint8 array; or a list of them. Encoded images are
+                passed through.
+
+        Returns:
+            An EncodedImage, or a list of them. Raises M3ScoreError for an image that can't be read.
+        """
+        if not isinstance(images, (list, tuple)):
+            return self.encode([images])[0]
+        pending = {i: image for i, image in enumerate(images) if not isinstance(image, EncodedImage)}
+        # Few images at a time: their pixels needn't all be in memory at once.
+        done = self._encode_guard.map(self._encode_batch, list(pending.values()), self._images_at_once())
+        encoded = dict(zip(pending, done, strict=True))
+        return [encoded.get(i, image) for i, image in enumerate(images)]
+
+    def _images_at_once(self) -> int:
+        return max(1, _TILES_AT_ONCE // self.most_tiles())
+
+    def most_tiles(self) -> int:
+        """Grids that one image has at most."""
+        side = self.settings.image_size
+        if self.settings.image_aspect_ratio != "anyres":
+            return 1
+        return 1 + max(
+            (width // side) * (height // side) for width, height in self.settings.image_grid_pinpoints
+        )
+
+    @torch.no_grad()
+    def _encode_batch(self, images: Sequence[ImageSource]) -> list[EncodedImage]:
+        return self.project([self.tiles(image) for image in images], train_vision=False)
+
+    def tiles(self, image: ImageSource) -> Tiles:
+        """Preprocess one image: what the vision tower sees."""
+        return preprocess(open_image(image), self.settings)
+
+    def project(self, images: Sequence[Tiles], *, train_vision: bool) -> list[EncodedImage]:
+        """Vision tower and projector over the tiles of several images; with gradients where they are on."""
+        core = self.hf_model.model
+        pixels = torch.cat([torch.from_numpy(image.pixel_values) for image in images])
+        pixels = pixels.to(self.device, core.vision_tower.dtype)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and train_vision):
+            states = core.vision_tower(pixels, output_hidden_states=True).hidden_states
+            patches = states[self.hf_model.config.vision_feature_layer][:, 1:]  # without the class token
+        features = core.multi_modal_projector(patches)
+        per_image = features.split([len(image.pixel_values) for image in images])
+        return [
+            EncodedImage(own, image.size, image.tiles) for own, image in zip(per_image, images, strict=True)
+        ]
+
+    @torch.no_grad()
+    def visual_tokens(self, encoded: EncodedImage, tokens: int | None = None) -> torch.Tensor:
+        """What the language model sees of an image.
+
+        Args:
+            encoded: from `encode`.
+            tokens: visual tokens per grid; None for all. Scales outside the ladder are allowed where pooling
+                gives any token at all, although the model wasn't trained for them.
+
+        Returns:
+            (n, hidden). Tiles of a LLaVA-NeXT image are pooled one by one, joined, rid of their padding, and
+            each row ends in a newline. Raises M3ScoreError for a scale that makes no sense.
+        """
+        return self._visual_tokens(encoded, tokens)
+
+    def _visual_tokens(self, encoded: EncodedImage, tokens: int | None) -> torch.Tensor:
+        newline = getattr(self.hf_model.model, "image_newline", None)
+        pooled = pool(encoded.features, self._scale(tokens))
+        return join_tiles(pooled, encoded.size, encoded.tiles, newline, self.settings.merge)
+
+    def visual_token_count(self, encoded: EncodedImage, tokens: int | None = None) -> int:
+        """How many rows `visual_tokens` has."""
+        return count_visual_tokens(
+            self._scale(tokens), self.settings.grid, encoded.size, encoded.tiles, self.settings.merge
+        )
+
+    def _scale(self, tokens: int | None) -> int:
+        return self.settings.grid**2 if tokens is None else tokens
+
+    # -- prompts -----------------------------------------------------------------------------------------
+
+    def prompt_ids(self, question: str, n_images: int = 1) -> list[int]:
+        """Token ids of the whole prompt, with prompts.IMAGE_TOKEN where an image goes.
+
+        Args:
+            question: what to ask; it may hold `<image>` tags itself, else they are put in front.
+            n_images: how many images it is about; 0 for a question about none.
+        """
+        prompt = prompts.build_prompt(question, self.settings.conversation, n_images)
+        return prompts.tokenize(prompt, self.tokenizer)
+
+    def embed(
+        self,
+        ids: Sequence[int],
+        images: Sequence[EncodedImage] = (),
+        tokens: int | None = None,
+        *,
+        truncate: bool = False,
+    ) -> torch.Tensor:
+        """Input embeddings of a prompt, visual tokens in their places.
+
+        Args:
+            ids: from `prompt_ids`, one prompts.IMAGE_TOKEN per image.
+            images: encoded images, in their order in the prompt.
+            tokens: visual tokens per grid; None for all.
+            truncate: cut a sequence at the model's longest length, as the authors' code does, instead of
+                raising. The end of the prompt, question and all, is then lost.
+
+        Returns:
+            (length, hidden). Raises M3ScoreError if the sequence is too long.
+        """
+        if (places := list(ids).count(prompts.IMAGE_TOKEN)) != len(images):
+            raise M3ScoreError(f"The prompt has room for {places} images, but {len(images)} were given.")
+        table = self.hf_model.get_input_embeddings()
+        parts: list[torch.Tensor] = []
+        pending = iter(images)
+        for is_image, run in _runs(ids):
+            if is_image:
+                parts.append(self._visual_tokens(next(pending), tokens).to(table.weight.dtype))
+            else:
+                parts.append(table(torch.tensor(run, device=self.device)))
+        return self._within_limit(torch.cat(parts), truncate)
+
+    def _within_limit(self, sequence: torch.Tensor, truncate: bool) -> torch.Tensor:
+        limit = self.settings.max_length
+        if len(sequence) > limit and not truncate:
+            raise M3ScoreError(
+                f"The prompt with its visual tokens is {len(sequence)} tokens long, more than the {limit} "
+                f"that {self.name} takes (tokenizer_model_max_length): ask at a coarser scale, or ask less."
+            )
+        return sequence[:limit]
+
+    @torch.no_grad()
+    def prompt_embeddings(self, encoded: EncodedImage, question: str, tokens: int | None) -> torch.Tensor:
+        """(length, hidden) input embeddings of one question about one image."""
+        return self.embed(self.prompt_ids(question), [encoded], tokens)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of an answer's token ids, stripped, without special tokens."""
+        return prompts.decode(ids, self.tokenizer)
+
+
+def _runs(ids: Sequence[int]) -> list[tuple[bool, list[int]]]:
+    """Ids as runs: (True, [IMAGE_TOKEN]) for an image, (False, ids) for the text between images."""
+    runs: list[tuple[bool, list[int]]] = []
+    for token in ids:
+        if token == prompts.IMAGE_TOKEN:
+            runs.append((True, [token]))
+        elif runs and not runs[-1][0]:
+            runs[-1][1].append(token)
+        else:
+            runs.append((False, [token]))
+    return runs

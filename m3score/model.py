@@ -1,0 +1,241 @@
+"""M3Model: encode an image once, then ask at any scale.
+
+The public face of the model. Knows how questions become answers; embedding.py knows what goes into the
+language model, decoding.py what comes out of it, loading.py where models come from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+
+from m3score import decoding, loading, training
+from m3score.answers import ScaleAnswer
+from m3score.embedding import Embedder, EncodedImage
+from m3score.errors import M3ScoreError
+from m3score.images import ImageSource
+from m3score.settings import M3Settings
+
+__all__ = ["EncodedImage", "M3Model", "load_model"]
+
+_POSITIONS_AT_ONCE = {"cpu": 8_192, "cuda": 32_768}
+"""Token positions in one batch of the language model, per kind of device."""
+_LOGITS_AT_ONCE = 2**26
+"""Logits held per scale and batch: 256 MB in float32."""
+
+
+class M3Model(Embedder):
+    """A Matryoshka multimodal model. Make one with `m3score.load_model`.
+
+    Beside what is here: `encode`, `visual_tokens`, `visual_token_count`, `prompt_ids`, `embed`, `decode` and
+    the attributes `name`, `ladder`, `device`, `dtype`, `tokenizer`, `settings` and `hf_model`.
+    """
+
+    def __init__(self, hf_model: Any, tokenizer: Any, settings: M3Settings, name: str) -> None:
+        super().__init__(hf_model, tokenizer, settings, name)
+        self.stop_ids = _stop_ids(hf_model, tokenizer)
+        self._decode_guard = decoding.MemoryGuard()
+
+    @torch.no_grad()
+    def logits(
+        self,
+        ids: Sequence[int],
+        images: Sequence[EncodedImage] = (),
+        tokens: int | None = None,
+        *,
+        truncate: bool = False,
+    ) -> torch.Tensor:
+        """Logits at every position, visual ones included: float32 (length, vocabulary), on the CPU.
+
+        The arguments are those of `embed`.
+        """
+        sequence = self.embed(ids, images, tokens, truncate=truncate)
+        output = self.hf_model.model.language_model(inputs_embeds=sequence[None], use_cache=False)
+        return self.hf_model.get_output_embeddings()(output.last_hidden_state[0]).float().cpu()
+
+    def generate(
+        self,
+        ids: Sequence[int],
+        images: Sequence[EncodedImage] = (),
+        tokens: int | None = None,
+        *,
+        max_new_tokens: int = 32,
+        truncate: bool = False,
+    ) -> list[int]:
+        """Greedy answer to any prompt, as token ids; the end token is the last if it came.
+
+        The other arguments are those of `embed`: text only (no images) and several images work too.
+        """
+        with torch.no_grad():
+            sequence = self.embed(ids, images, tokens, truncate=truncate)
+        return decoding.greedy(self, [sequence], max_new_tokens)[0].ids
+
+    @torch.no_grad()
+    def next_token_logits(
+        self, encoded: EncodedImage, question: str, tokens: int | None = None
+    ) -> torch.Tensor:
+        """float32 (vocabulary,) on the CPU: logits of the answer's first token."""
+        sequence = self.prompt_embeddings(encoded, question, tokens)
+        output = self.hf_model.model.language_model(inputs_embeds=sequence[None], use_cache=False)
+        return self.hf_model.get_output_embeddings()(output.last_hidden_state[0, -1]).float().cpu()
+
+    @overload
+    def answer(
+        self,
+        images: ImageSource | EncodedImage,
+        question: str,
+        tokens: int | None = None,
+        *,
+        max_new_tokens: int = 32,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> str: ...
+
+    @overload
+    def answer(
+        self,
+        images: list[Any] | tuple[Any, ...],
+        question: Sequence[str],
+        tokens: int | None = None,
+        *,
+        max_new_tokens: int = 32,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> list[str]: ...
+
+    def answer(
+        self,
+        images: Any,
+        question: Any,
+        tokens: int | None = None,
+        *,
+        max_new_tokens: int = 32,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> Any:
+        """Answer greedily.
+
+        Args:
+            images: an image (encoded or not), or a list.
+            question: a question, or as many as there are images.
+            tokens: visual tokens per grid; None for all.
+            max_new_tokens: at most this many tokens.
+            batch_size: how many of a list at once; "auto" reckons, and halves when memory runs out.
+
+        Returns:
+            A stripped string, or a list of them.
+        """
+        if isinstance(question, str):
+            return self.answer([images], [question], tokens, max_new_tokens=max_new_tokens)[0]
+        if not isinstance(images, (list, tuple)) or len(images) != len(question):
+            raise M3ScoreError("A list of questions needs a list of equally many images.")
+
+        def run(pairs: Sequence[tuple[Any, str]]) -> list[str]:
+            encoded = self.encode([image for image, _ in pairs])
+            asked = [text for _, text in pairs]
+            sequences = [
+                self.prompt_embeddings(image, text, tokens)
+                for image, text in zip(encoded, asked, strict=True)
+            ]
+            return [self.decode(answer.ids) for answer in decoding.greedy(self, sequences, max_new_tokens)]
+
+        size = self._batch_size(batch_size, max_new_tokens)
+        return self._decode_guard.map(run, list(zip(images, question, strict=True)), size)
+
+    def answer_ladder(
+        self,
+        images: Sequence[ImageSource | EncodedImage],
+        questions: Sequence[Sequence[str]],
+        *,
+        max_new_tokens: int = 32,
+        batch_size: int | Literal["auto"] = "auto",
+    ) -> list[list[tuple[ScaleAnswer, ...]]]:
+        """Answer each image's questions at every scale: the same answers as scale by scale, only cheaper.
+
+        Args:
+            images: images, encoded or not.
+            questions: per image, its questions.
+            max_new_tokens: at most this many tokens per answer.
+            batch_size: (image, question) pairs at once; "auto" as in `answer`.
+
+        Returns:
+            Per image and question one ScaleAnswer per scale, coarsest first.
+        """
+        return decoding.answer_ladder(
+            self,
+            images,
+            questions,
+            max_new_tokens=max_new_tokens,
+            batch_size=self._batch_size(batch_size, max_new_tokens),
+            guard=self._decode_guard,
+        )
+
+    def _batch_size(self, wanted: int | Literal["auto"], max_new_tokens: int) -> int:
+        """Prompts at once, reckoned for the longest that an image of this model can make."""
+        if wanted != "auto":
+            if wanted < 1:
+                raise M3ScoreError(f"batch_size is {wanted}; it must be at least 1, or 'auto'.")
+            return wanted
+        decoding.check_max_new_tokens(max_new_tokens)
+        longest = self.most_tiles() * self.settings.grid**2 + 128 + max_new_tokens
+        positions = _POSITIONS_AT_ONCE["cuda" if self.device.type == "cuda" else "cpu"] // longest
+        logits = _LOGITS_AT_ONCE // (max_new_tokens * self.hf_model.config.text_config.vocab_size)
+        return max(1, min(64, positions, logits))
+
+    def training_loss(
+        self,
+        images: Sequence[ImageSource | EncodedImage],
+        conversations: Sequence[Sequence[Mapping[str, str]]],
+        scales: Sequence[int] | None = None,
+        *,
+        train_vision: bool = False,
+    ) -> training.ScaleLosses:
+        """The M3 objective on a batch of conversations, differentiable; see training.training_loss."""
+        return training.training_loss(self, images, conversations, scales, train_vision=train_vision)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a folder in transformers' format that `load_model` reads again, M3's facts included."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        self.hf_model.config.m3score = self.settings.to_dict()
+        self.hf_model.save_pretrained(target)
+        self.tokenizer.save_pretrained(target)
+        (target / "preprocessor_config.json").write_text(
+            json.dumps(self.settings.preprocessor_config(), indent=2)
+        )
+
+
+def _stop_ids(hf_model: Any, tokenizer: Any) -> frozenset[int]:
+    """The end token(s): of the generation configuration, else of the tokenizer."""
+    configured = getattr(hf_model.generation_config, "eos_token_id", None)
+    if configured is None:
+        configured = tokenizer.eos_token_id
+    if configured is None:
+        return frozenset()
+    return frozenset([configured] if isinstance(configured, int) else configured)
+
+
+def load_model(
+    name_or_path: str | Path,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    quantize: Literal["4bit", "8bit"] | None = None,
+    revision: str | None = None,
+) -> M3Model:
+    """Load a Matryoshka multimodal model.
+
+    Args:
+        name_or_path: a bundled model ("m3-tiny"), a folder or a hub id; in the M3 authors' format (such as
+            "mucai/llava-v1.5-7b-m3") or in transformers' (model_type llava or llava_next, as `M3Model.save`
+            writes it).
+        device: "auto" (cuda, else mps, else cpu) or a torch device.
+        dtype: "auto" (bfloat16 or float16 on a GPU, float32 on a CPU), "float32", "float16" or "bfloat16".
+        quantize: "4bit" or "8bit": the language model's weights in fewer bits, through bitsandbytes.
+        revision: branch, tag or commit on the hub.
+
+    Raises M3ScoreError, one sentence naming what is allowed, if that can't be done; MissingExtraError if
+    quantize is asked for and bitsandbytes isn't installed.
+    """
+    parts = loading.load(name_or_path, device=device, dtype=dtype, quantize=quantize, revision=revision)
+    return M3Model(parts.hf_model, parts.tokenizer, parts.settings, str(name_or_path))
