@@ -105,30 +105,57 @@ def conform(rows: Rows, kind: TableKind) -> pd.DataFrame:
     columns = {}
     for name in _ordered((str(column) for column in frame.columns), kind):
         values = list(frame[name]) if name in frame.columns else [None] * len(frame)
-        columns[name] = _series([None if absent(v) else v for v in values], kind.kind(name))
+        try:
+            columns[name] = _series([None if absent(v) else v for v in values], kind.kind(name))
+        except ValueError as error:
+            raise ValueError(f"column {name!r} {error}") from None
     return pd.DataFrame(columns)
 
 
+_BOOLS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+_WANTED = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list"}
 _DTYPES = {"int": "Int64", "float": "float64", "bool": "boolean"}
 _CASTS: dict[str, Callable[[Any], Any]] = {
-    "int": lambda value: int(value),
+    "int": lambda value: _whole(value),
     "float": lambda value: float(value),
-    "bool": lambda value: bool(value),
+    "bool": lambda value: _BOOLS[str(value).lower()],
     "text": lambda value: printable(str(value)),
     "text?": lambda value: printable(str(value)),
-    "list": lambda value: [printable(str(item)) for item in value],
+    "list": lambda value: _texts(value),
     "any": lambda value: printable(value) if isinstance(value, str) else value,
 }
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, str) and value.lstrip("-").isdigit():
+        return int(value)  # exact, however long
+    if float(value) != int(float(value)):
+        raise ValueError
+    return int(float(value)) if isinstance(value, str) else int(value)
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str | Mapping):
+        raise ValueError
+    return [printable(str(item)) for item in value]
+
+
+def cast(value: Any, kind: str) -> Any:
+    """A value that is not absent as its column's kind; ValueError that says what is wanted."""
+    try:
+        return _CASTS[kind](value)
+    except (ValueError, TypeError, KeyError, OverflowError):
+        raise ValueError(f"needs {_WANTED[kind]}, not {str(value)[:80]!r}") from None
 
 
 def _series(values: list[Any], kind: str) -> pd.Series[Any]:
     import pandas as pd
 
     empty = {"text": "", "list": []}.get(kind)
-    cast = [empty if value is None else _CASTS[kind](value) for value in values]
+    cast_values = [empty if value is None else cast(value, kind) for value in values]
     if kind == "any":
-        return pd.Series(cast)
-    return pd.Series(cast, dtype=_DTYPES.get(kind, "object"))
+        return pd.Series(cast_values)
+    return pd.Series(cast_values, dtype=_DTYPES.get(kind, "object"))
 
 
 def absent(value: Any) -> bool:

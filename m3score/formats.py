@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from m3score.columns import TableKind, absent, printable
+from m3score.columns import TableKind, absent, cast, printable
 from m3score.errors import M3ScoreError
 
 if TYPE_CHECKING:
@@ -74,16 +74,15 @@ class Csv:
         rows: list[list[Any]] = []
         try:
             header = [unguard_cell(cell) for cell in next(reader, [])]
+            if len(set(header)) < len(header):
+                raise M3ScoreError(f"{name}, line 1: a column appears twice.")
             for cells in filter(None, reader):
                 if len(cells) != len(header):
                     raise M3ScoreError(
                         f"{name}, line {reader.line_num}: {len(cells)} cells under {len(header)} columns."
                     )
-                pairs = zip(cells, header, strict=True)
-                rows.append([_parsed(cell, column, kind.kind(column)) for cell, column in pairs])
-        except M3ScoreError:
-            raise
-        except (csv.Error, ValueError) as error:
+                rows.append(_parsed_row(cells, header, kind, f"{name}, line {reader.line_num}"))
+        except csv.Error as error:
             raise M3ScoreError(f"{name}, line {reader.line_num}: {error}.") from None
         return pd.DataFrame(rows, columns=pd.Index(header), dtype=object)
 
@@ -105,27 +104,24 @@ def _quoted(cell: str) -> str:
     return '"' + cell.replace('"', '""') + '"' if any(char in cell for char in ',"\n\r') else cell
 
 
-_BOOLS = {"true": True, "false": False, "1": True, "0": False}
+def _parsed_row(cells: list[str], header: list[str], kind: TableKind, where: str) -> list[Any]:
+    values = []
+    for cell, column in zip(cells, header, strict=True):
+        try:
+            values.append(_parsed(cell, kind.kind(column)))
+        except ValueError as error:  # what the json module raises is one too
+            raise M3ScoreError(f"{where}: column {column!r}: {error}.") from None
+    return values
 
 
-def _parsed(cell: str, column: str, kind: str) -> Any:
+def _parsed(cell: str, kind: str) -> Any:
     if kind == "text":
         return unguard_cell(cell)
     if cell == "":
         return None
-    try:
-        if kind == "int":
-            return int(float(cell)) if not cell.lstrip("-").isdigit() else int(cell)
-        if kind == "float":
-            return float(cell)
-        if kind == "bool":
-            return _BOOLS[cell.lower()]
-        if kind == "list":
-            return list(json.loads(cell))
-    except (ValueError, KeyError, TypeError, OverflowError):
-        words = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a JSON list"}
-        raise ValueError(f"column {column!r} needs {words[kind]}, not {cell!r}") from None
-    return unguard_cell(cell)
+    if kind in ("text?", "any"):
+        return unguard_cell(cell)
+    return cast(json.loads(cell) if kind == "list" else cell, kind)
 
 
 class JsonLines:

@@ -44,6 +44,7 @@ class Metric:
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA = re.compile(r"\d,\d")
+_MINUS = re.compile(r"(?:(?<=\s)|^)-(?=\.?\d)")
 _PERIOD = re.compile(r"\.(?!\d)")
 _ARTICLES = frozenset({"a", "an", "the"})
 _NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -68,9 +69,10 @@ def normalise(text: str) -> str:
 
     Lower case, one space between words, punctuation removed (replaced by a space inside a word), periods kept
     only before a digit, commas between digits dropped, number words up to ten as digits, articles removed,
-    apostrophes of contractions restored. Three things differ from the official script: it is always applied
+    apostrophes of contractions restored. Four things differ from the official script: it is always applied
     and to both sides (the script skips it when all annotators agree); text is in Unicode form C with plain
-    quotes; and an answer that consists of nothing but an article or punctuation ("A", "?") is kept.
+    quotes; the minus of a number is kept; and so is an answer that is nothing but an article or punctuation
+    ("A", "?").
     """
     plain = " ".join(unicodedata.normalize("NFC", text).translate(_QUOTES).lower().split())
     words = _without_punctuation(plain).split()
@@ -80,12 +82,12 @@ def normalise(text: str) -> str:
 
 def _without_punctuation(text: str) -> str:
     drop_all = _DIGIT_COMMA.search(text) is not None
-    result = text
+    result = text = _MINUS.sub("\0", text)
     for mark in _PUNCTUATION:
         if mark in text:
             at_edge = f"{mark} " in text or f" {mark}" in text
             result = result.replace(mark, "" if drop_all or at_edge else " ")
-    return _PERIOD.sub("", result)
+    return _PERIOD.sub("", result).replace("\0", "-")
 
 
 def _plain_word(word: str) -> str:
@@ -206,7 +208,7 @@ def multiple_choice(prediction: str, references: Sequence[str], options: Sequenc
 
 
 _LETTER = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\].:,]*")
-_LETTER_THEN_TEXT = re.compile(r"(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[).:])\s*\S.*", re.DOTALL)
+_LETTER_THEN_TEXT = re.compile(r"(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[).:])\s+\S.*", re.DOTALL)
 _ANSWER_IS = re.compile(
     r"(?i:\b(?:answer|option|choice)\b(?:\s+is\b)?\s*[:=]?\s*(?:(?:option|choice)\s+)?)"
     r"[(\[]?(?:([A-Z])(?![\w'])|([a-z])[)\].]*\s*$)"
@@ -216,14 +218,18 @@ _ANSWER_IS = re.compile(
 def choice(text: str, options: Sequence[str] = ()) -> int | None:
     """The position of the option that `text` picks (by letter, by text, or in a sentence), or None."""
     plain = " ".join(text.translate(_QUOTES).split())
-    letter = _letter(plain, len(options) or 26)
-    if letter is not None or not options:
-        return letter
-    return _option_text(plain, options)
+    count = len(options) or 26
+    bare = _position(_LETTER.fullmatch(plain), count)
+    if bare is not None:
+        return bare
+    texts = [_folded(option.translate(_QUOTES)) for option in options]
+    if _folded(plain) in texts:  # before letters: an option may be called "D. H. Lawrence"
+        return texts.index(_folded(plain))
+    stated = _position(_LETTER_THEN_TEXT.fullmatch(plain) or _ANSWER_IS.search(plain), count)
+    return _option_text(plain, options) if stated is None else stated
 
 
-def _letter(text: str, count: int) -> int | None:
-    found = _LETTER.fullmatch(text) or _LETTER_THEN_TEXT.fullmatch(text) or _ANSWER_IS.search(text)
+def _position(found: re.Match[str] | None, count: int) -> int | None:
     if not found:
         return None
     position = ord(next(group for group in found.groups() if group).upper()) - ord("A")

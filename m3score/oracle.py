@@ -5,9 +5,9 @@ Works on traces (traces.py): the formulas are in rules.py, the judging of answer
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from m3score.answers import LadderAnswerer
@@ -228,7 +228,7 @@ Asked = str | Question | Sequence[str | Question]
 def score(
     img: ImageSource,
     *,
-    model: str | LadderAnswerer,
+    model: str | Path | LadderAnswerer,
     questions: Asked | None = None,
     answers: Answers | Sequence[Answers] = None,
     metric: str | None = None,
@@ -242,7 +242,7 @@ def score(
 def score(
     img: list[Any] | tuple[Any, ...],
     *,
-    model: str | LadderAnswerer,
+    model: str | Path | LadderAnswerer,
     questions: str | Question | Sequence[Asked] | None = None,
     answers: Any = None,
     metric: str | None = None,
@@ -255,7 +255,7 @@ def score(
 def score(
     img: Any,
     *,
-    model: str | LadderAnswerer,
+    model: str | Path | LadderAnswerer,
     questions: Any = None,
     answers: Any = None,
     metric: str | None = None,
@@ -287,13 +287,13 @@ def score(
     if not many:
         questions, answers = [questions], [answers]
     per_image, references = _per_image(questions, answers, images)
-    answerer = _loaded(model) if isinstance(model, str | os.PathLike) else model
+    answerer = _loaded(model) if isinstance(model, str | Path) else model
     rows = trace(answerer, images, per_image, references, metric, max_new_tokens=max_new_tokens)
     scored = list(score_trace(rows, rule=rule, sufficiency=sufficiency).values())
     return scored if many else scored[0]
 
 
-def _loaded(model: str | os.PathLike[str]) -> LadderAnswerer:
+def _loaded(model: str | Path) -> LadderAnswerer:
     from m3score.model import load_model  # the one way from here to torch
 
     return load_model(model)

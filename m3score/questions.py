@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from m3score.errors import M3ScoreError
-from m3score.grading import grade
+from m3score.grading import find_metric, grade
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,14 @@ class Question:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
         return {**asdict(self), "answers": list(self.answers), "options": list(self.options)}
+
+
+def check_question(question: Question) -> None:
+    """M3ScoreError if the metric is unknown, or cannot use the references."""
+    if question.metric is not None:
+        find_metric(question.metric)
+    if question.answers:
+        grade(question.metric, "", question.answers, question.options)
 
 
 _COLUMNS = ("image", "question", "answers", "options", "metric")
@@ -93,8 +101,7 @@ def _question(row: dict[str, Any]) -> Question:
     if not isinstance(text, str) or not text.strip():
         raise M3ScoreError("no question given.")
     asked = Question(text, _texts(row, "answers"), _texts(row, "options"), str(metric) if metric else None)
-    if asked.answers or asked.metric:
-        grade(asked.metric, "", asked.answers or ("",), asked.options if asked.answers else ())
+    check_question(asked)
     return asked
 
 
@@ -113,6 +120,8 @@ def _check_columns(columns: list[str], where: str) -> None:
         meant = difflib.get_close_matches(column.lower().strip(), _COLUMNS, n=1, cutoff=0.8)
         if column not in _COLUMNS and meant:
             raise M3ScoreError(f"{where}: unknown column {column!r}, did you mean {meant[0]!r}?")
+    if len(set(columns)) < len(columns):
+        raise M3ScoreError(f"{where}: a column appears twice.")
     missing = [column for column in ("image", "question") if column not in columns]
     if missing:
         raise M3ScoreError(

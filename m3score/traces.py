@@ -17,7 +17,7 @@ from m3score.answers import LadderAnswerer, ScaleAnswer
 from m3score.columns import absent
 from m3score.errors import M3ScoreError
 from m3score.grading import consistent, default_metric, grade
-from m3score.questions import Question
+from m3score.questions import Question, check_question
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,10 +132,8 @@ def _asked(
         raise M3ScoreError(
             "every image needs at least one question; leave questions out for the default ones."
         )
-    for question in (question for group in asked for question in group if question.answers):
-        grade(
-            question.metric, "", question.answers, question.options
-        )  # complain now, not after the model ran
+    for question in (question for group in asked for question in group):
+        check_question(question)  # complain now, not after the model ran
     return asked
 
 
