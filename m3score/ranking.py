@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from PIL import Image
 
@@ -109,10 +109,10 @@ def rank_stream(
     *,
     rule: str = "stays",
     sufficiency: str = "auto",
-    batch_size: int = 8,
+    batch_size: int | Literal["auto"] = "auto",
     max_new_tokens: int = 32,
     workers: int | None = None,
-) -> Iterator[RankedImage]:
+) -> Generator[RankedImage, None, None]:
     """Score images one after the other, in the order in which they were found.
 
     Args:
@@ -121,16 +121,16 @@ def rank_stream(
         questions: by default the probe panel for every image.
         rule: "stays" or "first"; see oracle.py.
         sufficiency: "auto", "correct" or "consistent"; see oracle.py.
-        batch_size: images that the model sees at once. A batch that fails is tried again in halves, so that
-            one bad image (or too little memory) does not cost the others.
+        batch_size: images that the model is given at once; "auto" is 32 on a GPU and 8 elsewhere. A batch
+            that fails is tried again in halves, so that one bad image (or too little memory) does not cost
+            the others.
         max_new_tokens: the most tokens that an answer may have.
         workers: threads that decode images; by default one per CPU, at most 8.
 
     Yields:
         One RankedImage per input.
     """
-    if batch_size < 1:
-        raise M3ScoreError(f"batch_size must be at least 1, not {batch_size}.")
+    size = _batch_size(batch_size, model)
     choose("rule", rule, RULES)
     choose("sufficiency", sufficiency, SUFFICIENCY)
     book = questions or QuestionBook()
@@ -142,7 +142,7 @@ def rank_stream(
 
     with ThreadPoolExecutor(threads, thread_name_prefix="m3score-open") as pool:
         try:
-            for batch in _batches(_opened_ahead(found, book, pool, batch_size + threads), batch_size):
+            for batch in _batches(_opened_ahead(found, book, pool, size + threads), size):
                 yield from results(batch)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -155,7 +155,7 @@ def rank(
     questions: Questions = None,
     rule: str = "stays",
     sufficiency: str = "auto",
-    batch_size: int = 8,
+    batch_size: int | Literal["auto"] = "auto",
     max_new_tokens: int = 32,
     traces: PathLike | None = None,
     limit: int | None = None,
@@ -211,7 +211,7 @@ def rank(
     return score_table((result.to_row() for result in results), answerer.ladder)
 
 
-def score_table(rows: Iterable[Mapping[str, Any]], ladder: Sequence[int]) -> pd.DataFrame:
+def score_table(rows: Iterable[Mapping[Any, Any]], ladder: Sequence[int]) -> pd.DataFrame:
     """Rows of RankedImage.to_row (or rescored ones) as a ranked table: see rank."""
     import pandas as pd
 
@@ -345,12 +345,20 @@ def _sentence(error: Exception) -> str:
     )
 
 
+def _batch_size(wanted: int | Literal["auto"], model: LadderAnswerer) -> int:
+    if wanted == "auto":
+        return 32 if str(getattr(model, "device", "")).startswith("cuda") else 8
+    if wanted < 1:
+        raise M3ScoreError(f"batch_size must be at least 1, or 'auto', not {wanted}.")
+    return wanted
+
+
 def _loaded(model: str | LadderAnswerer) -> LadderAnswerer:
     if not isinstance(model, str | os.PathLike):
         return model
-    from m3score.model import load_model
+    import m3score
 
-    return load_model(model)
+    return m3score.load_model(model)
 
 
 def _parts(path: str) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ class FakeAnswerer:
         largest_batch: int | None = None,
     ) -> None:
         self.name = "fake"
+        self.device = "cpu"
         self.ladder = ladder
         self.fail = fail or (lambda image: False)
         self.largest_batch = largest_batch
@@ -51,6 +52,13 @@ class FakeAnswerer:
             [self._ladder(image, question) for question in group]
             for image, group in zip(images, questions, strict=True)
         ]
+
+    def answer(
+        self, image: Image.Image, question: str, tokens: int | None = None, *, max_new_tokens: int = 32
+    ) -> str:
+        """The answer at one scale, by default the finest."""
+        wanted = tokens or self.ladder[-1]
+        return next(scale.answer for scale in self._ladder(image, question) if scale.tokens == wanted)
 
     def _ladder(self, image: Image.Image, question: str) -> tuple[ScaleAnswer, ...]:
         needed = self.needed(image)

@@ -1,0 +1,118 @@
+"""m3score info: what to put into a bug report."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from m3score.cli.console import plain
+
+PACKAGES = (
+    *("m3score", "torch", "transformers", "accelerate", "bitsandbytes", "huggingface-hub"),
+    *("pillow", "numpy", "pandas", "pyarrow", "scikit-learn", "typer"),
+)
+PREFIXES = ("M3SCORE_", "HF_", "TRANSFORMERS_", "CUDA_", "PYTORCH_", "OMP_")
+SECRETS = ("TOKEN", "KEY", "SECRET", "PASSWORD")
+
+
+def info(as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False) -> None:
+    """Show versions, devices, bundled models, cache and environment: what a bug report needs."""
+    facts = collect()
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        _show(facts)
+
+
+def collect() -> dict[str, Any]:
+    """Everything that `m3score info` shows, JSON-ready."""
+    return {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "platform": platform.platform(),
+        "devices": _devices(),
+        "models": _models(),
+        "cache": _cache(),
+        "environment": _environment(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> list[str]:
+    """The devices that --device takes, best first."""
+    try:
+        import torch
+    except Exception as error:  # a broken installation is what this command is there to show
+        return [f"torch can't be imported ({type(error).__name__}: {error})"]
+    found = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(index)
+        found.append(f"cuda:{index} ({properties.name}, {properties.total_memory / 2**30:.0f} GiB)")
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return [*found, f"cpu ({torch.get_num_threads()} threads)"]
+
+
+def _models() -> list[dict[str, Any]]:
+    import m3score
+
+    assets = Path(m3score.__file__).parent / "assets"
+    folders = sorted(path.parent for path in assets.glob("*/config.json"))
+    return [
+        {
+            "name": folder.name,
+            "path": str(folder),
+            "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        }
+        for folder in folders
+    ]
+
+
+def _cache() -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    return str(HF_HUB_CACHE)
+
+
+def _environment() -> dict[str, str]:
+    """Variables that change what m3score does; secrets are named, not shown."""
+    return {
+        name: "(set)" if any(word in name for word in SECRETS) else value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(PREFIXES)
+    }
+
+
+def _show(facts: Mapping[str, Any]) -> None:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    for name, version in facts["versions"].items():
+        grid.add_row(name, version or "[dim]not installed[/]")
+    grid.add_row("platform", plain(facts["platform"]))
+    _group(grid, "devices", facts["devices"])
+    models = [f"{m['name']} ({m['bytes'] / 1e6:.1f} MB) {m['path']}" for m in facts["models"]]
+    _group(grid, "bundled models", models)
+    grid.add_row("model cache", plain(facts["cache"]))
+    _group(grid, "environment", [f"{name}={value}" for name, value in facts["environment"].items()])
+    Console(highlight=False).print(grid)
+
+
+def _group(grid: Table, label: str, lines: list[str]) -> None:
+    grid.add_row(label, plain(lines[0]) if lines else "[dim]none[/]")
+    for line in lines[1:]:
+        grid.add_row("", plain(line))

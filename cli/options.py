@@ -1,0 +1,134 @@
+"""Options that several commands share, spelled and explained once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MODEL = "Model"
+TABLES = "Tables"
+OUTPUT = "Output"
+
+
+class Format(StrEnum):
+    """Table formats; the values are the names in m3score.formats.FORMATS."""
+
+    csv = "csv"
+    jsonl = "jsonl"
+    parquet = "parquet"
+
+
+class Rule(StrEnum):
+    """The values are the names in m3score.rules.RULES."""
+
+    stays = "stays"
+    first = "first"
+
+
+class Sufficiency(StrEnum):
+    """The values are those of m3score.oracle.SUFFICIENCY."""
+
+    auto = "auto"
+    correct = "correct"
+    consistent = "consistent"
+
+
+class Bits(StrEnum):
+    """Ways to quantise the language model's weights."""
+
+    four = "4bit"
+    eight = "8bit"
+
+
+class Dtype(StrEnum):
+    """Number types a model may be loaded in."""
+
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="M3SCORE_MODEL",
+        metavar="NAME",
+        help="A bundled model, a Hugging Face hub id such as mucai/llava-v1.5-7b-m3, or a folder.",
+        rich_help_panel=MODEL,
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=MODEL),
+]
+DtypeOption = Annotated[
+    Dtype, typer.Option("--dtype", help="Number type of the weights.", rich_help_panel=MODEL)
+]
+Quantize = Annotated[
+    Bits | None,
+    typer.Option(
+        "--quantize",
+        help="Fewer bits per weight (CUDA only; needs m3score\\[quantize]).",
+        rich_help_panel=MODEL,
+    ),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        "--revision", metavar="REV", help="Branch, tag or commit of a hub model.", rich_help_panel=MODEL
+    ),
+]
+MaxNewTokens = Annotated[
+    int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.", rich_help_panel=MODEL)
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FILE",
+        help="Write the table here (.csv, .jsonl or .parquet) instead of csv to stdout.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+FormatOption = Annotated[
+    Format | None,
+    typer.Option("--format", help="Table format, whatever the suffix of --out.", rich_help_panel=OUTPUT),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files that exist already.", rich_help_panel=OUTPUT)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only errors on stderr.", rich_help_panel=OUTPUT)]
+Verbose = Annotated[
+    int,
+    typer.Option(
+        "--verbose",
+        "-v",
+        count=True,
+        show_default=False,
+        help="Say more on stderr; -vv for debugging.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+RuleOption = Annotated[
+    Rule,
+    typer.Option(
+        "--rule",
+        help="Tokens needed: the fewest that suffice together with every finer scale (stays), or the fewest "
+        "that suffice at all (first, as in the M3 paper).",
+    ),
+]
+SufficiencyOption = Annotated[
+    Sufficiency,
+    typer.Option(
+        "--sufficiency",
+        help="An answer suffices if it is correct, if it is consistent with the finest scale's, or (auto) "
+        "correct where a reference answer is known and consistent elsewhere.",
+    ),
+]

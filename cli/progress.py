@@ -1,0 +1,78 @@
+"""How far a run has come: a bar with speed and time left on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class _Speed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(
+            "" if speed is None else f"{speed:.2g} images/s" if speed < 10 else f"{speed:,.0f} images/s"
+        )
+
+
+@contextmanager
+def progress(console: Console, count: Callable[[], int] | None) -> Iterator[Callable[[], None]]:
+    """Show the progress of a loop; call what this yields once per image.
+
+    Args:
+        console: where to show it.
+        count: finds out how many there are, in a thread of its own, so that work can begin at once; None if
+            there is no telling.
+    """
+    if console.quiet:
+        yield lambda: None
+    elif console.is_terminal:
+        yield from _bar(console, count)
+    else:
+        yield _lines(console)
+
+
+def _bar(console: Console, count: Callable[[], int] | None) -> Iterator[Callable[[], None]]:
+    columns = (
+        TextColumn("Ranking"),
+        BarColumn(bar_width=None if console.width < 80 else 40),
+        MofNCompleteColumn(),
+        _Speed(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        if count is not None:
+            counter = threading.Thread(target=lambda: bar.update(task, total=count()), daemon=True)
+            counter.start()
+        yield lambda: bar.advance(task)
+
+
+def _lines(console: Console) -> Callable[[], None]:
+    begun = said = time.monotonic()
+    done = 0
+
+    def advance() -> None:
+        nonlocal done, said
+        done += 1
+        now = time.monotonic()
+        if now - said >= SECONDS_BETWEEN_LINES:
+            said = now
+            console.print(f"{done:,} images, {done / (now - begun):.2g} images/s")
+
+    return advance

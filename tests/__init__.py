@@ -1,0 +1,1 @@
+"""Tests: offline, on a CPU."""
