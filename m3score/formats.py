@@ -39,11 +39,11 @@ class TableFormat(Protocol):
         ...
 
 
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n]")
 
 
 def guard_cell(text: str) -> str:
-    """Text that no spreadsheet takes for a formula: an apostrophe before a leading = + - @, tab or return.
+    """Text that no spreadsheet takes for a formula: an apostrophe before a leading = + - @, tab or newline.
 
     `unguard_cell` is its inverse; text that begins with apostrophes and then one of these gets one more.
     """

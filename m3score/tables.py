@@ -99,6 +99,8 @@ def write_whole(path: PathLike, content: bytes) -> None:
         try:
             with open(temporary, "wb") as file:
                 file.write(content)
+                file.flush()
+                os.fsync(file.fileno())  # else a power cut may keep the new name and lose its content
             os.replace(temporary, target)
         finally:
             Path(temporary).unlink(missing_ok=True)

@@ -209,7 +209,10 @@ def rows_of(traces: pd.DataFrame) -> tuple[list[TraceRow], dict[str, str]]:
         if "tokens" in values:
             known = numbers.setdefault(image, {})
             number = known.setdefault(str(values.get("question", "")), len(known))
-            rows.append(_row_of({"question_id": number, **values}))
+            try:
+                rows.append(_row_of({"question_id": number, **values}))
+            except (ValueError, TypeError) as error:
+                raise M3ScoreError(f"{image}: a value in the trace is of the wrong kind ({error}).") from None
         else:
             failed[image] = str(values.get("error", "no answers in the trace"))
     return rows, failed

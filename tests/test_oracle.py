@@ -305,6 +305,8 @@ def test_rescore_says_what_is_wrong() -> None:
         rescore(pd.DataFrame(rows).drop(columns="agreement"))
     with pytest.raises(M3ScoreError, match="one model, this one those of other, scripted"):
         rescore(pd.DataFrame([*rows, {**rows[0], "model": "other"}]))
+    with pytest.raises(M3ScoreError, match="0: a value in the trace is of the wrong kind"):
+        rescore(pd.DataFrame([{**rows[0], "tokens": "many"}]))
     with pytest.raises(M3ScoreError, match="unknown rule"):
         rescore(pd.DataFrame(rows), rule="best")
     with pytest.raises(M3ScoreError, match="0: the trace lacks the rows of 576 tokens"):
