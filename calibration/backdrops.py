@@ -1,4 +1,4 @@
-"""What lies behind drawn things, and pictures that are nothing but backdrop: noise, leaves, fractals, textures.
+"""What lies behind drawn things, and pictures that are nothing but backdrop: noise, leaves, textures.
 
 The structured ones follow the families that Baradad et al. 2021 (Learning to See by Looking at Noise,
 arXiv 2106.05963) found to teach features that carry over to photographs.
@@ -79,7 +79,11 @@ BACKDROPS = (flat, gradient, noise, texture, clutter)
 def paint_backdrop(canvas: Canvas, *, plain: float = 0.4) -> np.ndarray:
     """Fill the picture with a backdrop; returns its base colour (3,). `plain` is the chance of a flat one."""
     rng = canvas.rng
-    base = np.array(any_colour(rng)) if rng.random() < 0.6 else rng.choice([245.0, 225.0, 30.0, 128.0]) + np.zeros(3)
+    base = (
+        np.array(any_colour(rng))
+        if rng.random() < 0.6
+        else rng.choice([245.0, 225.0, 30.0, 128.0]) + np.zeros(3)
+    )
     painter = flat if rng.random() < plain else BACKDROPS[int(rng.integers(1, len(BACKDROPS)))]
     canvas.image = painter(rng, base)
     return base
@@ -124,7 +128,9 @@ def fractal(canvas: Canvas) -> str:
     rng = canvas.rng
     base = paint_backdrop(canvas)
     maps = rng.uniform(-1, 1, (int(rng.integers(2, 5)), 2, 3))
-    maps[:, :, :2] *= 0.75 / np.maximum(np.linalg.norm(maps[:, :, :2], ord=2, axis=(1, 2)), 0.75)[:, None, None]
+    maps[:, :, :2] *= (
+        0.75 / np.maximum(np.linalg.norm(maps[:, :, :2], ord=2, axis=(1, 2)), 0.75)[:, None, None]
+    )
     points = rng.uniform(-1, 1, (6000, 2))
     for _ in range(12):
         chosen = maps[rng.integers(0, len(maps), len(points))]

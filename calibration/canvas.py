@@ -50,7 +50,7 @@ OBJECT_CLASSES = len(COLOURED) * len(COLOURS) + len(PLAIN)
 CENTRE_CLASSES = len(COLOURED) * len(COLOURS)
 PIXEL_CHANNELS = 6
 LABEL_WIDTH = GLYPH_CLASSES + OBJECT_CLASSES + CENTRE_CLASSES + PIXEL_CHANNELS
-"""Numbers that describe one patch: coverage per (character, slot), per object, centres, and pixel statistics."""
+"""Numbers for one patch: coverage per (character, slot) and per object, centres, and pixel statistics."""
 
 
 def coloured_class(kind: str, colour: str) -> int:
@@ -101,7 +101,7 @@ def render_word(text: str, height: int, *, bold: int = 0, stretch: float = 1.0, 
     edges = [0.0]
     for char in text:
         edges.append(edges[-1] + font.getlength(char) + 2 * bold + gap)
-    top, bottom = font.getbbox("H")[1], font.getbbox("H")[3]
+    top, bottom = round(font.getbbox("H")[1]), round(font.getbbox("H")[3])
     mask = Image.new("L", (max(1, round(edges[-1])), bottom - top + 2 * bold + 2), 0)
     draw = ImageDraw.Draw(mask)
     for char, left in zip(text, edges, strict=False):
@@ -129,7 +129,7 @@ class Canvas:
         getattr(ImageDraw.Draw(target), shape)(points, fill=label + 1)
 
     def write(self, word: Word, x: int, y: int, colour: tuple[int, ...], label: int | None = None) -> None:
-        """Paint a word; its characters go on the glyph map, or the whole of it on the object map as `label`."""
+        """Paint a word; its characters go on the glyph map, or all of it on the object map as `label`."""
         self.image.paste(tuple(colour), (x, y), word.mask)
         bottom = y + word.mask.height
         if label is not None:
@@ -158,7 +158,9 @@ class Canvas:
 
 
 def _coverage(classes: Image.Image, out: np.ndarray) -> None:
-    cells = np.asarray(classes).reshape(GRID, CELLS, GRID, CELLS).transpose(0, 2, 1, 3).reshape(GRID * GRID, -1)
+    cells = (
+        np.asarray(classes).reshape(GRID, CELLS, GRID, CELLS).transpose(0, 2, 1, 3).reshape(GRID * GRID, -1)
+    )
     patch, cell = np.nonzero(cells)
     where = patch * out.shape[1] + cells[patch, cell].astype(int) - 1
     counts = np.bincount(where, minlength=out.size).reshape(out.shape)

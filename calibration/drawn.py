@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from m3score.calibration.backdrops import NATURAL, any_colour, paint_backdrop, regions, shade
 from m3score.calibration.canvas import (
+    CHARS,
     COLOUR_NAMES,
     COLOURS,
     KEYS,
@@ -27,12 +28,17 @@ from m3score.calibration.canvas import (
 )
 from m3score.calibration.wordings import pixel_questions, wording
 
-WORDS = tuple(
-    "AIR ANT ARM ART BAG BAR BED BEE BOX BUS CAB CAT COW CUP DAY DOG EAR EGG EXIT EYE FAN FISH FIRE FOX "
-    "GAS GATE GOLD HAT HEN HILL HOME ICE INN JAM JET JOB KEY KING LAKE LAMP LEG LION MAP MILK MOON NET "
-    "NUT OAK OIL OPEN OWL PARK PEN PIG PIZZA QUIZ RAIN RED RIVER ROAD SALE SEA SHOP SKY SNOW STAR STOP SUN TAXI "
-    "TEA TIGER TOY TRAIN TREE URN VAN VASE WATER WAX WIND WOLF YAK YARD ZEBRA ZERO ZOO".split()
+# fmt: off
+WORDS = (
+    "AIR", "ANT", "ARM", "ART", "BAG", "BAR", "BED", "BEE", "BOX", "BUS", "CAB", "CAT", "COW", "CUP",
+    "DAY", "DOG", "EAR", "EGG", "EXIT", "EYE", "FAN", "FISH", "FIRE", "FOX", "GAS", "GATE", "GOLD",
+    "HAT", "HEN", "HILL", "HOME", "ICE", "INN", "JAM", "JET", "JOB", "KEY", "KING", "LAKE", "LAMP",
+    "LEG", "LION", "MAP", "MILK", "MOON", "NET", "NUT", "OAK", "OIL", "OPEN", "OWL", "PARK", "PEN",
+    "PIG", "PIZZA", "QUIZ", "RAIN", "RED", "RIVER", "ROAD", "SALE", "SEA", "SHOP", "SKY", "SNOW",
+    "STAR", "STOP", "SUN", "TAXI", "TEA", "TIGER", "TOY", "TRAIN", "TREE", "URN", "VAN", "VASE",
+    "WATER", "WAX", "WIND", "WOLF", "YAK", "YARD", "ZEBRA", "ZERO", "ZOO",
 )
+# fmt: on
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,10 @@ def _sign_word(rng: np.random.Generator) -> tuple[str, Word, int]:
     height = round(float(np.exp(rng.uniform(np.log(8), np.log(121)))))
     kind, text = _sign_text(rng, int((SIZE - 24) / (0.82 * height)))
     bold = int(rng.integers(0, 1 + max(1, height // 16)))
-    style: dict[str, float] = {"stretch": float(rng.uniform(0.75, 1.15)), "spacing": float(rng.uniform(0, 0.15))}
+    style: dict[str, float] = {
+        "stretch": float(rng.uniform(0.75, 1.15)),
+        "spacing": float(rng.uniform(0, 0.15)),
+    }
     word = render_word(text, height, bold=bold, stretch=style["stretch"], spacing=style["spacing"])
     if word.mask.width > SIZE - 12:
         word = render_word(text, height, stretch=0.98 * (SIZE - 12) / render_word(text, height).mask.width)
@@ -102,8 +111,15 @@ def sign(canvas: Canvas) -> Questions:
     x = int(rng.integers(min(6, SIZE - width), max(7, SIZE - width - 5)))
     y = int(rng.integers(6, max(7, SIZE - tall - 6)))
     board = any_colour(rng)
-    box = (max(0, x - pad_x), max(0, y - pad_y), min(SIZE - 1, x + width + pad_x), min(SIZE - 1, y + tall + pad_y))
-    ImageDraw.Draw(canvas.image).rectangle(box, fill=board, outline=_contrast(rng, board) if rng.random() < 0.4 else None)
+    box = (
+        max(0, x - pad_x),
+        max(0, y - pad_y),
+        min(SIZE - 1, x + width + pad_x),
+        min(SIZE - 1, y + tall + pad_y),
+    )
+    ImageDraw.Draw(canvas.image).rectangle(
+        box, fill=board, outline=_contrast(rng, board) if rng.random() < 0.4 else None
+    )
     canvas.mark("objects", "rectangle", box, plain_class("board"))
     canvas.write(word, x, y, _contrast(rng, board))
     detail = {"height": height}
@@ -113,11 +129,55 @@ def sign(canvas: Canvas) -> Questions:
     ]
 
 
+def words(canvas: Canvas) -> Questions:
+    """Words and random letters of many sizes all over the picture: dense labels for learning to read."""
+    rng = canvas.rng
+    paint_backdrop(canvas)
+    taken: list[tuple[int, int, int, int]] = []
+    for _ in range(60):
+        _, word, height = _sign_word(rng)
+        if rng.random() < 0.5:
+            text = "".join(rng.choice(list(CHARS), len(word.text)))
+            word = render_word(text, height, bold=int(rng.integers(0, 1 + max(1, height // 16))))
+        width, tall = word.size
+        if width > SIZE - 8 or tall > SIZE - 8:
+            continue
+        x, y = int(rng.integers(4, SIZE - width - 3)), int(rng.integers(4, SIZE - tall - 3))
+        pad = int(rng.uniform(0.15, 0.4) * height) + 1
+        box = (
+            max(0, x - pad),
+            max(0, y - pad),
+            min(SIZE - 1, x + width + pad),
+            min(SIZE - 1, y + tall + pad),
+        )
+        if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+            continue
+        taken.append(box)
+        board = any_colour(rng)
+        ImageDraw.Draw(canvas.image).rectangle(box, fill=board)
+        canvas.mark("objects", "rectangle", box, plain_class("board"))
+        canvas.write(word, x, y, _contrast(rng, board))
+    return [Asked("describe", wording(rng, "describe"), f"{len(taken)} signs")]
+
+
 def _outline(kind: str, x: float, y: float, size: float) -> list[tuple[float, float]]:
     """Corner points of a shape with centre (x, y) and half-width `size`."""
     if kind == "cross":
         a, b = size, size * 0.36
-        ring = [(-b, -a), (b, -a), (b, -b), (a, -b), (a, b), (b, b), (b, a), (-b, a), (-b, b), (-a, b), (-a, -b), (-b, -b)]
+        ring = [
+            (-b, -a),
+            (b, -a),
+            (b, -b),
+            (a, -b),
+            (a, b),
+            (b, b),
+            (b, a),
+            (-b, a),
+            (-b, b),
+            (-a, b),
+            (-a, -b),
+            (-b, -b),
+        ]
         return [(x + u, y + v) for u, v in ring]
     corners = {"square": 4, "triangle": 3, "diamond": 4, "star": 10}[kind]
     radii = [size * (1.25 if kind == "square" else 1.1)] * corners
@@ -150,7 +210,9 @@ def place_name(x: float, y: float) -> str:
     return f"{row} {column}".strip() or "middle"
 
 
-def _scatter(rng: np.random.Generator, count: int, smallest: float, largest: float) -> list[tuple[float, float, float]]:
+def _scatter(
+    rng: np.random.Generator, count: int, smallest: float, largest: float
+) -> list[tuple[float, float, float]]:
     """Circles (x, y, radius) that don't touch."""
     placed: list[tuple[float, float, float]] = []
     for _ in range(200):
@@ -189,13 +251,25 @@ def shapes(canvas: Canvas) -> Questions:
     if kinds.count(kind) == 1:
         asked.append(Asked("colour", wording(rng, "colour", kind=kind), colour, {"size": 2 * size}))
     if same == 1:
-        asked.append(Asked("place", wording(rng, "place", thing=f"{colour} {kind}"), place_name(x, y), {"size": 2 * size}))
+        asked.append(
+            Asked(
+                "place", wording(rng, "place", thing=f"{colour} {kind}"), place_name(x, y), {"size": 2 * size}
+            )
+        )
     other = (str(rng.choice(SHAPES)), str(rng.choice(visible))) if rng.random() < 0.5 else (kind, colour)
     there = any(thing[:2] == other for thing in things)
-    asked.append(Asked("presence", wording(rng, "presence", thing=_article(f"{other[1]} {other[0]}")), "yes" if there else "no"))
+    asked.append(
+        Asked(
+            "presence",
+            wording(rng, "presence", thing=_article(f"{other[1]} {other[0]}")),
+            "yes" if there else "no",
+        )
+    )
     ordered = sorted(things, key=lambda thing: -thing[4])[:2]
     told = " and ".join(_article(f"{thing[1]} {thing[0]}") for thing in ordered)
-    asked.append(Asked("describe", wording(rng, "describe"), told if len(things) < 3 else f"{len(things)} shapes"))
+    asked.append(
+        Asked("describe", wording(rng, "describe"), told if len(things) < 3 else f"{len(things)} shapes")
+    )
     return asked
 
 
@@ -206,7 +280,9 @@ def chart(canvas: Canvas) -> Questions:
     canvas.image = Image.new("RGB", (SIZE, SIZE), (paper, paper, paper))
     draw = ImageDraw.Draw(canvas.image)
     count = int(rng.integers(2, 6))
-    names = [str(name) for name in rng.choice([n for n in COLOUR_NAMES if n != "white"], count, replace=False)]
+    names = [
+        str(name) for name in rng.choice([n for n in COLOUR_NAMES if n != "white"], count, replace=False)
+    ]
     values = [int(value) for value in rng.choice(np.arange(1, 11), count, replace=False)]
     left, right = int(rng.integers(34, 70)), int(rng.integers(250, 326))
     bottom, top = int(rng.integers(240, 318)), int(rng.integers(14, 80))
@@ -215,7 +291,9 @@ def chart(canvas: Canvas) -> Questions:
     canvas.mark("objects", "line", (left, top, left, bottom, right, bottom), plain_class("axis"))
     for tick in range(0, 11, 2):
         y = bottom - tick * unit
-        draw.line((left - 4, y, right if rng.random() < 0.9 else left, y), fill=(185, 185, 185) if tick else ink)
+        draw.line(
+            (left - 4, y, right if rng.random() < 0.9 else left, y), fill=(185, 185, 185) if tick else ink
+        )
         label = render_word(str(tick), 9)
         canvas.write(label, left - 8 - label.mask.width, int(y) - 5, ink, label=plain_class("axis"))
     slot = (right - left) / count
@@ -245,7 +323,12 @@ def page(canvas: Canvas) -> Questions:
     paper = int(rng.integers(215, 256))
     leading = height * rng.uniform(1.7, 2.2)
     left, top = int(rng.integers(4, 40)), int(rng.integers(4, max(5, int(SIZE - count * leading - height))))
-    sheet = (left, top, min(SIZE - 2, left + int(rng.uniform(9, 11) * height) + 20), int(top + count * leading + height))
+    sheet = (
+        left,
+        top,
+        min(SIZE - 2, left + int(rng.uniform(9, 11) * height) + 20),
+        int(top + count * leading + height),
+    )
     ImageDraw.Draw(canvas.image).rectangle(sheet, fill=(paper, paper, paper))
     canvas.mark("objects", "rectangle", sheet, plain_class("page"))
     ink = tuple(int(v) for v in rng.integers(0, 90, 3))
@@ -255,13 +338,16 @@ def page(canvas: Canvas) -> Questions:
         label = render_word(f"{key}:", height)
         canvas.write(label, left + 8, y, ink, label=plain_class(f"key {key}"))
         x = left + 8 + label.mask.width + height // 2
-        kind, text = _sign_text(rng, max(3, int((SIZE - x) / (0.85 * height))))
+        _, text = _sign_text(rng, max(3, int((SIZE - x) / (0.85 * height))))
         value = render_word(text, height)
         if x + value.mask.width < SIZE:
             canvas.write(value, x, y, ink)
             asked.append(Asked("field", wording(rng, "field", key=str(key)), text, {"height": height}))
     order = [asked[i] for i in rng.permutation(len(asked))[:3]]
-    return [*order, Asked("describe", wording(rng, "describe"), f"a page with {count} line{'s' * (count > 1)}")]
+    return [
+        *order,
+        Asked("describe", wording(rng, "describe"), f"a page with {count} line{'s' * (count > 1)}"),
+    ]
 
 
 def plane(canvas: Canvas) -> Questions:
@@ -280,7 +366,16 @@ def scene(canvas: Canvas) -> Questions:
     return [Asked("describe", wording(canvas.rng, "describe"), painter(canvas))]
 
 
-KINDS = {"sign": sign, "shapes": shapes, "chart": chart, "page": page, "plane": plane, "scene": scene}
+KINDS = {
+    "sign": sign,
+    "words": words,
+    "shapes": shapes,
+    "chart": chart,
+    "page": page,
+    "plane": plane,
+    "scene": scene,
+}
+# "words" is drawn only where a recipe asks for it: it teaches the vision tower to read.
 SHARES = {"sign": 0.32, "shapes": 0.24, "chart": 0.14, "page": 0.12, "plane": 0.06, "scene": 0.12}
 
 
@@ -296,5 +391,8 @@ def draw(seed: int, index: int, kind: str | None = None) -> Drawing:
     chosen = kind or str(rng.choice(list(SHARES), p=list(SHARES.values())))
     canvas = Canvas(rng)
     asked = KINDS[chosen](canvas)
-    asked += [Asked(*item) for item in pixel_questions(rng, canvas.pixels(), 3 if chosen in ("scene", "plane") else 1)]
+    asked += [
+        Asked(*item)
+        for item in pixel_questions(rng, canvas.pixels(), 3 if chosen in ("scene", "plane") else 1)
+    ]
     return Drawing(chosen, canvas, tuple(asked))

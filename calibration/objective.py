@@ -1,8 +1,8 @@
 """The M3 objective: the plain mean over the ladder of each scale's answer-token cross-entropy.
 
 Several questions about one image share its visual tokens in one sequence: each question sees the image and
-itself, never its neighbours, and has the positions that it would have alone. The loss is that of asking them one by
-one (paper: Matryoshka Multimodal Models, arXiv 2405.17430, section 3).
+itself, never its neighbours, and has the positions that it would have alone. The loss is that of asking them
+one by one (paper: Matryoshka Multimodal Models, arXiv 2405.17430, section 3).
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+
+from m3score.ladder import pool
 
 IGNORED = -100
 
@@ -82,19 +84,14 @@ def scale_loss(llava: Any, prefix: torch.Tensor, visual: torch.Tensor, text: Pac
     ahead = torch.arange(before, device=embeds.device)[None].expand(batch, -1)
     positions = torch.cat([ahead, text.positions + before], dim=1)
     hidden = language(
-        inputs_embeds=embeds, attention_mask=_mask(text.segments, before), position_ids=positions, use_cache=False
+        inputs_embeds=embeds,
+        attention_mask=_mask(text.segments, before),
+        position_ids=positions,
+        use_cache=False,
     ).last_hidden_state[:, before:]
     counted = text.labels != IGNORED
     logits = llava.lm_head(hidden[counted])
     return functional.cross_entropy(logits.float(), text.labels[counted])
-
-
-def pool(features: torch.Tensor, tokens: int) -> torch.Tensor:
-    """(batch, grid*grid, width) -> (batch, tokens, width) by average pooling of the square grid."""
-    side, small = int(features.shape[1] ** 0.5), int(tokens**0.5)
-    kernel = side // small
-    grid = features.transpose(1, 2).unflatten(2, (side, side))
-    return functional.avg_pool2d(grid.float(), kernel, kernel).flatten(2).transpose(1, 2).to(features.dtype)
 
 
 def m3_losses(

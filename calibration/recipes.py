@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ class Stage:
     """Tower stage: grid rows of the band that is shown; a band around the text costs less than a picture."""
     warmup: float = 0.03
     noise: float = 0.5
+    shares: dict[str, float] = field(default_factory=dict)
+    """Odds of the kinds of drawing (drawn.KINDS), where they differ from drawn.SHARES."""
     questions: int = 4
     """At most so many questions per image."""
 
@@ -52,6 +54,11 @@ class Recipe:
     workers: int = 1
     save_steps: int = 200
 
+    def shortened(self, share: float) -> Recipe:
+        """The same recipe with `share` of the steps of each stage (at least one)."""
+        stages = tuple(replace(stage, steps=max(1, round(share * stage.steps))) for stage in self.stages)
+        return replace(self, stages=stages)
+
 
 def bundled_recipes() -> list[str]:
     """Names of the recipes that come with m3score."""
@@ -60,18 +67,30 @@ def bundled_recipes() -> list[str]:
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """Read a bundled recipe by name or a TOML file by path; raises M3ScoreError on anything it can't follow."""
+    """Read a bundled recipe by name or a TOML file by path; M3ScoreError on anything it can't follow."""
     path = Path(name_or_path)
     if not path.suffix and name_or_path in bundled_recipes():
         text = (resources.files("m3score.calibration") / f"{name_or_path}.toml").read_text()
     elif path.is_file():
         text = path.read_text()
     else:
-        raise M3ScoreError(f"{name_or_path}: no such recipe; give a .toml file or one of {', '.join(bundled_recipes())}.")
+        raise M3ScoreError(
+            f"{name_or_path}: no such recipe; give a .toml file or one of {', '.join(bundled_recipes())}."
+        )
     try:
         return _recipe(tomllib.loads(text), name_or_path)
     except tomllib.TOMLDecodeError as error:
         raise M3ScoreError(f"{name_or_path}: not valid TOML ({error}).") from None
+
+
+def parse_scales(text: str) -> tuple[int, ...]:
+    """Scales from a list such as "36,144"."""
+    parts = [part.strip() for part in text.split(",")]
+    if any(not part.isdecimal() or int(part) not in LADDER for part in parts):
+        raise M3ScoreError(
+            f"--scales {text}: allowed are {', '.join(map(str, LADDER))}, separated by commas."
+        )
+    return tuple(sorted({int(part) for part in parts}))
 
 
 def _recipe(data: dict[str, Any], source: str) -> Recipe:
@@ -93,7 +112,9 @@ def _stage(item: dict[str, Any], source: str) -> Stage:
     scales = tuple(item.get("scales", LADDER))
     wrong = sorted(set(scales) - set(LADDER))
     if wrong or not scales:
-        raise M3ScoreError(f"{source}: scales {wrong or '[]'} are not on the ladder {', '.join(map(str, LADDER))}.")
+        raise M3ScoreError(
+            f"{source}: scales {wrong or '[]'} are not on the ladder {', '.join(map(str, LADDER))}."
+        )
     return Stage(**{**item, "scales": scales})
 
 

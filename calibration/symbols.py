@@ -49,7 +49,9 @@ class Symbols(nn.Module):
         self.place = nn.Parameter(torch.randn(CODE_WIDTH, width) * 0.12)
         self.register_buffer("code", place_code(), persistent=False)
 
-    def forward(self, labels: torch.Tensor, row: torch.Tensor | None = None, noise: float = 0.0) -> torch.Tensor:
+    def forward(
+        self, labels: torch.Tensor, row: torch.Tensor | None = None, noise: float = 0.0
+    ) -> torch.Tensor:
         """Embed labels; `row` (batch,) is the first grid row where the labels are a band of the picture."""
         values = labels.float() / 255
         glyphs, objects, centres, pixels = split_labels(values)

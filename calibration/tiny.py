@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from m3score.calibration.canvas import CHARS, GRID, PATCH, SIZE
-from m3score.calibration.drawn import WORDS, draw
+from m3score.calibration.drawn import draw
 from m3score.calibration.wordings import SHORT, WORDINGS
 
 CODE_WIDTH = 32
@@ -156,7 +156,6 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int, **sizes: int) -> 
         num_attention_heads=heads,
         num_key_value_heads=heads,
         max_position_embeddings=1024,
-        rope_theta=10000.0,
         initializer_range=0.06,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -166,7 +165,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int, **sizes: int) -> 
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=GRID * GRID,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",

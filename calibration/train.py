@@ -9,30 +9,30 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging as transformers_logging
 
-from m3score.calibration.canvas import GRID, PATCH, SIZE
+from m3score.calibration.canvas import GRID, PATCH
 from m3score.calibration.drawn import draw
 from m3score.calibration.objective import PackedText, m3_losses, pack_questions
 from m3score.calibration.recipes import Recipe, Stage
 from m3score.calibration.symbols import DenseHeads, Symbols, patch_weights
 from m3score.calibration.tiny import build_model, build_tokenizer
+from m3score.settings import CLIP_MEAN, CLIP_STD
 
 logger = logging.getLogger(__name__)
-
-IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
-IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
-"""CLIP's normalisation."""
 
 DENSE_SHARES = {"char": 1.0, "slot": 0.5, "glyph": 1.0, "objects": 1.0, "centres": 0.5, "pixels": 4.0}
 
@@ -47,8 +47,10 @@ class Drawings(Dataset[dict[str, Any]]):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        drawing = draw(self.seed, self.first + index)
         rng = np.random.default_rng((self.seed, self.first + index, 1))
+        shares = self.stage.shares
+        kind = str(rng.choice(list(shares), p=list(shares.values()))) if shares else None
+        drawing = draw(self.seed, self.first + index, kind)
         item: dict[str, Any] = {}
         if self.stage.kind != "m3" or self.stage.dense_weight:
             item["dense"] = drawing.canvas.labels()
@@ -90,12 +92,14 @@ class Collator:
 
 def normalised(pixels: torch.Tensor) -> torch.Tensor:
     """(batch, height, width, 3) uint8 -> (batch, 3, height, width) as CLIP takes it."""
-    mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (IMAGE_MEAN, IMAGE_STD))
+    mean, std = (
+        torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD)
+    )
     return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
 def tower_features(tower: Any, pixels: torch.Tensor, row: torch.Tensor | None = None) -> torch.Tensor:
-    """Patch features (batch, patches, width) of pictures or of bands that begin at grid row `row` (batch,)."""
+    """Patch features (batch, patches, width) of pictures, or of bands that begin at grid row `row`."""
     parts = tower.embeddings
     patches = parts.patch_embedding(normalised(pixels)).flatten(2).transpose(1, 2)
     places = parts.position_embedding.weight
@@ -198,6 +202,31 @@ class LossLog(TrainerCallback):
             log.write(json.dumps({"stage": self.stage, "step": state.global_step, **seen}) + "\n")
 
 
+class ProgressBar(TrainerCallback):
+    """One line per stage on stderr: steps, time left, loss."""
+
+    def __init__(self, stage: str) -> None:
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}"),
+            console=Console(stderr=True),
+        )
+        self.line = self.bar.add_task(stage, total=None, loss=float("nan"))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.start()
+        self.bar.update(self.line, total=state.max_steps)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.bar.update(self.line, completed=state.global_step, loss=model.seen.get("loss", float("nan")))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.bar.stop()
+
+
 def _arguments(recipe: Recipe, stage: Stage, folder: Path) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(folder),
@@ -221,9 +250,23 @@ def _arguments(recipe: Recipe, stage: Stage, folder: Path) -> TrainingArguments:
     )
 
 
-def run_stage(recipe: Recipe, stage: Stage, parts: tuple[Any, Any], first: int, out: Path, state: Path | None) -> Path:
-    """Train one stage, from `state` (the end of the stage before); returns the file of its weights."""
-    llava, tokenizer = parts
+@dataclass
+class Workshop:
+    """What all stages of one training share."""
+
+    recipe: Recipe
+    out: Path
+    llava: Any
+    tokenizer: Any
+    show_progress: bool
+
+
+def run_stage(shop: Workshop, stage: Stage, first: int, state: Path | None) -> Path:
+    """Train one stage on drawings from number `first` on, starting from the weights in `state`.
+
+    Returns the file of its weights. A stage that is done is not done again.
+    """
+    llava, tokenizer, out, recipe = shop.llava, shop.tokenizer, shop.out, shop.recipe
     folder = out / stage.name
     done = folder / "done.safetensors"
     if done.exists():
@@ -241,6 +284,9 @@ def run_stage(recipe: Recipe, stage: Stage, parts: tuple[Any, Any], first: int, 
         data_collator=Collator(tokenizer),
         callbacks=[LossLog(out / "log.jsonl", stage.name)],
     )
+    trainer.remove_callback(PrinterCallback)  # it would print to stdout
+    if shop.show_progress:
+        trainer.add_callback(ProgressBar(stage.name))
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
     partial = done.with_suffix(".partial")
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial)
@@ -248,27 +294,32 @@ def run_stage(recipe: Recipe, stage: Stage, parts: tuple[Any, Any], first: int, 
     return done
 
 
-def train(recipe: Recipe, out: Path, scales: tuple[int, ...] | None = None, tune_tower: bool | None = None) -> Path:
+def train(
+    recipe: Recipe,
+    out: Path,
+    scales: tuple[int, ...] | None = None,
+    tune_tower: bool | None = None,
+    *,
+    show_progress: bool = False,
+) -> Path:
     """Train from a recipe; returns the folder of the finished model.
 
     Args:
         recipe: what to build and the stages it goes through.
         out: folder of checkpoints, log and model; a run that was cut off goes on from what lies there.
-        scales: replaces the scales of every "m3" stage; a single one gives the scale-specific baseline.
+        scales: replaces the scales of every stage; a single one gives the scale-specific baseline.
         tune_tower: replaces the choice of every "m3" stage whether the vision tower is tuned.
+        show_progress: draw a progress bar on stderr.
     """
     out.mkdir(parents=True, exist_ok=True)
+    transformers_logging.disable_progress_bar()
     tokenizer = build_tokenizer()
     llava = build_model(tokenizer, recipe.seed, **recipe.model)
+    shop = Workshop(recipe, out, llava, tokenizer, show_progress)
     state, first = None, 0
     for stage in recipe.stages:
-        if stage.kind == "m3":
-            stage = replace(
-                stage,
-                scales=scales or stage.scales,
-                tune_tower=stage.tune_tower if tune_tower is None else tune_tower,
-            )
-        state = run_stage(recipe, stage, (llava, tokenizer), first, out, state)
+        tuned = stage.tune_tower if tune_tower is None else tune_tower
+        state = run_stage(shop, replace(stage, scales=scales or stage.scales, tune_tower=tuned), first, state)
         first += stage.steps * stage.batch_size
     model = Apprentice(llava, tokenizer.encode("USER: "), recipe.stages[-1])
     model.load_state_dict(load_file(str(state)))
@@ -281,8 +332,8 @@ def save_model(llava: Any, tokenizer: Any, folder: Path) -> Path:
     llava.config.m3score = {
         "ladder": [1, 9, 36, 144, 576],
         "image_aspect_ratio": "pad",
-        "conversation": "plain",
-        "image_size": SIZE,
+        "conversation": "short",
+        "max_length": 1024,
     }
     llava.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""How drawn images are asked about: varied wordings, and questions whose truth the pixels give on any picture."""
+"""How drawn images are asked about: varied wordings, and questions that the pixels of any picture answer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,27 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     "count": ("How many shapes are there?", "How many objects are in the image?", "Count the shapes."),
     "count kind": ("How many {kinds} are there?", "What is the number of {kinds}?", "Count the {kinds}."),
     "count bars": ("How many bars are there?", "How many bars does the chart have?", "Count the bars."),
-    "colour": ("What color is the {kind}?", "What colour is the {kind}?", "Which color does the {kind} have?"),
-    "place": ("Where is the {thing}?", "In which part of the image is the {thing}?", "Where do you see the {thing}?"),
+    "colour": (
+        "What color is the {kind}?",
+        "What colour is the {kind}?",
+        "Which color does the {kind} have?",
+    ),
+    "place": (
+        "Where is the {thing}?",
+        "In which part of the image is the {thing}?",
+        "Where do you see the {thing}?",
+    ),
     "presence": ("Is there {thing}?", "Do you see {thing}?", "Is there {thing} in the image?"),
-    "highest": ("Which bar is the highest?", "What color is the tallest bar?", "Which bar has the largest value?"),
-    "lowest": ("Which bar is the lowest?", "What color is the shortest bar?", "Which bar has the smallest value?"),
+    "highest": (
+        "Which bar is the highest?",
+        "What color is the tallest bar?",
+        "Which bar has the largest value?",
+    ),
+    "lowest": (
+        "Which bar is the lowest?",
+        "What color is the shortest bar?",
+        "Which bar has the smallest value?",
+    ),
     "value": ("What is the value of the {colour} bar?", "How high is the {colour} bar?"),
     "field": ("What is the {key}?", "What does the page say for {key}?", "Read the field {key}."),
     "regions": ("How many regions are there?", "How many colored areas are there?", "Count the regions."),
@@ -43,6 +59,17 @@ def wording(rng: np.random.Generator, task: str, **words: str) -> str:
     return text + SHORT if task != "describe" and rng.random() < 0.15 else text
 
 
+_HUES = {
+    "red": (-14, 8),
+    "orange": (20, 38),
+    "yellow": (47, 64),
+    "green": (85, 160),
+    "blue": (205, 250),
+    "purple": (268, 300),
+}
+"""Degrees within which nobody would argue."""
+
+
 def colour_name(red: float, green: float, blue: float) -> str | None:
     """The basic colour name of an RGB value (0..255), or None where people would argue."""
     hue, light, _ = colorsys.rgb_to_hls(red / 255, green / 255, blue / 255)
@@ -60,8 +87,7 @@ def colour_name(red: float, green: float, blue: float) -> str | None:
         return "pink"
     if not 0.25 < light < 0.75:
         return None
-    spans = {"red": (-14, 8), "orange": (20, 38), "yellow": (47, 64), "green": (85, 160), "blue": (205, 250), "purple": (268, 300)}
-    for name, (low, high) in spans.items():
+    for name, (low, high) in _HUES.items():
         if low <= degrees <= high or low <= degrees - 360 <= high:
             return name
     return None
