@@ -35,7 +35,7 @@ def locate(name_or_path: str | Path, revision: str | None = None) -> Path:
     name = str(name_or_path)
     if name in BUNDLED:
         return _bundled(name)
-    if Path(name).is_dir():
+    if name and Path(name).is_dir():
         return Path(name)
     if _HUB_ID.fullmatch(name) and not Path(name).exists():
         folder = fetch(name, [*_SMALL_FILES, "*.safetensors"], revision)

@@ -94,7 +94,7 @@ def pool(features: torch.Tensor, tokens: int) -> torch.Tensor:
     if kernel == 1:
         return features
     side = grid // kernel
-    used = features.view(count, grid, grid, hidden)[:, : side * kernel, : side * kernel]
+    used = features.reshape(count, grid, grid, hidden)[:, : side * kernel, : side * kernel]
     windows = used.reshape(count, side, kernel, side, kernel, hidden)
     return windows.mean(dim=(2, 4)).reshape(count, side * side, hidden)
 

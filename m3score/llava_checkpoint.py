@@ -47,6 +47,11 @@ _TEXT_KEYS = (
     *("bos_token_id", "eos_token_id", "pad_token_id"),
 )
 
+_VISION_KEYS = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_channels"),
+    *("image_size", "patch_size", "hidden_act", "layer_norm_eps", "attention_dropout", "projection_dim"),
+)
+
 # OpenAI's ViT-L/14 at 336 px, for a computer that can't ask the hub. Its preprocessing: M3Settings' default.
 _VIT_L_14_336 = {
     "hidden_size": 1024,
@@ -182,9 +187,8 @@ class _Clip:
         config = self._json("config.json")
         if not config:
             return dict(_VIT_L_14_336)
-        vision = config.get("vision_config", config)
-        unwanted = {"model_type", "torch_dtype", "dtype", "transformers_version", "architectures"}
-        given = {key: value for key, value in vision.items() if key not in unwanted and value is not None}
+        vision = config.get("vision_config", config)  # of a whole CLIP model, or of its vision half
+        given = {key: vision[key] for key in _VISION_KEYS if vision.get(key) is not None}
         return {"image_size": 224, "patch_size": 32, **given}  # CLIPVisionConfig's own defaults
 
     def preprocessor_config(self) -> dict[str, Any]:

@@ -23,8 +23,9 @@ from PIL import Image
 from m3score.ladder import Size
 from m3score.settings import M3Settings
 
-_LONGEST_PADDED_SIDE = 12_288
+_LONGEST_PADDED_SIDE = 16_384
 """Longer images are shrunk before they are padded to a square; up to here pixels equal the authors'."""
+_PIXELS_AT_ONCE = 2**24
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +54,10 @@ def preprocess(image: Image.Image, settings: M3Settings) -> Tiles:
         tiles = (canvas[0] // side, canvas[1] // side)
         return Tiles(_normalise(pictures, settings), image.size, tiles)
     if settings.image_aspect_ratio == "pad":
-        image_to_show = _pad_to_square(image, settings.image_mean)
+        picture = _pad_and_resize(image, settings.image_size, settings.image_mean)
     else:
-        image_to_show = image
-    crop = _resize_and_crop(image_to_show, settings.image_size)
-    return Tiles(_normalise([crop], settings), image.size, None)
+        picture = _resize_and_crop(image, settings.image_size)
+    return Tiles(_normalise([picture], settings), image.size, None)
 
 
 def best_canvas(image: Size, canvases: Sequence[Size]) -> Size:
@@ -96,19 +96,28 @@ def _cut(canvas: Image.Image, side: int) -> list[Image.Image]:
     ]
 
 
-def _pad_to_square(image: Image.Image, mean: Sequence[float]) -> Image.Image:
-    """Centre the image on a square of the mean colour (truncated to 8 bits, not rounded)."""
-    if image.width == image.height:
-        return image
+def _pad_and_resize(image: Image.Image, side: int, mean: Sequence[float]) -> Image.Image:
+    """Centre the image on a square of the mean colour (truncated to 8 bits, not rounded), then resize.
+
+    The square itself never exists, only strips of it: Pillow resizes rows first and columns then, so pixels
+    are the same, and a long image takes no more memory than another.
+    """
     image = _bounded(image)
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), tuple(int(channel * 255) for channel in mean))
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square
+    colour = tuple(int(channel * 255) for channel in mean)
+    longest = max(image.size)
+    left, top = (longest - image.width) // 2, (longest - image.height) // 2
+    narrow = Image.new("RGB", (side, longest), colour)
+    step = max(1, _PIXELS_AT_ONCE // longest)
+    for start in range(0, image.height, step):
+        rows = min(step, image.height - start)
+        strip = Image.new("RGB", (longest, rows), colour)
+        strip.paste(image.crop((0, start, image.width, start + rows)), (left, 0))
+        narrow.paste(strip.resize((side, rows), Image.Resampling.BICUBIC), (0, top + start))
+    return narrow.resize((side, side), Image.Resampling.BICUBIC)
 
 
 def _bounded(image: Image.Image) -> Image.Image:
-    """Shrink what would become a monstrous square: 1 x 100000 pixels are few, their square is 30 GB."""
+    """Shrink what would become a monstrous square: 100000 x 1 pixels are few, their square are 10 billion."""
     longest = max(image.size)
     if longest <= _LONGEST_PADDED_SIDE:
         return image

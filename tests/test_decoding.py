@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from m3score.answers import LadderAnswerer
+from m3score.decoding import Decoded, greedy
+from m3score.errors import M3ScoreError
+from m3score.memory import MemoryGuard
+from m3score.model import M3Model
+from tests.goldens import GOLDEN, IMAGES, LLAVA, NEXT, SEPARATE, encoded, golden, model, picture
+
+QUESTIONS = (*GOLDEN["questions"].values(), "Why?", "Is there text on the wall? Answer yes or no, please.")
+pairs = st.lists(
+    st.tuples(st.sampled_from(IMAGES), st.lists(st.sampled_from(QUESTIONS), max_size=3)),
+    min_size=1,
+    max_size=3,
+)
+few = settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+
+
+def one_by_one(m3: M3Model, image: Any, question: str, tokens: int, length: int) -> Decoded:
+    sequence = m3.prompt_embeddings(image, question, tokens)
+    return greedy(m3, [sequence], length, keep_distributions=True)[0]
+
+
+def forced(m3: M3Model, image: Any, question: str, tokens: int, answer: list[int]) -> torch.Tensor:
+    """Distributions at the answer's positions, from one plain forward pass without batch or cache."""
+    ids = [*m3.prompt_ids(question), *answer[:-1]]
+    logits = m3.logits(ids, [image], tokens)[-len(answer) :]
+    return torch.softmax(logits.double(), dim=-1)
+
+
+@pytest.mark.parametrize("name", [LLAVA, SEPARATE, NEXT])
+def test_a_model_is_a_ladder_answerer(name: str) -> None:
+    answerer: LadderAnswerer = model(name)
+    rows = answerer.answer_ladder([picture("land_640x480")], [["Why?"]], max_new_tokens=2)
+    assert [answer.tokens for answer in rows[0][0]] == list(answerer.ladder)
+
+
+@few
+@given(asked=pairs, length=st.integers(1, 10), batch_size=st.sampled_from([1, 2, 5]))
+@pytest.mark.parametrize("name", [LLAVA, SEPARATE, NEXT])
+def test_the_ladder_is_every_scale_by_itself(name: str, asked: Any, length: int, batch_size: int) -> None:
+    m3 = model(name)
+    images = [encoded(name, image) for image, _ in asked]
+    questions = [texts for _, texts in asked]
+    rows = m3.answer_ladder(images, questions, max_new_tokens=length, batch_size=batch_size)
+    assert [len(row) for row in rows] == [len(texts) for texts in questions]
+    for image, texts, row in zip(images, questions, rows, strict=True):
+        for question, answers in zip(texts, row, strict=True):
+            check(m3, image, question, length, answers)
+
+
+def check(m3: M3Model, image: Any, question: str, length: int, answers: Any) -> None:
+    finest = one_by_one(m3, image, question, m3.ladder[-1], length)
+    reference = forced(m3, image, question, m3.ladder[-1], finest.ids)
+    assert [answer.tokens for answer in answers] == list(m3.ladder)
+    assert answers[-1].agreement == 1.0
+    for answer in answers:
+        own = one_by_one(m3, image, question, answer.tokens, length)
+        assert answer.answer == m3.decode(own.ids)
+        assert answer.logprob == pytest.approx(own.logprob, abs=1e-3)
+        assert answer.visual_tokens == m3.visual_token_count(image, answer.tokens)
+        distance = (forced(m3, image, question, answer.tokens, finest.ids) - reference).abs().sum(-1) / 2
+        assert answer.agreement == pytest.approx(1 - distance.mean().item(), abs=1e-4)
+        assert 0 <= answer.agreement <= 1
+
+
+@pytest.mark.parametrize("name", [LLAVA, NEXT])
+def test_ladder_answers_are_the_golden_ones(name: str) -> None:
+    cases = [case for case in golden(name)["cases"] if case["scale"] is not None]
+    rows = model(name).answer_ladder(
+        [encoded(name, image) for image in IMAGES], [list(GOLDEN["questions"].values())] * 3, max_new_tokens=8
+    )
+    answers = {
+        (image, question, answer.tokens): answer.answer
+        for image, row in zip(IMAGES, rows, strict=True)
+        for question, ladder in zip(GOLDEN["questions"], row, strict=True)
+        for answer in ladder
+    }
+    for case in cases:
+        if case["min_margin"] > 1e-3:
+            assert answers[case["image"], case["question"], case["scale"]] == case["output_text"]
+
+
+@pytest.mark.parametrize("name", [LLAVA, NEXT])
+def test_a_batch_says_what_each_says_alone(name: str) -> None:
+    m3 = model(name)
+    sequences = [
+        m3.prompt_embeddings(encoded(name, image), question, tokens)
+        for image, question, tokens in zip(IMAGES, QUESTIONS, (144, 1, 36), strict=False)
+    ]
+    together = greedy(m3, sequences, 10, keep_distributions=True)
+    for sequence, answer in zip(sequences, together, strict=True):
+        alone = greedy(m3, [sequence], 10, keep_distributions=True)[0]
+        assert answer.ids == alone.ids
+        assert answer.logprob == pytest.approx(alone.logprob, abs=1e-4)
+        assert answer.log_probs is not None and alone.log_probs is not None
+        torch.testing.assert_close(answer.log_probs, alone.log_probs, rtol=0, atol=1e-4)
+
+
+def test_an_answer_stops_at_its_end_token() -> None:
+    ended = [
+        case for case in golden(SEPARATE)["cases"] + golden(SEPARATE)["extra"] if 2 in case["new_token_ids"]
+    ]
+    assert ended
+    for case in ended:
+        ids = model(SEPARATE).prompt_ids(GOLDEN["questions"][case["question"]])
+        images = [encoded(SEPARATE, case["image"])]
+        answer = model(SEPARATE).generate(ids, images, case["scale"], max_new_tokens=50)
+        assert answer == case["new_token_ids"]
+
+
+def test_pictures_need_not_be_encoded_and_are_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    m3, passes = model(LLAVA), list[int]()
+    project = m3.project
+
+    def counted(tiles: Any, **options: Any) -> Any:
+        passes.append(len(tiles))
+        return project(tiles, **options)
+
+    monkeypatch.setattr(m3, "project", counted)
+    pictures = [picture(image) for image in IMAGES[:2]]
+    rows = m3.answer_ladder(pictures, [list(QUESTIONS), ["Why?"]], max_new_tokens=2, batch_size=2)
+    assert sum(passes) == 2
+    assert rows == m3.answer_ladder(
+        [encoded(LLAVA, image) for image in IMAGES[:2]],
+        [list(QUESTIONS), ["Why?"]],
+        max_new_tokens=2,
+        batch_size=2,
+    )
+
+
+def test_nothing_to_answer() -> None:
+    assert model(LLAVA).answer_ladder([], []) == []
+    assert model(LLAVA).answer_ladder([picture("gray_336x336")], [[]]) == [[]]
+
+
+@pytest.mark.parametrize(
+    ("images", "questions", "options", "says"),
+    [
+        (1, [["a"], ["b"]], {}, "1 images"),
+        (1, [["a"]], {"max_new_tokens": 0}, "max_new_tokens"),
+        (1, [["a"]], {"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_bad_arguments(images: int, questions: Any, options: dict[str, Any], says: str) -> None:
+    pictures = [Image.new("RGB", (8, 8))] * images
+    with pytest.raises(M3ScoreError, match=says):
+        model(LLAVA).answer_ladder(pictures, questions, **options)
+
+
+def test_out_of_memory_halves_the_batch_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    guard, sizes = MemoryGuard(), []
+
+    def run(batch: Any) -> list[int]:
+        sizes.append(len(batch))
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return [2 * item for item in batch]
+
+    assert guard.map(run, range(10), 8) == [2 * item for item in range(10)]
+    assert sizes == [8, 4, 2, 2, 2, 2, 2]
+    assert guard.map(run, range(4), 8) == [0, 2, 4, 6]  # remembered
+    assert sizes[7:] == [2, 2]
+    assert len(caplog.records) == 1
+
+
+def test_out_of_memory_for_a_single_item() -> None:
+    def run(batch: Any) -> list[int]:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(M3ScoreError, match="memory"):
+        MemoryGuard().map(run, [1, 2], 2)
+
+
+def test_a_ladder_that_ran_out_of_memory_is_the_same_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    m3 = model(LLAVA)
+    monkeypatch.setattr(m3, "_decode_guard", MemoryGuard())
+    images, questions = [encoded(LLAVA, image) for image in IMAGES], [["Why?"], ["Why?", "Where?"], ["Who?"]]
+    expected = m3.answer_ladder(images, questions, max_new_tokens=3, batch_size=1)
+    embed = m3.prompt_embeddings
+    alive: list[int] = []
+
+    def scarce(image: Any, question: str, tokens: int | None) -> torch.Tensor:
+        alive.append(1)
+        if len(alive) == 4:
+            raise torch.OutOfMemoryError
+        return embed(image, question, tokens)
+
+    monkeypatch.setattr(m3, "prompt_embeddings", scarce)
+    got = m3.answer_ladder(images, questions, max_new_tokens=3, batch_size=4)
+    for one, other in zip(chain(*expected), chain(*got), strict=True):
+        assert [answer.answer for answer in one] == [answer.answer for answer in other]
+        np.testing.assert_allclose([a.agreement for a in one], [a.agreement for a in other], atol=1e-5)
