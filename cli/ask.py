@@ -67,6 +67,9 @@ def ask(
     console = set_up(quiet=quiet, verbose=verbose)
     opened = open_image(image)
     answerer = load(model, device=device, dtype=dtype, quantize=quantize, revision=revision, console=console)
+    if tokens is not None and tokens not in answerer.ladder:
+        scales = ", ".join(map(str, answerer.ladder))
+        raise M3ScoreError(f"--tokens {tokens} is no scale of {model}; it has {scales}.")
     if not every:
         typer.echo(answerer.answer(opened, question, tokens, max_new_tokens=max_new_tokens))
         return

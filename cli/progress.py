@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import (
@@ -15,19 +16,30 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 30.0
 
 
-class _Speed(ProgressColumn):
+class _Pace(ProgressColumn):
+    """Speed and time left, by the mean so far: results come in batches, so that any shorter window jumps."""
+
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(
-            "" if speed is None else f"{speed:.2g} images/s" if speed < 10 else f"{speed:,.0f} images/s"
-        )
+        if not task.completed or not task.elapsed:
+            return Text("")
+        speed = task.completed / task.elapsed
+        pace = speed_text(speed)
+        if task.total:
+            left = timedelta(seconds=round((task.total - task.completed) / speed))
+            pace += f", {left} left"
+        return Text(pace)
+
+
+def speed_text(images_per_second: float) -> str:
+    """A speed with two or three digits that matter."""
+    digits = 0 if images_per_second >= 100 else 1 if images_per_second >= 10 else 2
+    return f"{images_per_second:,.{digits}f} images/s"
 
 
 @contextmanager
@@ -52,8 +64,7 @@ def _bar(console: Console, count: Callable[[], int] | None) -> Iterator[Callable
         TextColumn("Ranking"),
         BarColumn(bar_width=None if console.width < 80 else 40),
         MofNCompleteColumn(),
-        _Speed(),
-        TimeRemainingColumn(compact=True),
+        _Pace(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
@@ -73,6 +84,6 @@ def _lines(console: Console) -> Callable[[], None]:
         now = time.monotonic()
         if now - said >= SECONDS_BETWEEN_LINES:
             said = now
-            console.print(f"{done:,} images, {done / (now - begun):.2g} images/s")
+            console.print(f"{done:,} images, {speed_text(done / (now - begun))}")
 
     return advance

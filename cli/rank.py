@@ -103,6 +103,8 @@ def rank(
     console = set_up(quiet=quiet, verbose=verbose)
     check_target(out, format, overwrite=overwrite)
     check_target(traces, None, overwrite=overwrite)
+    if out is not None and out == traces:
+        raise M3ScoreError("--out and --traces need different files.")
     book = _book(question, questions)
     search = _Search(paths, limit)
     found = search.begin()
@@ -112,9 +114,11 @@ def rank(
         )
         run = _Run(console, keep_traces=traces is not None)
         how = {"rule": rule, "batch_size": batch_size or "auto", "max_new_tokens": max_new_tokens}
-        run.go(search, found, answerer, book, how)
-    table = _write(run, answerer.ladder, out, format, traces)
-    if unused := book.unused():
+        try:
+            run.go(search, found, answerer, book, how)
+        finally:  # whatever happened, what was done is kept
+            table = _write(run, answerer.ladder, out, format, traces)
+    if (unused := book.unused()) and not (run.interrupted or limit):
         fitted = f"{len(unused):,} of the images in {questions}"
         console.print(f"[yellow]Not among the inputs:[/] {plain(fitted)}, such as {plain(unused[0])}.")
     _report(run, table, search, console, f"{model} on {answerer.device}", rule, out)
@@ -211,24 +215,27 @@ def _write(
     from m3score.tables import write_scores, write_traces
 
     table = score_table(run.rows, ladder)
-    if traces is not None:
-        write_traces(run.traces, traces)
-    write_scores(table, out or "-", format=format)
+    try:
+        write_scores(table, out or "-", format=format)
+    finally:  # a full disk under one file may have room for the other elsewhere
+        if traces is not None:
+            write_traces(run.traces, traces)
     return table
 
 
 def _report(
     run: _Run, table: Any, search: _Search, console: Console, model: str, rule: str, out: Path | None
 ) -> None:
+    from m3score.cli.progress import speed_text
     from m3score.cli.summary import show_skipped, show_summary
 
     verb = "Interrupted after" if run.interrupted else "Ranked"
     speed = len(table) / max(run.seconds, 1e-9)
     console.print(
         f"{verb} {len(table):,} image{'' if len(table) == 1 else 's'} in {run.seconds:.1f} s "
-        f"({speed:.3g} images/s) with {plain(model)}."
+        f"({speed_text(speed)}) with {plain(model)}."
     )
     show_skipped(search.skipped, console)
     show_summary(table, console, rule=rule)
-    if out is not None:
+    if out is not None and str(out) != "-":
         console.print(f"\nWrote {plain(out)}.")

@@ -47,7 +47,7 @@ def rescore(
     write_scores(table, out or "-", format=format)
     console.print(f"Rescored {len(table):,} images from {plain(traces)}.")
     show_summary(table, console, rule=rule)
-    if out is not None:
+    if out is not None and str(out) != "-":
         console.print(f"\nWrote {plain(out)}.")
     if table["complexity"].isna().any():
         raise typer.Exit(SOME_FAILED)

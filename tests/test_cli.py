@@ -162,11 +162,13 @@ def test_paths_from_stdin(folder: Path) -> None:
         (["rank", "IN", "-o", "scores.xlsx"], "allowed: .csv"),
         (["rank", "IN", "-o", "no/such/folder/s.csv"], "there is no folder no/such/folder"),
         (["rank", "IN", "-o", "EMPTY"], "is a folder"),
+        (["rank", "IN", "-o", "s.csv", "--traces", "s.csv"], "need different files"),
         (["rank", "IN", "--format", "xml"], "xml"),
         (["rank", "IN", "--batch-size", "0"], "batch-size"),
         (["rank", "IN", "--questions", "none.csv"], "none.csv"),
         (["rank"], "PATHS"),
         (["rescore", "none.jsonl"], "none.jsonl"),
+        (["ask", "IN/mid.png", "What?", "--tokens", "37"], "has 1, 9, 36, 144, 576"),
         (["ask", "none.jpg", "What?"], "none.jpg: no such file"),
         (["ask", "IN/mid.png", "What?", "--all", "--tokens", "9"], "exclude each other"),
         (["ask", "IN/mid.png", "What?", "--answer", "9"], "need --all"),
@@ -209,6 +211,42 @@ def test_questions_for_all_and_for_each(folder: Path, tmp_path: Path, fake: Fake
     fake.asked.clear()
     assert run("rank", folder, "--questions", asked, "--question", "Else?").exit_code == 0
     assert sorted(fake.asked) == [("Else?",), ("Else?",), ("How many?",)]
+
+
+def test_results_survive_a_crash(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from m3score.ranking import RankedImage
+
+    real = RankedImage.to_row
+
+    def crash_at_the_end(result: RankedImage) -> dict[str, Any]:
+        if "white" in result.path:
+            raise RuntimeError("a bug")
+        return real(result)
+
+    monkeypatch.setattr(RankedImage, "to_row", crash_at_the_end)
+    result = runner.invoke(app, ["rank", str(folder), "-o", str(tmp_path / "s.csv")])
+    assert isinstance(result.exception, RuntimeError)
+    assert len(table((tmp_path / "s.csv").read_text())) == 2
+
+
+def test_progress_without_a_terminal(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from m3score.cli import progress
+
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    assert "2 images, " in run("rank", folder).stderr
+
+
+def test_progress_on_a_terminal() -> None:
+    from rich.console import Console
+
+    from m3score.cli.progress import progress
+
+    screen = io.StringIO()
+    with progress(Console(file=screen, force_terminal=True, width=100), lambda: 4) as advance:
+        for _ in range(4):
+            advance()
+        time.sleep(0.3)
+    assert "4/4" in screen.getvalue() and "images/s, 0:00:00 left" in screen.getvalue()
 
 
 def test_limit(folder: Path) -> None:
