@@ -294,7 +294,7 @@ def read_tokenizer(folder: Path) -> Any:
     return LlamaTokenizer(
         vocab=vocabulary,
         merges=merges,
-        legacy=bool(given.get("legacy", False)),
+        legacy=given.get("legacy") is not False,  # what its absence meant when these were written
         add_bos_token=given.get("add_bos_token", True),
         add_eos_token=False,
         model_max_length=given.get("model_max_length", 2048),

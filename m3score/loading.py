@@ -23,7 +23,7 @@ from m3score.settings import M3Settings
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _QUANTIZE = ("4bit", "8bit")
 # Small beside the language model, and what every scale's quality hangs on.
-_NEVER_QUANTIZED = ["vision_tower", "multi_modal_projector", "lm_head"]
+_NEVER_QUANTIZED = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def load(
         options["quantization_config"] = _quantization(quantize, options["dtype"])
     folder = hub.locate(name_or_path, revision)
     config = hub.read_json(folder / "config.json")
-    with _one_sentence(folder), _no_progress_bars():
+    with _one_sentence(folder), no_progress_bars():
         if is_llava(config):
             checkpoint = LlavaCheckpoint(folder)
             settings = checkpoint.settings()
@@ -173,7 +173,7 @@ def _one_sentence(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """transformers draws bars even for a model that is loaded in a blink."""
     from transformers.utils import logging
 

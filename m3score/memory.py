@@ -59,9 +59,15 @@ def _unless_out_of_memory(
 ) -> list[Result] | None:
     try:
         return run(batch)
-    except torch.OutOfMemoryError:
-        pass
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; not every backend raises it
+        if not _is_out_of_memory(error):
+            raise
     # Out here the exception, and with it the failed call's tensors, is gone.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "not enough memory" in text

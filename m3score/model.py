@@ -76,10 +76,10 @@ class M3Model(Embedder):
 
     @torch.no_grad()
     def next_token_logits(
-        self, encoded: EncodedImage, question: str, tokens: int | None = None
+        self, image: ImageSource | EncodedImage, question: str, tokens: int | None = None
     ) -> torch.Tensor:
         """float32 (vocabulary,) on the CPU: logits of the answer's first token."""
-        sequence = self.prompt_embeddings(encoded, question, tokens)
+        sequence = self.prompt_embeddings(self.encode(image), question, tokens)
         output = self.hf_model.model.language_model(inputs_embeds=sequence[None], use_cache=False)
         return self.hf_model.get_output_embeddings()(output.last_hidden_state[0, -1]).float().cpu()
 
@@ -199,7 +199,8 @@ class M3Model(Embedder):
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         self.hf_model.config.m3score = self.settings.to_dict()
-        self.hf_model.save_pretrained(target)
+        with loading.no_progress_bars():
+            self.hf_model.save_pretrained(target)
         self.tokenizer.save_pretrained(target)
         (target / "preprocessor_config.json").write_text(
             json.dumps(self.settings.preprocessor_config(), indent=2)

@@ -174,11 +174,20 @@ def test_out_of_memory_halves_the_batch_and_says_so_once(caplog: pytest.LogCaptu
     assert len(caplog.records) == 1
 
 
-def test_out_of_memory_for_a_single_item() -> None:
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(), RuntimeError("MPS backend out of memory")])
+def test_out_of_memory_for_a_single_item(error: RuntimeError) -> None:
     def run(batch: Any) -> list[int]:
-        raise torch.OutOfMemoryError
+        raise error
 
     with pytest.raises(M3ScoreError, match="memory"):
+        MemoryGuard().map(run, [1, 2], 2)
+
+
+def test_other_errors_are_not_about_memory() -> None:
+    def run(batch: Any) -> list[int]:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
         MemoryGuard().map(run, [1, 2], 2)
 
 

@@ -244,6 +244,14 @@ def test_quantize_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
         load_model(CHECKPOINTS / LLAVA, device="cpu", quantize="4bit")
 
 
+def test_quantized_is_the_language_model_only(small_llava: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    core = load_model(small_llava, quantize="8bit").hf_model.model
+    assert type(core.language_model.layers[0].mlp.up_proj) is not torch.nn.Linear
+    assert type(core.vision_tower.encoder.layers[0].mlp.fc1) is torch.nn.Linear
+    assert type(core.multi_modal_projector.linear_1) is torch.nn.Linear
+
+
 def test_damaged_folders(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(M3ScoreError, match=r"no config\.json"):

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import PIL
 import pytest
+import torch
 
+from m3score import load_model
 from m3score.preprocess import preprocess
 from m3score.prompts import build_prompt, tokenize, training_example
 from tests.goldens import (
+    CHECKPOINTS,
     GOLDEN,
     IMAGES,
     LLAVA,
@@ -163,6 +166,20 @@ def test_next_token_logits_and_answer_are_the_same_thing(name: str) -> None:
     assert (str(logits.dtype), tuple(logits.shape)) == ("torch.float32", (600,))
     np.testing.assert_allclose(logits, arrays()[f"{case['key']}/final_logits"], rtol=0, atol=LOGITS)
     assert m3.answer(image, question, case["scale"], max_new_tokens=8) == case["output_text"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", [LLAVA, NEXT])
+def test_a_gpu_says_the_same(name: str) -> None:
+    m3 = load_model(CHECKPOINTS / name, device="cuda", dtype="float32")
+    images = dict(zip(IMAGES, m3.encode([picture(image) for image in IMAGES]), strict=True))
+    for case in golden(name)["cases"]:
+        logits = m3.next_token_logits(
+            images[case["image"]], GOLDEN["questions"][case["question"]], case["scale"]
+        )
+        np.testing.assert_allclose(logits, arrays()[f"{case['key']}/final_logits"], rtol=0, atol=1e-3)
+    assert load_model(CHECKPOINTS / name).device.type == "cuda"
 
 
 @pytest.mark.parametrize(("name", "example"), TRAINING)
