@@ -28,7 +28,8 @@ from m3score.errors import M3ScoreError
 if TYPE_CHECKING:
     from m3score.answers import LadderAnswerer
     from m3score.finding import FoundImage
-    from m3score.ranking import QuestionBook, RankedImage
+    from m3score.prefetch import QuestionBook
+    from m3score.ranking import RankedImage
 
 EPILOG = """Examples:
 
@@ -200,8 +201,8 @@ class _Run:
 
 
 def _book(question: list[str] | None, questions: Path | None) -> QuestionBook:
+    from m3score.prefetch import QuestionBook
     from m3score.questions import read_questions
-    from m3score.ranking import QuestionBook
 
     if questions is None:
         return QuestionBook(question or None)

@@ -87,7 +87,8 @@ def _means(scored: pd.DataFrame, ladder: tuple[int, ...]) -> str:
     unsolved = int(scored["required_tokens"].isna().sum())
     if unsolved:
         lines.append(
-            f"Unsolved: no scale suffices. Without a right answer an image counts as {ladder[-1]} tokens."
+            "Unsolved: no scale gives a right answer; "
+            f"such a question counts as {ladder[-1]} tokens in the means."
         )
     jumps = int((~scored["monotone"].astype(bool)).sum())
     if jumps:

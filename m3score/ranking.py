@@ -1,45 +1,34 @@
 """Many images -> a table, most complex first.
 
-Streams: worker threads decode a few images ahead of the model, results come out as they are made, and no more
-images are in memory than that, however many there are. Knows no model (see answers.py) and writes no file.
+Streams: images are opened a few ahead of the model (prefetch.py), and results come out as they are made.
+Knows no model in particular (see answers.py).
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal
-
-from PIL import Image
 
 from m3score.answers import LadderAnswerer
 from m3score.columns import SCORES, conform
 from m3score.errors import M3ScoreError
 from m3score.finding import FoundImage, PathLike, find_images
-from m3score.images import open_image
+from m3score.formats import format_for
 from m3score.oracle import SUFFICIENCY, Complexity, score_trace
-from m3score.questions import Question
+from m3score.prefetch import Opened, QuestionBook, Questions, batches, opened_ahead
 from m3score.rules import RULES, choose
 from m3score.tables import write_traces
-from m3score.traces import TraceRow, as_question, default_questions, trace
+from m3score.traces import TraceRow, trace
 
 if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
-
-Questions = str | Question | Sequence[str | Question] | Mapping[str, Sequence[str | Question]] | None
-"""What to ask: None (the probe panel), one question, several for every image, or a mapping from images to
-theirs."""
-
-MAX_PIXELS_HELD = 200_000_000
-"""Decoded pixels (3 bytes each) that may wait for the model, and that may go to it in one batch. A single
-image may have more than that; then it goes alone."""
 
 
 @dataclass(frozen=True)
@@ -64,42 +53,6 @@ class RankedImage:
         if not self.trace:
             return [{"image": self.path, "error": self.error}]
         return [row.to_dict() for row in self.trace]
-
-
-class QuestionBook:
-    """Which questions belong to which image.
-
-    A mapping's key fits an image if it is the image's path or the end of it: "photos/cat.jpg" and "cat.jpg"
-    both fit /data/photos/cat.jpg, and the longer one wins. Images that no key fits are asked `fallback`;
-    without one they have no questions, which is an error of theirs.
-    """
-
-    def __init__(self, questions: Questions = None, fallback: Sequence[str | Question] = ()) -> None:
-        if isinstance(questions, Mapping):
-            self._by_image = {_parts(key): _as_questions(asked) for key, asked in questions.items()}
-            self._names = {_parts(key): key for key in questions}
-            self._fallback = _as_questions(fallback)
-        else:
-            self._by_image, self._names = {}, {}
-            self._fallback = default_questions() if questions is None else _as_questions(questions)
-            if not self._fallback:
-                raise M3ScoreError("no question given: leave questions out to ask the probe panel.")
-        self._unused = set(self._by_image)
-
-    def of(self, path: str) -> tuple[Question, ...]:
-        """The questions of the image at `path`; M3ScoreError if there are none."""
-        parts = _parts(os.path.abspath(path))
-        for start in range(len(parts)) if self._by_image else ():
-            if asked := self._by_image.get(parts[start:]):
-                self._unused.discard(parts[start:])
-                return asked
-        if self._fallback:
-            return self._fallback
-        raise M3ScoreError("no question for this image among those given")
-
-    def unused(self) -> list[str]:
-        """Keys that fitted no image so far, in order."""
-        return [name for parts, name in self._names.items() if parts in self._unused]
 
 
 def rank_stream(
@@ -128,24 +81,29 @@ def rank_stream(
         workers: threads that decode images; by default one per CPU, at most 8.
 
     Yields:
-        One RankedImage per input.
+        One RankedImage per input. Close the generator to stop early.
+
+    Raises:
+        M3ScoreError: at once, for an argument that can't be used. An image's failure is its result.
     """
-    size = _batch_size(batch_size, model)
-    choose("rule", rule, RULES)
-    choose("sufficiency", sufficiency, SUFFICIENCY)
+    _check(rule, sufficiency, batch_size)
+    size = (32 if _is_on_gpu(model) else 8) if batch_size == "auto" else batch_size
     book = questions or QuestionBook()
     threads = workers or min(8, os.cpu_count() or 1)
 
-    def results(batch: Sequence[_Opened]) -> Iterator[RankedImage]:
+    def results(batch: Sequence[Opened]) -> Iterator[RankedImage]:
         rows = iter(_trace(model, [item for item in batch if item.image], max_new_tokens))
         return (_result(item, next(rows) if item.image else (), rule, sufficiency) for item in batch)
 
-    with ThreadPoolExecutor(threads, thread_name_prefix="m3score-open") as pool:
-        try:
-            for batch in _batches(_opened_ahead(found, book, pool, size + threads), size):
-                yield from results(batch)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    def stream() -> Generator[RankedImage, None, None]:
+        with ThreadPoolExecutor(threads, thread_name_prefix="m3score-open") as pool:
+            try:
+                for batch in batches(opened_ahead(found, book, pool, size + threads), size):
+                    yield from results(batch)
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    return stream()
 
 
 def rank(
@@ -182,6 +140,9 @@ def rank(
         M3ScoreError: nothing found, or an argument that can't be used. An image that can't be read is not an
             error, but a row with `error` filled in.
     """
+    _check(rule, sufficiency, batch_size)
+    if traces is not None:
+        format_for(traces)  # complain now, not after the model ran
     book = QuestionBook(questions)
     found = find_images(paths)
     first = next(found, None)
@@ -197,18 +158,21 @@ def rank(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
     )
-    results = []
+    rows: list[dict[str, Any]] = []
+    trace_rows: list[dict[str, Any]] = []
     for result in stream:
-        results.append(result if traces else replace(result, trace=()))
+        rows.append(result.to_row())
+        if traces is not None:
+            trace_rows.extend(result.trace_rows())
         if progress:
             progress(result)
     if unused := book.unused():
         logger.warning(
             "questions for %d images fitted none of the inputs, such as %s", len(unused), unused[0]
         )
-    if traces:
-        write_traces(chain.from_iterable(result.trace_rows() for result in results), traces)
-    return score_table((result.to_row() for result in results), answerer.ladder)
+    if traces is not None:
+        write_traces(trace_rows, traces)
+    return score_table(rows, answerer.ladder)
 
 
 def score_table(rows: Iterable[Mapping[Any, Any]], ladder: Sequence[int]) -> pd.DataFrame:
@@ -224,78 +188,11 @@ def score_table(rows: Iterable[Mapping[Any, Any]], ladder: Sequence[int]) -> pd.
     return table
 
 
-# ---- opening ahead of the model -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Opened:
-    path: str
-    image: Image.Image | None
-    questions: tuple[Question, ...] = ()
-    error: str | None = None
-
-    @property
-    def pixels(self) -> int:
-        return self.image.width * self.image.height if self.image else 0
-
-
-def _open(item: FoundImage, book: QuestionBook) -> _Opened:
-    if item.error:
-        return _Opened(item.shown, None, error=item.error)
-    try:
-        questions = book.of(item.path)
-        return _Opened(item.shown, open_image(item.path), questions)
-    except M3ScoreError as error:
-        return _Opened(item.shown, None, error=str(error).removeprefix(f"{item.shown}: "))
-
-
-def _opened_ahead(
-    found: Iterable[FoundImage], book: QuestionBook, pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[_Opened]:
-    """Opened images in order; up to `ahead` of them (and MAX_PIXELS_HELD) are being opened or wait."""
-    items = iter(found)
-    waiting: deque[Future[_Opened]] = deque()
-    more = True
-    while more or waiting:
-        while more and len(waiting) < ahead and _pixels_held(waiting) < MAX_PIXELS_HELD:
-            item = next(items, None)
-            more = item is not None
-            if item is not None:
-                waiting.append(pool.submit(_open, item, book))
-        if waiting:
-            yield waiting.popleft().result()
-
-
-def _pixels_held(waiting: Iterable[Future[_Opened]]) -> int:
-    return sum(future.result().pixels for future in waiting if future.done())
-
-
-def _batches(opened: Iterable[_Opened], batch_size: int) -> Iterator[list[_Opened]]:
-    """Groups in order with at most `batch_size` images and, beyond the first, MAX_PIXELS_HELD pixels.
-
-    Inputs that failed travel along without counting, but not for long: they are results to be shown.
-    """
-    batch: list[_Opened] = []
-    for item in opened:
-        images = sum(one.image is not None for one in batch)
-        pixels = sum(one.pixels for one in batch)
-        if (
-            images == batch_size
-            or len(batch) >= 4 * batch_size
-            or (images and pixels + item.pixels > MAX_PIXELS_HELD)
-        ):
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch
-
-
 # ---- asking the model ---------------------------------------------------------------------------------
 
 
 def _trace(
-    model: LadderAnswerer, batch: Sequence[_Opened], max_new_tokens: int
+    model: LadderAnswerer, batch: Sequence[Opened], max_new_tokens: int
 ) -> list[tuple[TraceRow, ...] | str]:
     """Each image's trace, or what went wrong. A batch that fails is tried again in halves."""
     if not batch:
@@ -319,7 +216,7 @@ def _trace(
     return [tuple(islice(remaining, length)) for length in lengths]
 
 
-def _result(item: _Opened, rows: tuple[TraceRow, ...] | str, rule: str, sufficiency: str) -> RankedImage:
+def _result(item: Opened, rows: tuple[TraceRow, ...] | str, rule: str, sufficiency: str) -> RankedImage:
     width, height = item.image.size if item.image else (None, None)
     error = item.error or (rows if isinstance(rows, str) else None)
     if error or isinstance(rows, str):
@@ -335,22 +232,24 @@ def _result(item: _Opened, rows: tuple[TraceRow, ...] | str, rule: str, sufficie
 
 def _sentence(error: Exception) -> str:
     """An exception as one line; a user error as it is."""
-    text = " ".join(str(error).split())[:200]
     if isinstance(error, M3ScoreError):
-        return text
-    return (
-        f"the model failed ({type(error).__name__}: {text})"
-        if text
-        else f"the model failed ({type(error).__name__})"
-    )
+        return _line(error)
+    return f"the model failed ({type(error).__name__}: {_line(error)})"
 
 
-def _batch_size(wanted: int | Literal["auto"], model: LadderAnswerer) -> int:
-    if wanted == "auto":
-        return 32 if str(getattr(model, "device", "")).startswith("cuda") else 8
-    if wanted < 1:
-        raise M3ScoreError(f"batch_size must be at least 1, or 'auto', not {wanted}.")
-    return wanted
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _check(rule: str, sufficiency: str, batch_size: int | Literal["auto"]) -> None:
+    choose("rule", rule, RULES)
+    choose("sufficiency", sufficiency, SUFFICIENCY)
+    if batch_size != "auto" and batch_size < 1:
+        raise M3ScoreError(f"batch_size must be at least 1, or 'auto', not {batch_size}.")
+
+
+def _is_on_gpu(model: LadderAnswerer) -> bool:
+    return str(getattr(model, "device", "")).startswith("cuda")
 
 
 def _loaded(model: str | LadderAnswerer) -> LadderAnswerer:
@@ -359,12 +258,3 @@ def _loaded(model: str | LadderAnswerer) -> LadderAnswerer:
     import m3score
 
     return m3score.load_model(model)
-
-
-def _parts(path: str) -> tuple[str, ...]:
-    return tuple(part for part in os.path.normpath(path).split(os.sep) if part not in ("", "."))
-
-
-def _as_questions(asked: str | Question | Sequence[str | Question]) -> tuple[Question, ...]:
-    several = [asked] if isinstance(asked, str | Question) else asked
-    return tuple(as_question(question) for question in several)

@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from m3score import ranking
+from m3score import prefetch
 from m3score.errors import M3ScoreError
 from m3score.finding import FoundImage, find_images
+from m3score.images import open_image
+from m3score.prefetch import QuestionBook
 from m3score.questions import Question
-from m3score.ranking import QuestionBook, RankedImage, rank, rank_stream
+from m3score.ranking import RankedImage, rank, rank_stream
 from tests.fakes import LADDER, FakeAnswerer, grey
 
 LEVELS = {"dark": 0, "dim": 60, "mid": 120, "light": 180, "white": 255}
@@ -88,6 +90,18 @@ def test_failing_image_does_not_cost_its_batch(folder: Path) -> None:
     assert table["complexity"].notna().sum() == 4
 
 
+def test_what_nobody_foresaw_is_a_row_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_badly(path: str) -> Image.Image:
+        if "mid" in path:
+            raise KeyError("surprise")
+        return open_image(path)
+
+    monkeypatch.setattr(prefetch, "open_image", open_badly)
+    table = rank(folder, model=FakeAnswerer()).set_index("path")
+    assert table.loc[str(folder / "mid.png"), "error"] == "can't be opened (KeyError: 'surprise')"
+    assert table["complexity"].notna().sum() == 4
+
+
 def test_batch_too_large_for_the_device_is_split(folder: Path) -> None:
     model = FakeAnswerer(largest_batch=2)
     table = rank(folder, model=model, batch_size=5)
@@ -127,7 +141,7 @@ def test_stream_opens_few_images_ahead(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_large_images_wait_and_go_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "MAX_PIXELS_HELD", 250)
+    monkeypatch.setattr(prefetch, "MAX_PIXELS_HELD", 250)
     for number in range(4):
         grey(0).save(tmp_path / f"{number}.png")  # 192 pixels each
     model = FakeAnswerer()
@@ -142,11 +156,12 @@ def test_limit_and_progress(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"batch_size": 0}, {"rule": "last"}, {"sufficiency": "maybe"}, {"questions": []}]
+    "options",
+    [{"batch_size": 0}, {"rule": "last"}, {"sufficiency": "maybe"}, {"questions": []}, {"traces": "t.xlsx"}],
 )
 def test_options_are_checked_before_anything_runs(folder: Path, options: dict[str, object]) -> None:
     with pytest.raises(M3ScoreError):
-        rank(folder, model=FakeAnswerer(), **options)  # type: ignore[arg-type]
+        rank(folder, model="none is loaded", **options)  # type: ignore[arg-type]
 
 
 def test_several_questions_for_every_image(folder: Path) -> None:

@@ -1,0 +1,147 @@
+"""Images on their way to the model: each opened with its questions, a few ahead of the model, in batches.
+
+Knows threads and memory, no models. However many inputs there are, only a few images are in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from PIL import Image
+
+from m3score.errors import M3ScoreError
+from m3score.finding import FoundImage
+from m3score.images import open_image
+from m3score.questions import Question
+from m3score.traces import as_question, default_questions
+
+logger = logging.getLogger(__name__)
+
+Questions = str | Question | Sequence[str | Question] | Mapping[str, Sequence[str | Question]] | None
+"""What to ask: None (the probe panel), one question, several for every image, or a mapping from images to
+theirs."""
+
+MAX_PIXELS_HELD = 200_000_000
+"""Decoded pixels (3 bytes each) that may wait for the model, and that may go to it in one batch. A single
+image may have more than that; then it goes alone."""
+
+
+class QuestionBook:
+    """Which questions belong to which image.
+
+    A mapping's key fits an image if it is the image's path or the end of it: "photos/cat.jpg" and "cat.jpg"
+    both fit /data/photos/cat.jpg, and the longer one wins. Images that no key fits are asked `fallback`;
+    without one they have no questions, which is an error of theirs.
+    """
+
+    def __init__(self, questions: Questions = None, fallback: Sequence[str | Question] = ()) -> None:
+        if isinstance(questions, Mapping):
+            self._by_image = {_parts(key): _as_questions(asked) for key, asked in questions.items()}
+            self._names = {_parts(key): key for key in questions}
+            self._fallback = _as_questions(fallback)
+        else:
+            self._by_image, self._names = {}, {}
+            self._fallback = default_questions() if questions is None else _as_questions(questions)
+            if not self._fallback:
+                raise M3ScoreError("no question given: leave questions out to ask the probe panel.")
+        self._unused = set(self._by_image)
+
+    def of(self, path: str) -> tuple[Question, ...]:
+        """The questions of the image at `path`; M3ScoreError if there are none."""
+        parts = _parts(os.path.abspath(path))
+        for start in range(len(parts)) if self._by_image else ():
+            if asked := self._by_image.get(parts[start:]):
+                self._unused.discard(parts[start:])
+                return asked
+        if self._fallback:
+            return self._fallback
+        raise M3ScoreError("no question for this image among those given")
+
+    def unused(self) -> list[str]:
+        """Keys that fitted no image so far, in order."""
+        return [name for parts, name in self._names.items() if parts in self._unused]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """One input: its image, upright and RGB, with its questions; or the reason why there is none."""
+
+    path: str
+    image: Image.Image | None
+    questions: tuple[Question, ...] = ()
+    error: str | None = None
+
+    @property
+    def pixels(self) -> int:
+        """Width times height; 0 without an image."""
+        return self.image.width * self.image.height if self.image else 0
+
+
+def _open(item: FoundImage, book: QuestionBook) -> Opened:
+    if item.error:
+        return Opened(item.shown, None, error=item.error)
+    try:
+        questions = book.of(item.path)
+        return Opened(item.shown, open_image(item.path), questions)
+    except M3ScoreError as error:
+        return Opened(item.shown, None, error=str(error).removeprefix(f"{item.shown}: "))
+    except Exception as error:  # not foreseen, but no reason to lose the other images
+        logger.debug("could not open %s", item.shown, exc_info=True)
+        detail = " ".join(str(error).split())[:200]
+        return Opened(item.shown, None, error=f"can't be opened ({type(error).__name__}: {detail})")
+
+
+def opened_ahead(
+    found: Iterable[FoundImage], book: QuestionBook, pool: ThreadPoolExecutor, ahead: int
+) -> Iterator[Opened]:
+    """Opened images in order; up to `ahead` of them (and MAX_PIXELS_HELD) are being opened or wait."""
+    items = iter(found)
+    waiting: deque[Future[Opened]] = deque()
+    more = True
+    while more or waiting:
+        while more and len(waiting) < ahead and _pixels_held(waiting) < MAX_PIXELS_HELD:
+            item = next(items, None)
+            more = item is not None
+            if item is not None:
+                waiting.append(pool.submit(_open, item, book))
+        if waiting:
+            yield waiting.popleft().result()
+
+
+def _pixels_held(waiting: Iterable[Future[Opened]]) -> int:
+    return sum(future.result().pixels for future in waiting if future.done())
+
+
+def batches(opened: Iterable[Opened], batch_size: int) -> Iterator[list[Opened]]:
+    """Groups in order with at most `batch_size` images and, beyond the first, MAX_PIXELS_HELD pixels.
+
+    Inputs that failed travel along without counting, but not for long: they are results to be shown.
+    """
+    batch: list[Opened] = []
+    for item in opened:
+        images = sum(one.image is not None for one in batch)
+        pixels = sum(one.pixels for one in batch)
+        if (
+            images == batch_size
+            or len(batch) >= 4 * batch_size
+            or (images and pixels + item.pixels > MAX_PIXELS_HELD)
+        ):
+            yield batch
+            batch = []
+        batch.append(item)
+    if batch:
+        yield batch
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(part for part in os.path.normpath(path).split(os.sep) if part not in ("", "."))
+
+
+def _as_questions(asked: str | Question | Sequence[str | Question]) -> tuple[Question, ...]:
+    several = [asked] if isinstance(asked, str | Question) else asked
+    return tuple(as_question(question) for question in several)
