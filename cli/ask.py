@@ -106,7 +106,7 @@ def _lines(rows: Sequence[TraceRow], references: Sequence[str]) -> dict[str, Any
         "Answer": lambda row: plain(row.answer) or "[dim](nothing)[/]",
         plain(judged): lambda row: _tick(row.correct if references else row.consistent),
         "Agreement": lambda row: f"{row.agreement:.2f}",
-        "In all": lambda row: f"{row.visual_tokens:,}",
+        "Visual tokens": lambda row: f"{row.visual_tokens:,}",
     }
 
 
