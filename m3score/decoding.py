@@ -12,6 +12,7 @@ prompts' wording. Two ideas:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -165,6 +166,7 @@ def _go_on(
         running = [not _finished(row, limit, stop_ids) for row, limit in zip(ids, limits, strict=True)]
         for row, (token, logprob) in enumerate(zip(choice.tolist(), best.tolist(), strict=True)):
             if running[row]:
+                _check_number(logprob)
                 ids[row].append(token)
                 logprobs[row] += logprob
         if all(_finished(row, limit, stop_ids) for row, limit in zip(ids, limits, strict=True)):
@@ -175,6 +177,14 @@ def _go_on(
         Decoded(row, logprob, None if stacked is None else stacked[index, : len(row)])
         for index, (row, logprob) in enumerate(zip(ids, logprobs, strict=True))
     ]
+
+
+def _check_number(value: float) -> None:
+    if math.isnan(value):
+        raise M3ScoreError(
+            "The model's outputs are not numbers: this dtype's range is too small for it; "
+            "use dtype='bfloat16' or 'float32'."
+        )
 
 
 def _finished(ids: Sequence[int], limit: int, stop_ids: frozenset[int]) -> bool:
@@ -221,6 +231,7 @@ def _compare(log_probs: torch.Tensor, answer: Decoded) -> tuple[_Verdict, int]:
     distance = (log_probs.exp() - answer.log_probs.exp()).abs().sum(dim=-1) / 2
     best, choice = log_probs.max(dim=-1)
     agreement, *logprobs = torch.cat([(1 - distance).mean()[None], best]).tolist()
+    _check_number(agreement)
     own = choice.tolist()
     shared = next((i for i, (a, b) in enumerate(zip(own, answer.ids, strict=True)) if a != b), len(own))
     ids = own[: shared + 1]

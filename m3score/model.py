@@ -126,10 +126,11 @@ class M3Model(Embedder):
         Returns:
             A stripped string, or a list of them.
         """
-        if isinstance(question, str):
+        if isinstance(question, str) and not isinstance(images, (list, tuple)):
             return self.answer([images], [question], tokens, max_new_tokens=max_new_tokens)[0]
-        if not isinstance(images, (list, tuple)) or len(images) != len(question):
-            raise M3ScoreError("A list of questions needs a list of equally many images.")
+        lists = isinstance(images, (list, tuple)) and not isinstance(question, str)
+        if not lists or len(images) != len(question):
+            raise M3ScoreError("answer takes one image and one question, or equally long lists of both.")
 
         def run(pairs: Sequence[tuple[Any, str]]) -> list[str]:
             encoded = self.encode([image for image, _ in pairs])

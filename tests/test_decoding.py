@@ -107,6 +107,19 @@ def test_a_batch_says_what_each_says_alone(name: str) -> None:
         torch.testing.assert_close(answer.log_probs, alone.log_probs, rtol=0, atol=1e-4)
 
 
+def test_outputs_that_are_no_numbers_are_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    m3 = model(LLAVA)
+    prompt = m3.prompt_embeddings(encoded(LLAVA, "land_640x480"), "Why?", 1)
+    with pytest.raises(M3ScoreError, match="bfloat16"):
+        greedy(m3, [prompt * float("inf")], 2)
+    ladder = m3.prompt_embeddings
+    monkeypatch.setattr(
+        m3, "prompt_embeddings", lambda e, q, t: ladder(e, q, t) * (1 if t > 9 else float("inf"))
+    )
+    with pytest.raises(M3ScoreError, match="bfloat16"):
+        m3.answer_ladder([encoded(LLAVA, "land_640x480")], [["Why?"]])
+
+
 def test_an_answer_stops_at_its_end_token() -> None:
     ended = [
         case for case in golden(SEPARATE)["cases"] + golden(SEPARATE)["extra"] if 2 in case["new_token_ids"]
