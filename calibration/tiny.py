@@ -165,7 +165,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int, **sizes: int) -> 
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=int(tokenizer.vocab["<image>"]),
         image_seq_length=GRID * GRID,
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",

@@ -1,6 +1,6 @@
 """Draws the pictures in this folder: from nothing on them to a page full of text.
 
-    python examples/draw.py
+python examples/draw.py
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def crowd() -> Image.Image:
         size = int(rng.integers(8, 45))
         name = str(rng.choice(list(COLOURS)))
         box = (x - size, y - size, x + size, y + size)
-        (brush.ellipse if rng.random() < 0.5 else brush.rectangle)(box, fill=COLOURS[name], outline=(30, 30, 30))
+        paint = brush.ellipse if rng.random() < 0.5 else brush.rectangle
+        paint(box, fill=COLOURS[name], outline=(30, 30, 30))
     return image
 
 

@@ -115,7 +115,9 @@ def test_the_tower_starts_by_looking_at_neighbours():
     )
     weights = (query @ key.transpose(1, 2) * query.shape[-1] ** -0.5).softmax(-1)
     row, column = 10, 12
-    for head, (dx, dy) in enumerate(FIRST_LOOKS[0]):
+    for head, step in enumerate(FIRST_LOOKS[0]):
+        assert step is not None
+        dx, dy = step
         looked_at = weights[head, 1 + row * 24 + column].argmax().item() - 1
         assert divmod(looked_at, 24) == (row + dy, column + dx)
 
