@@ -23,6 +23,16 @@ def shade(rng: np.random.Generator, colour: str, spread: int = 18) -> tuple[int,
     return int(red), int(green), int(blue)
 
 
+def contrast(rng: np.random.Generator, colour: tuple[int, ...]) -> tuple[int, int, int]:
+    """A colour that stands out from `colour`."""
+    grey = 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2]
+    for _ in range(20):
+        other = any_colour(rng) if rng.random() < 0.6 else ((15, 15, 15) if grey > 128 else (245, 245, 245))
+        if abs(0.3 * other[0] + 0.59 * other[1] + 0.11 * other[2] - grey) > 85:
+            return other
+    return (0, 0, 0) if grey > 128 else (255, 255, 255)
+
+
 def _to_image(values: np.ndarray) -> Image.Image:
     return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
 

@@ -11,7 +11,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from m3score.answers import LadderAnswerer
-from m3score.calibration.drawn import Asked, Drawing, draw
+from m3score.calibration.drawn import Drawing, draw
+from m3score.calibration.wordings import Asked
 from m3score.grading import grade
 from m3score.rules import required_tokens
 

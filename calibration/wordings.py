@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import colorsys
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from m3score.calibration.canvas import SIZE
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question about a drawn image, its answer, and what it tests."""
+
+    task: str
+    question: str
+    answer: str
+    detail: dict[str, Any] = field(default_factory=dict)
+    """What an analysis may want: the letter height in px, the size of a shape."""
+
 
 WORDINGS: dict[str, tuple[str, ...]] = {
     "number": ("What number is on the sign?", "Which number do you see?", "Read the number."),

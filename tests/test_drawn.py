@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m3score.calibration import canvas, wordings
-from m3score.calibration.drawn import KINDS, draw, place_name
+from m3score.calibration.drawn import KINDS, draw
 from m3score.calibration.evaluate import EVALUATION_SEED
+from m3score.calibration.shapes import place_name
 from m3score.calibration.symbols import split_labels
 from m3score.calibration.tiny import FIRST_LOOKS, build_model, build_tokenizer, place_code
 
