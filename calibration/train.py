@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,23 +19,19 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
-from torch import nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
+from m3score.calibration.apprentice import Apprentice
 from m3score.calibration.canvas import GRID, PATCH
 from m3score.calibration.drawn import draw
-from m3score.calibration.objective import PackedText, m3_losses, pack_questions
+from m3score.calibration.objective import pack_questions
 from m3score.calibration.recipes import Recipe, Stage
-from m3score.calibration.symbols import DenseHeads, Symbols, patch_weights
 from m3score.calibration.tiny import build_model, build_tokenizer
-from m3score.settings import CLIP_MEAN, CLIP_STD
+from m3score.errors import M3ScoreError
 
 logger = logging.getLogger(__name__)
-
-DENSE_SHARES = {"char": 1.0, "slot": 0.5, "glyph": 1.0, "objects": 1.0, "centres": 0.5, "pixels": 4.0}
 
 
 class Drawings(Dataset[dict[str, Any]]):
@@ -90,106 +87,6 @@ class Collator:
         return batch
 
 
-def normalised(pixels: torch.Tensor) -> torch.Tensor:
-    """(batch, height, width, 3) uint8 -> (batch, 3, height, width) as CLIP takes it."""
-    mean, std = (
-        torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD)
-    )
-    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
-
-
-def tower_features(tower: Any, pixels: torch.Tensor, row: torch.Tensor | None = None) -> torch.Tensor:
-    """Patch features (batch, patches, width) of pictures, or of bands that begin at grid row `row`."""
-    parts = tower.embeddings
-    patches = parts.patch_embedding(normalised(pixels)).flatten(2).transpose(1, 2)
-    places = parts.position_embedding.weight
-    if row is None:
-        here = places[None, 1:]
-    else:
-        here = torch.stack([places[1 + GRID * r : 1 + GRID * r + patches.shape[1]] for r in row.tolist()])
-    first = (parts.class_embedding + places[0]).expand(len(pixels), 1, -1)
-    embedded = torch.cat([first, patches + here], dim=1)
-    return tower.encoder(inputs_embeds=tower.pre_layrnorm(embedded)).last_hidden_state[:, 1:]
-
-
-class Apprentice(nn.Module):
-    """The model in training with its crutches: symbol embeddings and dense heads, dropped at the end."""
-
-    def __init__(self, llava: Any, prefix: list[int], stage: Stage) -> None:
-        super().__init__()
-        width = llava.config.text_config.hidden_size
-        self.llava, self.stage = llava, stage
-        self.symbols, self.heads = Symbols(width), DenseHeads(llava.config.vision_config.hidden_size)
-        self.register_buffer("prefix", torch.tensor(prefix), persistent=False)
-        self.seen: dict[str, float] = {}
-        self._freeze()
-
-    def _freeze(self) -> None:
-        kind = self.stage.kind
-        tower = [self.llava.model.vision_tower, self.heads]
-        decoder = [self.llava.model.language_model, self.llava.lm_head]
-        tuned = {
-            "symbols": [*decoder, self.symbols],
-            "tower": [*tower, self.llava.model.multi_modal_projector],
-            "m3": [self.llava.model.multi_modal_projector]
-            + tower * self.stage.tune_tower
-            + decoder * self.stage.tune_decoder,
-        }[kind]
-        self.requires_grad_(False)
-        for part in tuned:
-            part.requires_grad_(True)
-
-    def forward(self, **batch: torch.Tensor) -> dict[str, torch.Tensor]:
-        losses = getattr(self, f"_{self.stage.kind}")(batch)
-        for name, loss in losses.items():
-            old = self.seen.get(name)
-            value = float(loss.detach())
-            self.seen[name] = value if old is None else 0.95 * old + 0.05 * value
-        return {"loss": losses["loss"]}
-
-    def _text(self, batch: dict[str, torch.Tensor]) -> PackedText:
-        return PackedText(batch["ids"], batch["labels"], batch["positions"], batch["segments"])
-
-    def _answers(self, features: torch.Tensor, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        prefix: Any = self.prefix
-        per_scale = m3_losses(self.llava, prefix, features, self._text(batch), self.stage.scales)
-        named = {f"scale_{tokens}": loss for tokens, loss in per_scale.items()}
-        return {**named, "loss": torch.stack(list(per_scale.values())).mean()}
-
-    def _symbols(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return self._answers(self.symbols(batch["dense"], noise=self.stage.noise), batch)
-
-    def _dense(
-        self, features: torch.Tensor, projected: torch.Tensor, batch: dict[str, torch.Tensor]
-    ) -> dict[str, torch.Tensor]:
-        """Losses of the heads, and the distance of the projector's output from the symbols' embeddings."""
-        losses = self.heads(features, batch["dense"])
-        total = sum((DENSE_SHARES[name] * loss for name, loss in losses.items()), torch.zeros(()))
-        if self.stage.kind == "tower":
-            with torch.no_grad():
-                target = self.symbols(batch["dense"], batch.get("row"))
-            weights = patch_weights(batch["dense"])
-            errors = (projected.float() - target).pow(2).mean(-1)
-            losses["embedding"] = (errors * weights).sum() / weights.sum() / target.pow(2).mean()
-            total = total + 4 * losses["embedding"]
-        return {**losses, "loss": total}
-
-    def _tower(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        features = tower_features(self.llava.model.vision_tower, batch["pixels"], batch.get("row"))
-        return self._dense(features, self.llava.model.multi_modal_projector(features), batch)
-
-    def _m3(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        with torch.set_grad_enabled(self.stage.tune_tower):
-            features = tower_features(self.llava.model.vision_tower, batch["pixels"])
-        projected = self.llava.model.multi_modal_projector(features)
-        losses = self._answers(projected, batch)
-        if self.stage.dense_weight:
-            dense = self._dense(features, projected, batch)
-            losses["dense"] = dense["loss"]
-            losses["loss"] = losses["loss"] + self.stage.dense_weight * dense["loss"]
-        return losses
-
-
 class LossLog(TrainerCallback):
     """Appends the smoothed losses to a JSON-lines file that can be plotted."""
 
@@ -228,10 +125,15 @@ class ProgressBar(TrainerCallback):
 
 
 def _arguments(recipe: Recipe, stage: Stage, folder: Path) -> TrainingArguments:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if stage.batch_size % processes:
+        raise M3ScoreError(
+            f"Stage {stage.name} has a batch size of {stage.batch_size}; {processes} processes can't share it."
+        )
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=stage.steps,
-        per_device_train_batch_size=stage.batch_size,
+        per_device_train_batch_size=stage.batch_size // processes,
         learning_rate=stage.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=max(1, round(stage.warmup * stage.steps)),
@@ -243,6 +145,7 @@ def _arguments(recipe: Recipe, stage: Stage, folder: Path) -> TrainingArguments:
         save_total_limit=2,
         logging_steps=25,
         dataloader_num_workers=recipe.workers,
+        ddp_find_unused_parameters=True,  # not every stage uses every head
         remove_unused_columns=False,
         report_to="none",
         seed=recipe.seed,
@@ -266,32 +169,47 @@ def run_stage(shop: Workshop, stage: Stage, first: int, state: Path | None) -> P
 
     Returns the file of its weights. A stage that is done is not done again.
     """
-    llava, tokenizer, out, recipe = shop.llava, shop.tokenizer, shop.out, shop.recipe
-    folder = out / stage.name
+    folder = shop.out / stage.name
     done = folder / "done.safetensors"
     if done.exists():
         logger.info("Stage %s is done already.", stage.name)
         return done
     folder.mkdir(parents=True, exist_ok=True)
-    model = Apprentice(llava, tokenizer.encode("USER: "), stage)
+    model = Apprentice(shop.llava, shop.tokenizer.encode("USER: "), stage)
     if state is not None:
         model.load_state_dict(load_file(state))
-    data = Drawings(recipe.seed, first, stage.steps * stage.batch_size, stage)
     trainer = Trainer(
         model=model,
-        args=_arguments(recipe, stage, folder),
-        train_dataset=data,
-        data_collator=Collator(tokenizer),
-        callbacks=[LossLog(out / "log.jsonl", stage.name)],
+        args=_arguments(shop.recipe, stage, folder),
+        train_dataset=Drawings(shop.recipe.seed, first, stage.steps * stage.batch_size, stage),
+        data_collator=Collator(shop.tokenizer),
     )
     trainer.remove_callback(PrinterCallback)  # it would print to stdout
-    if shop.show_progress:
-        trainer.add_callback(ProgressBar(stage.name))
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
-    partial = done.with_suffix(".partial")
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial)
-    partial.rename(done)
+    if trainer.is_world_process_zero():
+        trainer.add_callback(LossLog(shop.out / "log.jsonl", stage.name))
+        if shop.show_progress:
+            trainer.add_callback(ProgressBar(stage.name))
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered, where it is sharded
+    if trainer.is_world_process_zero():
+        partial = done.with_suffix(".partial")
+        save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, partial)
+        partial.rename(done)
+    trainer.accelerator.wait_for_everyone()
     return done
+
+
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end: a run may be killed while it writes one."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in reversed(found):
+        try:
+            json.loads((path / "trainer_state.json").read_text())  # the Trainer writes it last
+        except (OSError, ValueError):
+            logger.warning("%s is incomplete; going on from the one before.", path)
+        else:
+            return str(path)
+    return None
 
 
 def train(
@@ -323,7 +241,9 @@ def train(
         first += stage.steps * stage.batch_size
     model = Apprentice(llava, tokenizer.encode("USER: "), recipe.stages[-1])
     model.load_state_dict(load_file(str(state)))
-    return save_model(llava, tokenizer, out / "model")
+    if int(os.environ.get("RANK", "0")) == 0:
+        save_model(llava, tokenizer, out / "model")
+    return out / "model"
 
 
 def save_model(llava: Any, tokenizer: Any, folder: Path) -> Path:

@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from m3score import load_model
+from m3score.calibration.apprentice import tower_features
 from m3score.calibration.drawn import draw
 from m3score.calibration.objective import m3_losses, pack_questions
 from m3score.calibration.recipes import bundled_recipes, load_recipe, parse_scales
 from m3score.calibration.tiny import build_model, build_tokenizer
-from m3score.calibration.train import save_model, tower_features
+from m3score.calibration.train import last_whole_checkpoint, save_model
 from m3score.errors import M3ScoreError
 
 SMALL = """
@@ -58,7 +59,7 @@ def test_packed_questions_have_the_loss_of_questions_asked_one_by_one(untrained)
     pairs = [(asked.question, asked.answer) for asked in drawing.asked[:3]]
     llava, tokenizer = untrained.hf_model, untrained.tokenizer
     prefix = torch.tensor(tokenizer.encode("USER: "))
-    pixels = torch.from_numpy(drawing.canvas.pixels())[None]
+    pixels = torch.from_numpy(drawing.canvas.pixels().copy())[None]
     with torch.no_grad():
         features = llava.model.multi_modal_projector(tower_features(llava.model.vision_tower, pixels))
         packed = m3_losses(llava, prefix, features, pack_questions(tokenizer, [pairs]), untrained.ladder)
@@ -90,6 +91,15 @@ def test_a_killed_run_goes_on_and_ends_as_if_undisturbed(tmp_path):
     log = (tmp_path / "killed/log.jsonl").read_text()
     assert '"stage": "m3"' in log
     assert load_model(str(tmp_path / "killed/model"), device="cpu").ladder == (1, 9, 36, 144, 576)
+
+
+def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path):
+    for step, state in ((2, "{}"), (10, "{}"), (12, "{cut")):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}/trainer_state.json").write_text(state)
+    (tmp_path / "checkpoint-14").mkdir()
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert last_whole_checkpoint(tmp_path / "checkpoint-14") is None
 
 
 def test_bundled_recipes_can_be_read():
