@@ -16,7 +16,7 @@ from m3score.calibration.recipes import Stage
 from m3score.calibration.symbols import DenseHeads, Symbols, patch_weights
 from m3score.settings import CLIP_MEAN, CLIP_STD
 
-DENSE_SHARES = {"char": 1.0, "slot": 0.5, "glyph": 1.0, "objects": 1.0, "centres": 0.5, "pixels": 4.0}
+DENSE_SHARES = {"char": 2.0, "slot": 0.5, "glyph": 1.0, "objects": 1.0, "centres": 0.5, "pixels": 4.0}
 
 
 def normalised(pixels: torch.Tensor) -> torch.Tensor:

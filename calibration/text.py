@@ -30,8 +30,8 @@ def _sign_text(rng: np.random.Generator, longest: int) -> tuple[str, str]:
     return "word", fitting[int(rng.integers(len(fitting)))]
 
 
-def _sign_word(rng: np.random.Generator) -> tuple[str, Word, int]:
-    height = round(float(np.exp(rng.uniform(np.log(8), np.log(121)))))
+def _sign_word(rng: np.random.Generator, least: int = 8, most: int = 121) -> tuple[str, Word, int]:
+    height = round(float(np.exp(rng.uniform(np.log(least), np.log(most)))))
     kind, text = _sign_text(rng, int((SIZE - 24) / (0.82 * height)))
     bold = int(rng.integers(0, 1 + max(1, height // 16)))
     style: dict[str, float] = {
@@ -76,9 +76,10 @@ def words(canvas: Canvas) -> list[Asked]:
     """Words and random letters of many sizes all over the picture: dense labels for learning to read."""
     rng = canvas.rng
     paint_backdrop(canvas)
+    plain = rng.random() < 0.5  # black on white, as most print is
     taken: list[tuple[int, int, int, int]] = []
     for _ in range(60):
-        _, word, height = _sign_word(rng)
+        _, word, height = _sign_word(rng, 12, 90)
         if rng.random() < 0.5:
             text = "".join(rng.choice(list(CHARS), len(word.text)))
             word = render_word(text, height, bold=int(rng.integers(0, 1 + max(1, height // 16))))
@@ -96,10 +97,12 @@ def words(canvas: Canvas) -> list[Asked]:
         if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
             continue
         taken.append(box)
-        board = any_colour(rng)
+        board, ink = any_colour(rng), None
+        if plain:
+            board, ink = (245, 245, 245), (20, 20, 20)
         ImageDraw.Draw(canvas.image).rectangle(box, fill=board)
         canvas.mark("objects", "rectangle", box, plain_class("board"))
-        canvas.write(word, x, y, contrast(rng, board))
+        canvas.write(word, x, y, ink or contrast(rng, board))
     return [Asked("describe", wording(rng, "describe"), f"{len(taken)} signs")]
 
 

@@ -128,7 +128,7 @@ def _arguments(recipe: Recipe, stage: Stage, folder: Path) -> TrainingArguments:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if stage.batch_size % processes:
         raise M3ScoreError(
-            f"Stage {stage.name} has a batch size of {stage.batch_size}; {processes} processes can't share it."
+            f"Stage {stage.name}: {processes} processes can't share a batch of {stage.batch_size}."
         )
     return TrainingArguments(
         output_dir=str(folder),
