@@ -16,7 +16,11 @@ from m3score.calibration.recipes import Stage
 from m3score.calibration.symbols import DenseHeads, Symbols, patch_weights
 from m3score.settings import CLIP_MEAN, CLIP_STD
 
-DENSE_SHARES = {"char": 2.0, "slot": 0.5, "glyph": 1.0, "objects": 1.0, "centres": 0.5, "pixels": 4.0}
+DENSE_SHARES = {
+    **{"char": 2.0, "slot": 1.0, "glyph": 1.0, "objects": 0.5, "centres": 0.5, "pixels": 1.0},
+    "embedding": 2.0,
+}
+"""Usual weights of the dense losses. Letters are the hardest to learn, and drown if the others weigh more."""
 
 
 def normalised(pixels: torch.Tensor) -> torch.Tensor:
@@ -93,15 +97,15 @@ class Apprentice(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """Losses of the heads, and the distance of the projector's output from the symbols' embeddings."""
         losses = self.heads(features, batch["dense"])
-        total = sum((DENSE_SHARES[name] * loss for name, loss in losses.items()), torch.zeros(()))
-        if self.stage.kind == "tower":
+        shares = self.stage.dense or DENSE_SHARES
+        if self.stage.kind == "tower" and shares.get("embedding"):
             with torch.no_grad():
                 target = self.symbols(batch["dense"], batch.get("row"))
             weights = patch_weights(batch["dense"])
             errors = (projected.float() - target).pow(2).mean(-1)
             losses["embedding"] = (errors * weights).sum() / weights.sum() / target.pow(2).mean()
-            total = total + 4 * losses["embedding"]
-        return {**losses, "loss": total}
+        weighed = [shares[name] * loss for name, loss in losses.items() if shares.get(name)]
+        return {**losses, "loss": torch.stack(weighed).sum()}
 
     def _tower(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         features = tower_features(self.llava.model.vision_tower, batch["pixels"], batch.get("row"))

@@ -30,6 +30,8 @@ class Stage:
     scales: tuple[int, ...] = LADDER
     tune_tower: bool = True
     tune_decoder: bool = True
+    dense: dict[str, float] = field(default_factory=dict)
+    """Weights of the dense labels' losses (apprentice.DENSE_SHARES), where not the usual ones."""
     dense_weight: float = 0.0
     """Weight of the dense labels' loss beside the M3 loss."""
     rows: int = 24

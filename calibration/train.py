@@ -24,7 +24,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.utils import logging as transformers_logging
 
 from m3score.calibration.apprentice import Apprentice
-from m3score.calibration.canvas import GRID, PATCH
+from m3score.calibration.canvas import GRID, PATCH, PIXEL_CHANNELS
 from m3score.calibration.drawn import draw
 from m3score.calibration.objective import pack_questions
 from m3score.calibration.recipes import Recipe, Stage
@@ -54,20 +54,24 @@ class Drawings(Dataset[dict[str, Any]]):
         if self.stage.kind != "symbols":
             item["pixels"] = drawing.canvas.pixels()
         if self.stage.kind == "tower":
-            return self._band(item, rng)
+            return self._bands(item, rng, whole=drawing.kind == "words")
         order = rng.permutation(len(drawing.asked))[: self.stage.questions]
         item["pairs"] = [(drawing.asked[i].question, drawing.asked[i].answer) for i in order]
         return item
 
-    def _band(self, item: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        """A band of grid rows, most often one with something on it."""
+    def _bands(self, item: dict[str, Any], rng: np.random.Generator, whole: bool) -> dict[str, Any]:
+        """Bands of grid rows: all of the picture, or one, most often with something on it."""
         rows = self.stage.rows
-        filled = np.nonzero(item["dense"][:, :-6].any(axis=1))[0] // GRID
-        middle = int(rng.choice(filled)) if len(filled) and rng.random() < 0.9 else int(rng.integers(GRID))
-        first = int(np.clip(middle - rng.integers(rows), 0, GRID - rows))
-        dense = item["dense"].reshape(GRID, GRID, -1)[first : first + rows].reshape(rows * GRID, -1)
-        pixels = item["pixels"][first * PATCH : (first + rows) * PATCH]
-        return {"dense": dense, "pixels": pixels, "row": first}
+        if whole:
+            firsts = np.arange(0, GRID - rows + 1, rows)
+        else:
+            filled = np.nonzero(item["dense"][:, :-PIXEL_CHANNELS].any(axis=1))[0] // GRID
+            middle = rng.choice(filled) if len(filled) and rng.random() < 0.9 else rng.integers(GRID)
+            firsts = np.clip([middle - rng.integers(rows)], 0, GRID - rows)
+        lines = item["dense"].reshape(GRID, GRID, -1)
+        dense = [lines[first : first + rows].reshape(rows * GRID, -1) for first in firsts]
+        pixels = [item["pixels"][first * PATCH : (first + rows) * PATCH] for first in firsts]
+        return {"dense": np.stack(dense), "pixels": np.stack(pixels), "row": firsts}
 
 
 class Collator:
@@ -80,7 +84,8 @@ class Collator:
         batch: dict[str, Any] = {}
         for key in ("dense", "pixels", "row"):
             if key in items[0]:
-                batch[key] = torch.from_numpy(np.stack([item[key] for item in items]))
+                join = np.concatenate if "row" in items[0] else np.stack
+                batch[key] = torch.from_numpy(join([item[key] for item in items]))
         if "pairs" in items[0]:
             text = pack_questions(self.tokenizer, [item["pairs"] for item in items])
             batch.update(vars(text))
