@@ -62,7 +62,7 @@ class Apprentice(nn.Module):
         tower = [self.llava.model.vision_tower, self.heads]
         decoder = [self.llava.model.language_model, self.llava.lm_head]
         tuned = {
-            "symbols": [*decoder, self.symbols],
+            "symbols": decoder + [self.symbols] * self.stage.tune_symbols,
             "tower": [*tower, self.llava.model.multi_modal_projector],
             "m3": [self.llava.model.multi_modal_projector]
             + tower * self.stage.tune_tower

@@ -30,6 +30,8 @@ class Stage:
     scales: tuple[int, ...] = LADDER
     tune_tower: bool = True
     tune_decoder: bool = True
+    tune_symbols: bool = True
+    """Symbols stage: whether the symbols' embeddings may change; not once the tower speaks in them."""
     dense: dict[str, float] = field(default_factory=dict)
     """Weights of the dense labels' losses (apprentice.DENSE_SHARES), where not the usual ones."""
     dense_weight: float = 0.0
