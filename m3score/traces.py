@@ -22,8 +22,16 @@ from m3score.questions import Question, check_question
 if TYPE_CHECKING:
     import pandas as pd
 
-PROBE_PANEL: tuple[str, ...] = ("Describe the image.",)
-"""What an image is asked when no question is given."""
+PROBE_PANEL: tuple[str, ...] = (
+    "Which bar is the highest?",
+    "What color is at the middle?",
+    "Which is brighter, the top left or the bottom right?",
+)
+"""What an image is asked when no question is given.
+
+Of nine candidates the three whose complexity rises with human ratings and known content when m3-tiny is
+asked (calibration/panel.py; the figures are in its card).
+"""
 
 Answers = str | Sequence[str] | None
 """One question's references: one, several, or none."""
