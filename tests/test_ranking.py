@@ -17,6 +17,7 @@ from m3score.images import open_image
 from m3score.prefetch import QuestionBook
 from m3score.questions import Question
 from m3score.ranking import RankedImage, rank, rank_stream
+from m3score.traces import PROBE_PANEL
 from tests.fakes import LADDER, FakeAnswerer, grey
 
 LEVELS = {"dark": 0, "dim": 60, "mid": 120, "light": 180, "white": 255}
@@ -79,7 +80,7 @@ def test_nothing_found_is_an_error(tmp_path: Path) -> None:
 def test_same_file_twice_gives_two_rows(folder: Path) -> None:
     table = rank([folder / "mid.png", folder / "mid.png"], model=FakeAnswerer())
     assert table["required_tokens"].tolist() == [36, 36]
-    assert table["questions"].tolist() == [1, 1]
+    assert table["questions"].tolist() == [len(PROBE_PANEL)] * 2
 
 
 def test_failing_image_does_not_cost_its_batch(folder: Path) -> None:
@@ -211,7 +212,7 @@ def test_traces_are_written_with_errors(folder: Path, tmp_path: Path) -> None:
     out.parent.mkdir()
     table = rank(folder, model=FakeAnswerer(), traces=out)
     traces = read_traces(out)
-    assert len(traces) == 5 * len(LADDER) + 3
+    assert len(traces) == 5 * len(LADDER) * len(PROBE_PANEL) + 3
     again = rescore(traces).set_index("path")
     assert again.loc[table["path"], "complexity"].tolist()[:5] == table["complexity"].tolist()[:5]
     assert again["error"].notna().sum() == 3
