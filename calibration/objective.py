@@ -15,8 +15,17 @@ import torch
 from torch.nn import functional
 
 from m3score.ladder import pool
+from m3score.prompts import IMAGE_TAG, NOT_SUPERVISED, build_prompt
 
-IGNORED = -100
+CONVERSATION = "short"
+"""The template (a name in prompts.CONVERSATIONS) in which drawn questions are asked."""
+BEFORE_IMAGE = build_prompt("", CONVERSATION).split(IMAGE_TAG)[0]
+"""The prompt up to the image."""
+
+
+def asked_text(question: str) -> str:
+    """The prompt from the image on."""
+    return build_prompt(question, CONVERSATION).split(IMAGE_TAG)[1]
 
 
 @dataclass(frozen=True)
@@ -42,15 +51,15 @@ def pack_questions(tokenizer: Any, conversations: Sequence[Sequence[tuple[str, s
         positions: list[int] = []
         segments: list[int] = []
         for number, (question, answer) in enumerate(pairs, start=1):
-            asked = tokenizer.encode(f"\n{question} ASSISTANT:", add_special_tokens=False)
+            asked = tokenizer.encode(asked_text(question), add_special_tokens=False)
             said = [*tokenizer.encode(f" {answer}", add_special_tokens=False), tokenizer.eos_token_id]
             ids += asked + said
-            labels += [IGNORED] * (len(asked) - 1) + said + [IGNORED]
+            labels += [NOT_SUPERVISED] * (len(asked) - 1) + said + [NOT_SUPERVISED]
             positions += range(len(asked) + len(said))
             segments += [number] * (len(asked) + len(said))
         rows.append((ids, labels, positions, segments))
     longest = max(len(row[0]) for row in rows)
-    fills = (tokenizer.pad_token_id, IGNORED, 0, 0)
+    fills = (tokenizer.pad_token_id, NOT_SUPERVISED, 0, 0)
     columns = [
         torch.tensor([row[part] + [fill] * (longest - len(row[part])) for row in rows])
         for part, fill in enumerate(fills)
@@ -89,7 +98,7 @@ def scale_loss(llava: Any, prefix: torch.Tensor, visual: torch.Tensor, text: Pac
         position_ids=positions,
         use_cache=False,
     ).last_hidden_state[:, before:]
-    counted = text.labels != IGNORED
+    counted = text.labels != NOT_SUPERVISED
     logits = llava.lm_head(hidden[counted])
     return functional.cross_entropy(logits.float(), text.labels[counted])
 

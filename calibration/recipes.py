@@ -8,9 +8,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from m3score.calibration.canvas import GRID
 from m3score.errors import M3ScoreError
+from m3score.ladder import default_ladder
 
-LADDER = (1, 9, 36, 144, 576)
+LADDER = default_ladder(GRID)
 KINDS = ("symbols", "tower", "m3")
 
 

@@ -25,6 +25,7 @@ from transformers import (
 
 from m3score.calibration.canvas import CHARS, GRID, PATCH, SIZE
 from m3score.calibration.drawn import draw
+from m3score.calibration.objective import asked_text
 from m3score.calibration.wordings import SHORT, WORDINGS
 
 CODE_WIDTH = 32
@@ -115,7 +116,7 @@ def start_as_convolution(vision: Any, sharpness: float = 4.0) -> None:
 def _corpus() -> Iterator[str]:
     for index in range(3000):
         for asked in draw(0, index).asked:
-            yield f"\n{asked.question} ASSISTANT: {asked.answer}"
+            yield f"{asked_text(asked.question)} {asked.answer}"
     for group in WORDINGS.values():
         yield from group
     yield SHORT

@@ -26,8 +26,8 @@ from transformers.utils import logging as transformers_logging
 from m3score.calibration.apprentice import Apprentice
 from m3score.calibration.canvas import GRID, PATCH, PIXEL_CHANNELS
 from m3score.calibration.drawn import draw
-from m3score.calibration.objective import pack_questions
-from m3score.calibration.recipes import Recipe, Stage
+from m3score.calibration.objective import BEFORE_IMAGE, CONVERSATION, pack_questions
+from m3score.calibration.recipes import LADDER, Recipe, Stage
 from m3score.calibration.tiny import build_model, build_tokenizer
 from m3score.errors import M3ScoreError
 
@@ -180,7 +180,7 @@ def run_stage(shop: Workshop, stage: Stage, first: int, state: Path | None) -> P
         logger.info("Stage %s is done already.", stage.name)
         return done
     folder.mkdir(parents=True, exist_ok=True)
-    model = Apprentice(shop.llava, shop.tokenizer.encode("USER: "), stage)
+    model = Apprentice(shop.llava, shop.tokenizer.encode(BEFORE_IMAGE), stage)
     if state is not None:
         model.load_state_dict(load_file(state))
     trainer = Trainer(
@@ -244,7 +244,7 @@ def train(
         tuned = stage.tune_tower if tune_tower is None else tune_tower
         state = run_stage(shop, replace(stage, scales=scales or stage.scales, tune_tower=tuned), first, state)
         first += stage.steps * stage.batch_size
-    model = Apprentice(llava, tokenizer.encode("USER: "), recipe.stages[-1])
+    model = Apprentice(llava, tokenizer.encode(BEFORE_IMAGE), recipe.stages[-1])
     model.load_state_dict(load_file(str(state)))
     if int(os.environ.get("RANK", "0")) == 0:
         save_model(llava, tokenizer, out / "model")
@@ -255,9 +255,9 @@ def save_model(llava: Any, tokenizer: Any, folder: Path) -> Path:
     """Write a transformers folder in bfloat16, with what m3score needs to know in its config."""
     llava.to(torch.bfloat16)
     llava.config.m3score = {
-        "ladder": [1, 9, 36, 144, 576],
+        "ladder": list(LADDER),
         "image_aspect_ratio": "pad",
-        "conversation": "short",
+        "conversation": CONVERSATION,
         "max_length": 1024,
     }
     llava.save_pretrained(folder)

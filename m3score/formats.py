@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from m3score.columns import TableKind, absent, cast, printable
 from m3score.errors import M3ScoreError
+from m3score.questions import json_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,17 +140,7 @@ class JsonLines:
     def read(self, content: bytes, kind: TableKind, name: str) -> pd.DataFrame:
         import pandas as pd
 
-        rows = []
-        for number, line in enumerate(_decoded(content, name).split("\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise M3ScoreError(f"{name}, line {number}: not JSON ({error}).") from None
-            if not isinstance(row, dict):
-                raise M3ScoreError(f"{name}, line {number}: every line has to be a JSON object.")
-            rows.append(row)
+        rows = [row for _, row in json_lines(_decoded(content, name), name)]
         return pd.DataFrame(rows, dtype=object)
 
 

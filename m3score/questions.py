@@ -157,6 +157,13 @@ def _split(cell: str, column: str, where: str) -> Any:
 
 
 def _jsonl_rows(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, row in json_lines(text, name):
+        _check_columns(list(row), f"{name}, line {number}")
+        yield number, row
+
+
+def json_lines(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The JSON objects of a jsonl file with their line numbers; M3ScoreError, with the line, for all else."""
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -166,5 +173,4 @@ def _jsonl_rows(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
             raise M3ScoreError(f"{name}, line {number}: not JSON ({error}).") from None
         if not isinstance(row, dict):
             raise M3ScoreError(f"{name}, line {number}: every line has to be a JSON object.")
-        _check_columns(list(row), f"{name}, line {number}")
         yield number, row

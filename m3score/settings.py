@@ -40,7 +40,7 @@ MERGES = ("flat", "spatial", "spatial_unpad")
 class M3Settings:
     """The facts of one M3 model; see the head of this file for what each one means."""
 
-    ladder: tuple[int, ...] = (1, 9, 36, 144, 576)
+    ladder: tuple[int, ...] = default_ladder(24)
     grid: int = 24
     image_aspect_ratio: str = "pad"
     image_grid_pinpoints: tuple[Size, ...] = ()

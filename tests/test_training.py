@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from m3score import load_model
 from m3score.calibration.apprentice import tower_features
 from m3score.calibration.drawn import draw
-from m3score.calibration.objective import m3_losses, pack_questions
+from m3score.calibration.objective import BEFORE_IMAGE, m3_losses, pack_questions
 from m3score.calibration.recipes import bundled_recipes, load_recipe, parse_scales
 from m3score.calibration.tiny import build_model, build_tokenizer
 from m3score.calibration.train import last_whole_checkpoint, save_model
@@ -58,7 +58,7 @@ def test_packed_questions_have_the_loss_of_questions_asked_one_by_one(untrained)
     drawing = draw(11, 3, "shapes")
     pairs = [(asked.question, asked.answer) for asked in drawing.asked[:3]]
     llava, tokenizer = untrained.hf_model, untrained.tokenizer
-    prefix = torch.tensor(tokenizer.encode("USER: "))
+    prefix = torch.tensor(tokenizer.encode(BEFORE_IMAGE))
     pixels = torch.from_numpy(drawing.canvas.pixels().copy())[None]
     with torch.no_grad():
         features = llava.model.multi_modal_projector(tower_features(llava.model.vision_tower, pixels))
