@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -82,7 +82,8 @@ class Opened:
         return self.image.width * self.image.height if self.image else 0
 
 
-def _open(item: FoundImage, book: QuestionBook) -> Opened:
+def open_item(item: FoundImage, book: QuestionBook) -> Opened:
+    """Decode one input and find its questions; what stands in the way is the result's error."""
     if item.error:
         return Opened(item.shown, None, error=item.error)
     try:
@@ -97,10 +98,10 @@ def _open(item: FoundImage, book: QuestionBook) -> Opened:
 
 
 def opened_ahead(
-    found: Iterable[FoundImage], book: QuestionBook, pool: ThreadPoolExecutor, ahead: int
+    openers: Iterable[Callable[[], Opened]], pool: ThreadPoolExecutor, ahead: int
 ) -> Iterator[Opened]:
-    """Opened images in order; up to `ahead` of them (and MAX_PIXELS_HELD) are being opened or wait."""
-    items = iter(found)
+    """What the openers give, in order; up to `ahead` (and MAX_PIXELS_HELD) are being opened or wait."""
+    items = iter(openers)
     waiting: deque[Future[Opened]] = deque()
     more = True
     while more or waiting:
@@ -108,7 +109,7 @@ def opened_ahead(
             item = next(items, None)
             more = item is not None
             if item is not None:
-                waiting.append(pool.submit(_open, item, book))
+                waiting.append(pool.submit(item))
         if waiting:
             yield waiting.popleft().result()
 

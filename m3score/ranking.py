@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +21,7 @@ from m3score.errors import M3ScoreError
 from m3score.finding import FoundImage, PathLike, find_images
 from m3score.formats import format_for
 from m3score.oracle import SUFFICIENCY, Complexity, score_trace
-from m3score.prefetch import Opened, QuestionBook, Questions, batches, opened_ahead
+from m3score.prefetch import Opened, QuestionBook, Questions, batches, open_item, opened_ahead
 from m3score.rules import RULES, choose
 from m3score.tables import write_traces
 from m3score.traces import TraceRow, trace
@@ -87,23 +88,40 @@ def rank_stream(
         M3ScoreError: at once, for an argument that can't be used. An image's failure is its result.
     """
     _check(rule, sufficiency, batch_size)
-    size = (32 if _is_on_gpu(model) else 8) if batch_size == "auto" else batch_size
+    size = images_at_once(model, batch_size)
     book = questions or QuestionBook()
     threads = workers or min(8, os.cpu_count() or 1)
-
-    def results(batch: Sequence[Opened]) -> Iterator[RankedImage]:
-        rows = iter(_trace(model, [item for item in batch if item.image], max_new_tokens))
-        return (_result(item, next(rows) if item.image else (), rule, sufficiency) for item in batch)
 
     def stream() -> Generator[RankedImage, None, None]:
         with ThreadPoolExecutor(threads, thread_name_prefix="m3score-open") as pool:
             try:
-                for batch in batches(opened_ahead(found, book, pool, size + threads), size):
-                    yield from results(batch)
+                openers = (partial(open_item, item, book) for item in found)
+                ahead = opened_ahead(openers, pool, size + threads)
+                yield from rank_opened(ahead, model, size, max_new_tokens, rule, sufficiency)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     return stream()
+
+
+def rank_opened(
+    opened: Iterable[Opened],
+    model: LadderAnswerer,
+    batch_size: int,
+    max_new_tokens: int = 32,
+    rule: str = "stays",
+    sufficiency: str = "auto",
+) -> Iterator[RankedImage]:
+    """One RankedImage per opened input, in order; the arguments are those of rank_stream."""
+    for batch in batches(opened, batch_size):
+        rows = iter(_trace(model, [item for item in batch if item.image], max_new_tokens))
+        for item in batch:
+            yield _result(item, next(rows) if item.image else (), rule, sufficiency)
+
+
+def images_at_once(model: LadderAnswerer, batch_size: int | Literal["auto"] = "auto") -> int:
+    """The batch size; "auto" is 32 on a GPU and 8 elsewhere."""
+    return (32 if _is_on_gpu(model) else 8) if batch_size == "auto" else batch_size
 
 
 def rank(
