@@ -5,6 +5,7 @@ import m3score
 model = m3score.load_model("m3-tiny")
 m3score.score("photo.jpg", model=model).required_tokens
 m3score.rank("photos/", model=model)          # a pandas.DataFrame, most complex first
+m3score.predict_scale("photo.jpg")            # foretold from the pixels, without running the model
 
 Names are imported on first use, so that importing m3score costs next to nothing and no torch.
 """
@@ -18,15 +19,33 @@ if TYPE_CHECKING:
     from m3score.errors import M3ScoreError
     from m3score.model import load_model
     from m3score.oracle import score
+    from m3score.predict import load_predictor, map_batch, predict_complexity, predict_scale
+    from m3score.predictor import Predictor
     from m3score.ranking import rank
 
     __version__: str
 
-__all__ = ["M3ScoreError", "__version__", "load_model", "rank", "score"]
+__all__ = [
+    "M3ScoreError",
+    "Predictor",
+    "__version__",
+    "load_model",
+    "load_predictor",
+    "map_batch",
+    "predict_complexity",
+    "predict_scale",
+    "rank",
+    "score",
+]
 
 _WHERE = {
     "M3ScoreError": "m3score.errors",
+    "Predictor": "m3score.predictor",
     "load_model": "m3score.model",
+    "load_predictor": "m3score.predict",
+    "map_batch": "m3score.predict",
+    "predict_complexity": "m3score.predict",
+    "predict_scale": "m3score.predict",
     "rank": "m3score.ranking",
     "score": "m3score.oracle",
 }

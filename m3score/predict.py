@@ -1,0 +1,418 @@
+"""Predict the scale of images without running a model: the public calls.
+
+Imports neither torch nor scikit-learn. Pictures become features in workers (features.map_images), features become
+ln(tokens) in arrays (ensemble.py), and a certified margin makes a scale of these (predictor.py).
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from m3score import hub
+from m3score.certify import check_levels
+from m3score.errors import M3ScoreError
+from m3score.features import image_features, map_images, question_features
+from m3score.finding import FoundImage
+from m3score.fingerprint import fingerprint
+from m3score.images import ImageSource, printable
+from m3score.predictor import Predictor
+from m3score.predictor_file import SUFFIX
+
+BUNDLED = ("m3-tiny",)
+"""Predictors shipped inside the package, named after the models that they route."""
+
+_warned: set[tuple[str, ...]] = set()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is foreseen for one image, or why nothing is."""
+
+    path: str | None
+    """As given, printable; None for an image that came as bytes, as an array or as an image."""
+    tokens: int | None
+    """Visual tokens per grid to use: a scale of the ladder."""
+    complexity: float | None
+    """In [0, 1]: the predicted ln(tokens) / ln(finest), without any safety margin."""
+    certified: bool | None
+    """Whether `tokens` keeps a promise that the calibration certified."""
+    error: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields."""
+        return asdict(self)
+
+
+def load_predictor(name_or_path: str | os.PathLike[str] = "m3-tiny", *, model: Any = None) -> Predictor:
+    """A predictor by name or from its file.
+
+    Args:
+        name_or_path: a name in BUNDLED, or a file that Predictor.save wrote. Read once per content.
+        model: whom it is to route: a name, a folder, a hub id or a loaded model. Another model than the one it
+            was calibrated on is warned about, once.
+
+    Raises:
+        M3ScoreError: no such predictor, a damaged file, another feature version, or a model with another ladder.
+    """
+    path = _locate(name_or_path)
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        raise M3ScoreError(
+            f"There is no predictor {printable(str(name_or_path))!r}. Bundled: {', '.join(BUNDLED)}. Also "
+            f"allowed: a file (*{SUFFIX}) that `m3score calibrate` wrote."
+        ) from None
+    predictor = _loaded(os.path.abspath(path), status.st_mtime_ns, status.st_size)
+    if model is not None:
+        check_model(predictor, model)
+    return predictor
+
+
+def _locate(name_or_path: str | os.PathLike[str]) -> str:
+    if name_or_path in BUNDLED:
+        path = Path(str(resources.files("m3score"))) / "assets" / f"{name_or_path}{SUFFIX}"
+        if not path.is_file():
+            raise M3ScoreError(
+                f"The bundled predictor {name_or_path!r} is missing from this installation: install m3score anew."
+            )
+        return str(path)
+    return os.fspath(name_or_path)
+
+
+@lru_cache(maxsize=8)
+def _loaded(path: str, mtime_ns: int, size: int) -> Predictor:
+    """The file as it is: time and size are there to see when it changed."""
+    return Predictor.load(path)
+
+
+def check_model(predictor: Predictor, model: Any) -> None:
+    """Whether a predictor may route a model: other weights are warned about, once.
+
+    Args:
+        model: a name, a folder, a hub id, or a loaded model (anything with `name` and `ladder`).
+
+    Raises:
+        M3ScoreError: the model has another ladder, or there is no such model.
+    """
+    name = str(model if isinstance(model, str | os.PathLike) else model.name)
+    ladder = _stated_ladder(name) if isinstance(model, str | os.PathLike) else tuple(model.ladder)
+    if ladder is not None and ladder != predictor.ladder:
+        raise M3ScoreError(
+            f"the predictor of {predictor.model} chooses among {predictor.ladder} tokens, but {name} has the "
+            f"ladder {ladder}: calibrate one for it with `m3score calibrate`."
+        )
+    if _weights(name) != predictor.fingerprint:
+        _warn_once(
+            f"The predictor was calibrated on {predictor.model} (weights {predictor.fingerprint[:12]}); what it "
+            f"promises does not hold for {name}, whose weights are others: use `m3score calibrate`.",
+            "model",
+            predictor.fingerprint,
+            name,
+        )
+
+
+def _stated_ladder(name: str) -> tuple[int, ...] | None:
+    """The ladder that a model's config.json names, if it does."""
+    config = hub.read_json(hub.locate(name) / "config.json")
+    scales = (config.get("m3score") or {}).get("ladder") or config.get("matryoshka_vis_token_scale")
+    if not isinstance(scales, list) or not all(type(scale) is int for scale in scales):
+        return None
+    return tuple(sorted(scales))
+
+
+@lru_cache(maxsize=8)
+def _weights(name: str) -> str | None:
+    try:
+        return fingerprint(name)
+    except M3ScoreError:
+        return None  # a loaded model whose files are gone: not known to be the same
+
+
+def _warn_once(text: str, *key: str) -> None:
+    if key not in _warned:
+        _warned.add(key)
+        warnings.warn(text, UserWarning, stacklevel=3)
+
+
+# ---- one image or a list --------------------------------------------------------------------------------
+
+
+@overload
+def predict_scale(
+    img: ImageSource,
+    question: str | None = None,
+    *,
+    max_drop: float | None = 0.02,
+    confidence: float = 0.95,
+    predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
+    model: Any = None,
+    workers: int | None = None,
+) -> int: ...
+
+
+@overload
+def predict_scale(
+    img: list[Any] | tuple[Any, ...],
+    question: str | Sequence[str | None] | None = None,
+    *,
+    max_drop: float | None = 0.02,
+    confidence: float = 0.95,
+    predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
+    model: Any = None,
+    workers: int | None = None,
+) -> list[int]: ...
+
+
+def predict_scale(
+    img: Any,
+    question: Any = None,
+    *,
+    max_drop: float | None = 0.02,
+    confidence: float = 0.95,
+    predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
+    model: Any = None,
+    workers: int | None = None,
+) -> int | list[int]:
+    """How many visual tokens per grid an image needs, foretold from its pixels; a list in, a list out.
+
+    Args:
+        img: a path, the bytes of an image file, a PIL image or a numpy array; or a list of them, which is worked
+            on in parallel.
+        question: what will be asked; for a list one text for all, or one (or None) per image. Without it the
+            image alone decides, which costs tokens or accuracy: see the predictor's card.
+        max_drop: the share of questions that may be answered wrongly although the finest scale is right, in
+            (0, 1); None promises nothing and takes predictions as they are.
+        confidence: of that promise, in (0, 1); see Predictor.certificate. Where nothing can be certified the
+            finest scale is the answer, and a warning says so once.
+        predictor: a name in BUNDLED, a file, or a Predictor.
+        model: whom it is to route, if it should be checked; see load_predictor.
+        workers: how many work on a list; by default features.map_images decides.
+
+    Raises:
+        M3ScoreError: an image that cannot be read (named), or an argument that cannot be used.
+    """
+    many = isinstance(img, list | tuple)
+    stream = predict_many(
+        img if many else [img],
+        question if many else [question],
+        max_drop=max_drop,
+        confidence=confidence,
+        predictor=predictor,
+        model=model,
+        workers=workers,
+    )
+    scales = [_or_raise(result).tokens or 0 for result in stream]
+    return scales if many else scales[0]
+
+
+def predict_complexity(
+    img: Any,
+    question: Any = None,
+    *,
+    predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
+    workers: int | None = None,
+) -> float | list[float]:
+    """Complexity in [0, 1] of an image, foretold: ln(tokens) / ln(finest). A list in, a list out.
+
+    Arguments and errors are those of predict_scale; there is no safety margin in it.
+    """
+    many = isinstance(img, list | tuple)
+    stream = predict_many(
+        img if many else [img],
+        question if many else [question],
+        max_drop=None,
+        predictor=predictor,
+        workers=workers,
+    )
+    values = [_or_raise(result).complexity or 0.0 for result in stream]
+    return values if many else values[0]
+
+
+def _or_raise(result: Prediction) -> Prediction:
+    if result.error is not None:
+        raise M3ScoreError(result.error if result.path is None else f"{result.path}: {result.error}")
+    return result
+
+
+# ---- many -----------------------------------------------------------------------------------------------
+
+
+def predict_many(
+    images: Iterable[ImageSource | FoundImage],
+    questions: str | Iterable[str | None] | None = None,
+    *,
+    max_drop: float | None = 0.02,
+    confidence: float = 0.95,
+    predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
+    model: Any = None,
+    workers: int | None = None,
+) -> Iterator[Prediction]:
+    """Predict for many images, lazily and in order; an image that cannot be read is a result with its error.
+
+    Args:
+        images: any number of images, or what find_images yields.
+        questions: None, one text for all, or one (or None) per image.
+
+    The other arguments are those of predict_scale. Arguments that cannot be used are M3ScoreErrors at once, and
+    too few or too many questions when it shows.
+    """
+    chosen = predictor if isinstance(predictor, Predictor) else load_predictor(predictor)
+    if model is not None:
+        check_model(chosen, model)
+    if chosen.feature_set != "pixels":
+        raise M3ScoreError(
+            f"this predictor needs {chosen.feature_set} features, which a picture alone does not give: take "
+            "them from M3Model.vision_features and use Predictor.predict and Predictor.route."
+        )
+    if max_drop is not None:
+        check_levels(max_drop, confidence)
+    for option, values in (("images", images), ("questions", questions)):
+        if isinstance(values, bytes | os.PathLike) or (option == "images" and isinstance(values, str)):
+            raise M3ScoreError(f"{option} must be a list, even of one.")
+    if isinstance(images, Sequence) and isinstance(questions, list | tuple) and len(images) != len(questions):
+        raise M3ScoreError(f"{len(images)} images need as many questions, not {len(questions)}.")
+    return _predict_many(chosen, images, questions, max_drop, confidence, workers)
+
+
+def _predict_many(
+    predictor: Predictor,
+    images: Iterable[ImageSource | FoundImage],
+    questions: str | Iterable[str | None] | None,
+    max_drop: float | None,
+    confidence: float,
+    workers: int | None,
+) -> Iterator[Prediction]:
+    for path, question, found in map_images(_look, _pairs(images, questions), workers):
+        if isinstance(found, str):
+            yield Prediction(path, None, None, None, found)
+            continue
+        asked = question is not None
+        try:
+            predicted = predictor.predict(found, question_features(question) if asked else None)
+        except M3ScoreError as error:
+            yield Prediction(path, None, None, None, str(error))
+            continue
+        scales = predictor.route(predicted, max_drop=max_drop, confidence=confidence, with_question=asked)
+        yield Prediction(
+            path=path,
+            tokens=int(scales[0]),
+            complexity=float(predictor.complexity(predicted)[0]),
+            certified=_certified(predictor, max_drop, confidence, asked),
+            error=None,
+        )
+
+
+def _certified(predictor: Predictor, max_drop: float | None, confidence: float, asked: bool) -> bool:
+    """Whether a promise is kept; says once, aloud, that there is none to keep."""
+    if max_drop is None:
+        return False
+    certificate = predictor.certificate(max_drop, confidence, with_question=asked)
+    if not certificate.certified:
+        _warn_once(certificate.note, "certificate", certificate.note, predictor.fingerprint)
+    return certificate.certified
+
+
+_Item = tuple[Any, "str | None"]
+_END = object()
+
+
+def _pairs(images: Iterable[Any], questions: str | Iterable[str | None] | None) -> Iterator[_Item]:
+    if questions is None or isinstance(questions, str):
+        yield from ((image, _text(questions)) for image in images)
+        return
+    asked = iter(questions)
+    for image in images:
+        question = next(asked, _END)
+        if question is _END:
+            raise M3ScoreError("there are more images than questions.")
+        yield image, _text(question)
+    if next(asked, _END) is not _END:
+        raise M3ScoreError("there are more questions than images.")
+
+
+def _text(question: Any) -> str | None:
+    """A question, or None for an empty one."""
+    if question is not None and not isinstance(question, str):
+        raise M3ScoreError(f"a question must be text, not {type(question).__name__}.")
+    return question if question and question.strip() else None
+
+
+def _look(item: _Item) -> tuple[str | None, str | None, np.ndarray | str]:
+    """In a worker: (path, question, image features or what is wrong)."""
+    source, question = item
+    if isinstance(source, FoundImage):
+        if source.error:
+            return source.shown, question, source.error
+        source = source.path
+    path = printable(source) if isinstance(source, str | os.PathLike) else None
+    try:
+        return path, question, image_features(source)
+    except M3ScoreError as error:
+        return path, question, str(error).removeprefix(f"{path}: ")
+    except Exception as error:  # not foreseen, but no reason to lose the other images
+        detail = " ".join(str(error).split())[:200]
+        return path, question, f"can't be used ({type(error).__name__}: {detail})"
+
+
+def map_batch(
+    batch: Mapping[str, Sequence[Any]],
+    *,
+    image: str = "image",
+    question: str | None = None,
+    max_drop: float | None = 0.02,
+    confidence: float = 0.95,
+    predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
+    workers: int | None = None,
+) -> dict[str, list[Any]]:
+    """New columns for `datasets.Dataset.map(m3score.map_batch, batched=True, fn_kwargs={...})`.
+
+    Args:
+        batch: columns of a data set.
+        image: the column with the images: decoded, or {"path", "bytes"}, or paths.
+        question: the column with the questions, if they are to be used.
+
+    The other arguments are those of predict_scale.
+
+    Returns:
+        predicted_tokens, predicted_complexity, certified and prediction_error, one entry per row. An image that
+        cannot be used has None in the first three; prediction_error is "" where there is none (not None: a data
+        set fixes the type of a column by what it sees first).
+
+    Raises:
+        M3ScoreError: no such column, or an argument that cannot be used.
+    """
+    for column in filter(None, (image, question)):
+        if column not in batch:
+            raise M3ScoreError(f"the data set has no column {column!r}; it has {', '.join(map(str, batch))}.")
+    results = list(
+        predict_many(
+            [_undecoded(value) for value in batch[image]],
+            None if question is None else list(batch[question]),
+            max_drop=max_drop,
+            confidence=confidence,
+            predictor=predictor,
+            workers=workers,
+        )
+    )
+    return {
+        "predicted_tokens": [result.tokens for result in results],
+        "predicted_complexity": [result.complexity for result in results],
+        "certified": [result.certified for result in results],
+        "prediction_error": [result.error or "" for result in results],
+    }
+
+
+def _undecoded(value: Any) -> Any:
+    """What open_image takes of a row: data sets with decode=False hold {"path", "bytes"}."""
+    if not isinstance(value, Mapping):
+        return value
+    return value.get("bytes") or value.get("path")

@@ -1,0 +1,230 @@
+"""A fitted predictor as a value: regressors, the calibration that certifies their margins, and whom they route.
+
+Knows feature vectors, no images (predict.py) and no files (predictor_file.py). A predictor has one or two forms,
+image alone and image with question, and both were calibrated on the same questions.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from m3score import certify
+from m3score.certify import Certificate
+from m3score.ensemble import Ensemble
+from m3score.errors import M3ScoreError
+from m3score.features import FEATURE_VERSION, IMAGE_FEATURES, QUESTION_FEATURES
+from m3score.rules import choose
+
+FEATURE_SETS = ("pixels", "vision")
+"""What image features are made of: the picture (features.py), or the model's own vision tower."""
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationRecord:
+    """What certifies margins: predictions for questions that the fit never saw, and what sufficed for them.
+
+    One question per image, drawn by a seed before its answers were looked at, so that rows are independent.
+    """
+
+    image_only: np.ndarray
+    """float32 (n,): ln(tokens) from the image alone, as Predictor.predict gives it."""
+    with_question: np.ndarray | None
+    """float32 (n,): ln(tokens) from image and question."""
+    sufficient: np.ndarray
+    """bool (n, scales): whether each scale suffices, coarsest first."""
+
+    def predictions(self, with_question: bool) -> np.ndarray:
+        """float32 (n,) of one form; M3ScoreError if there is none."""
+        chosen = self.with_question if with_question else self.image_only
+        if chosen is None:
+            raise M3ScoreError("the predictor was fitted on images alone: leave the question out.")
+        return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """From features to ln(tokens) to a scale, for one model. Checks itself when it is made (M3ScoreError)."""
+
+    model: str
+    """Whom it routes, by name."""
+    fingerprint: str
+    """And by the hash of its weights; see fingerprint.py."""
+    ladder: tuple[int, ...]
+    """Tokens per grid, coarsest first."""
+    feature_set: str
+    """One of FEATURE_SETS."""
+    image_features: tuple[str, ...]
+    question_features: tuple[str, ...]
+    """Names of the features; those of the question may be () where there is no second form."""
+    image_only: Ensemble
+    with_question: Ensemble | None
+    """Takes the image's features, then the question's."""
+    calibration: CalibrationRecord
+    data: dict[str, Any] = field(default_factory=dict)
+    """What it was fitted and calibrated on; JSON-ready."""
+    card: str = ""
+    """Markdown for people."""
+    feature_version: int = FEATURE_VERSION
+    _certificates: dict[tuple[float, float, bool], Certificate] = field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        check_ladder(self.ladder)
+        self._check_features()
+        forms = [("image_only", self.image_only, len(self.image_features))]
+        if self.with_question is not None:
+            both = len(self.image_features) + len(self.question_features)
+            forms.append(("with_question", self.with_question, both))
+        for name, ensemble, wanted in forms:
+            if ensemble.n_features != wanted:
+                raise M3ScoreError(f"{name} takes {ensemble.n_features} features, but {wanted} are named.")
+        self._check_calibration()
+
+    def _check_features(self) -> None:
+        choose("feature set", self.feature_set, FEATURE_SETS)
+        if self.feature_version != FEATURE_VERSION:
+            raise M3ScoreError(
+                f"fitted on feature version {self.feature_version}, but this m3score computes version "
+                f"{FEATURE_VERSION}: calibrate anew with `m3score calibrate`."
+            )
+        if self.feature_set == "pixels" and tuple(self.image_features) != IMAGE_FEATURES:
+            raise M3ScoreError("its image features are not those of this m3score: calibrate anew.")
+        if self.with_question is not None and tuple(self.question_features) != QUESTION_FEATURES:
+            raise M3ScoreError("its question features are not those of this m3score: calibrate anew.")
+
+    def _check_calibration(self) -> None:
+        record, top = self.calibration, math.log(self.ladder[-1])
+        sufficient = record.sufficient
+        if sufficient.dtype != bool or sufficient.ndim != 2 or sufficient.shape[1] != len(self.ladder):
+            raise M3ScoreError(
+                f"the calibration's sufficient must be true or false at each of the {len(self.ladder)} scales "
+                f"of the ladder {self.ladder}."
+            )
+        if (record.with_question is None) != (self.with_question is None):
+            raise M3ScoreError("with_question needs its calibration, and the calibration its with_question.")
+        for values in (record.image_only, record.with_question):
+            if values is None:
+                continue
+            if values.dtype != np.float32 or values.shape != (len(sufficient),):
+                raise M3ScoreError(
+                    "the calibration needs one float32 prediction for every row of sufficient, "
+                    f"{len(sufficient)} in all."
+                )
+            if not np.all((values >= 0) & (values <= np.float32(top))):  # false for NaN as well
+                raise M3ScoreError("the calibration's predictions must lie between 0 and ln(finest).")
+
+    def predict(self, X_image: Any, X_question: Any = None) -> np.ndarray:
+        """float32 (n,): ln(tokens per grid), within the ladder.
+
+        Args:
+            X_image: (n, image features), or one row (image features,).
+            X_question: (n, question features); given, the form with question predicts.
+
+        Raises:
+            M3ScoreError: rows of another length, values that are not finite, or no form with question.
+        """
+        rows, ensemble = np.atleast_2d(X_image), self.image_only
+        if X_question is not None:
+            asked = np.atleast_2d(X_question)
+            if len(asked) != len(rows):
+                raise M3ScoreError(f"{len(rows)} images need as many questions, not {len(asked)}.")
+            ensemble = self._form_with_question()
+            rows = np.hstack([rows, asked])
+        return clip_predictions(ensemble.predict(rows), self.ladder)
+
+    def _form_with_question(self) -> Ensemble:
+        self.calibration.predictions(with_question=True)  # complains where there is none
+        assert self.with_question is not None
+        return self.with_question
+
+    def complexity(self, predictions: Any) -> np.ndarray:
+        """float64 (n,) in [0, 1]: ln(tokens) / ln(finest)."""
+        return np.clip(np.asarray(predictions, dtype=np.float64) / math.log(self.ladder[-1]), 0.0, 1.0)
+
+    def certificate(
+        self, max_drop: float = 0.02, confidence: float = 0.95, *, with_question: bool = False
+    ) -> Certificate:
+        """What margin the calibration certifies: nothing is fitted anew, and each answer is kept.
+
+        Args:
+            max_drop: the share of questions, in (0, 1), that routing may get wrong and the finest scale not.
+            confidence: of that promise, in (0, 1).
+            with_question: of the form that sees the question.
+        """
+        key = (max_drop, confidence, with_question)
+        if key not in self._certificates:
+            self._certificates[key] = self._certify(*key)
+        return self._certificates[key]
+
+    def _certify(self, max_drop: float, confidence: float, with_question: bool) -> Certificate:
+        predictions = self.calibration.predictions(with_question)
+        sufficient = self.calibration.sufficient
+        certificate = certify.certify(
+            certify.margins(self.ladder),
+            lambda margin: certify.regrets_at(predictions, sufficient, margin, self.ladder),
+            max_drop,
+            confidence,
+        )
+        if not len(predictions):
+            return certificate
+        mean = float(certify.route(predictions, certificate.margin, self.ladder).mean())
+        note = certificate.note
+        if certificate.certified and mean == self.ladder[-1]:
+            note += " Only always taking the finest scale keeps it."
+        return replace(certificate, mean_tokens=mean, note=note)
+
+    def route(
+        self,
+        predictions: Any,
+        *,
+        max_drop: float | None = 0.02,
+        confidence: float = 0.95,
+        with_question: bool = False,
+    ) -> np.ndarray:
+        """int (n,): tokens per grid for predictions of `predict`.
+
+        Args:
+            predictions: (n,) ln(tokens).
+            max_drop, confidence: as in `certificate`; where nothing is certified, always the finest scale.
+                max_drop=None promises nothing: predictions are rounded up to a scale as they are.
+            with_question: whether the predictions are of the form that sees the question.
+        """
+        margin = 0.0
+        if max_drop is not None:
+            margin = self.certificate(max_drop, confidence, with_question=with_question).margin
+        return certify.route(predictions, margin, self.ladder)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one file (safetensors; suffix .predictor). M3ScoreError where it cannot be written."""
+        from m3score.predictor_file import save
+
+        save(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Predictor:
+        """Read a predictor's file; never executes anything in it. M3ScoreError in one sentence if it cannot."""
+        from m3score.predictor_file import load
+
+        return load(path)
+
+
+def clip_predictions(values: Any, ladder: Sequence[int]) -> np.ndarray:
+    """float32 predictions within [0, ln(finest)]: what calibration and routing both see."""
+    top = np.float32(math.log(ladder[-1]))
+    return np.clip(np.asarray(values, dtype=np.float32), np.float32(0), top)
+
+
+def check_ladder(ladder: Any) -> None:
+    """M3ScoreError unless it is a tuple of ascending numbers of tokens, more than one token at the finest."""
+    whole = isinstance(ladder, tuple) and ladder and all(type(t) is int and 0 < t < 1 << 20 for t in ladder)
+    if not whole or list(ladder) != sorted(set(ladder)) or ladder[-1] < 2:
+        raise M3ScoreError(
+            f"{ladder!r} is no ladder: ascending tokens per grid such as (1, 9, 36, 144, 576)."
+        )
