@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from m3score.errors import M3ScoreError
     from m3score.model import load_model
     from m3score.oracle import score
-    from m3score.predict import load_predictor, map_batch, predict_complexity, predict_scale
+    from m3score.predict import map_batch, predict_complexity, predict_scale
     from m3score.predictor import Predictor
+    from m3score.predictors import load_predictor
     from m3score.ranking import rank
 
     __version__: str
@@ -42,7 +43,7 @@ _WHERE = {
     "M3ScoreError": "m3score.errors",
     "Predictor": "m3score.predictor",
     "load_model": "m3score.model",
-    "load_predictor": "m3score.predict",
+    "load_predictor": "m3score.predictors",
     "map_batch": "m3score.predict",
     "predict_complexity": "m3score.predict",
     "predict_scale": "m3score.predict",

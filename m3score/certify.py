@@ -1,18 +1,21 @@
-"""Routing with a guarantee: which safety margin may be added to a prediction, by the evidence of a calibration.
+"""Routing with a guarantee: which safety margin may be added to a prediction, by the evidence of a
+calibration.
 
 Knows numbers only, no images, files or models. Predictions are in ln(visual tokens per grid).
 
-A question's *regret* at a margin is 1 if the scale that it is routed to does not suffice although the finest does,
-else 0: the share of regrets is at least the drop in accuracy against the finest scale. Margins are tested from
-"always the finest" downward (fixed-sequence testing, as in "Learn then Test", arXiv 2110.01052), each by the exact
-binomial p-value of "the true regret is above max_drop", until the first that cannot be rejected. The order is fixed
-before the data are seen, so all tests together err with probability 1 - confidence at most, without a correction
-for their number.
+A question's *regret* at a margin is 1 if the scale that it is routed to does not suffice although the finest
+does,
+else 0: the share of regrets is at least the drop in accuracy against the finest scale. Margins are tested
+from "always the finest" downward (fixed-sequence testing, as in "Learn then Test", arXiv 2110.01052), each by
+the exact binomial p-value of "the true regret is above max_drop", until the first that cannot be rejected.
+The order is fixed before the data are seen, so all tests together err with probability 1 - confidence at
+most, without a correction for their number.
 
 What that needs: calibration regrets that are independent of each other and of the fit, and drawn as the later
-traffic will be. Questions about one image are not independent; so each calibration image counts once, with one of
-its questions, drawn by a seed before its answers are looked at. The guarantee is about the mean over such draws
-(one image, one of its questions), in all but 1 - confidence of the calibrations; not about each image.
+traffic will be. Questions about one image are not independent; so each calibration image counts once, with
+one of its questions, drawn by a seed before its answers are looked at. The guarantee is about the mean over
+such draws (one image, one of its questions), in all but 1 - confidence of the calibrations; not about each
+image.
 """
 
 from __future__ import annotations
@@ -50,7 +53,7 @@ class Certificate:
     images: int
     """Calibration images, one question each."""
     images_needed: int
-    """Images without any regret that it takes to certify anything at all: ln(1 - confidence) / ln(1 - max_drop)."""
+    """Images without regret that it takes to certify anything: ln(1 - confidence) / ln(1 - max_drop)."""
     mean_tokens: float | None = None
     """Mean tokens per grid at this margin on the calibration images, where known."""
     note: str = field(default="")
@@ -178,6 +181,6 @@ def _note(certified: bool, max_drop: float, confidence: float, images: int, need
             f"images, and there are {images}."
         )
     return (
-        f"Nothing certified, so always the finest scale: even the most cautious margin failed on the {images} "
-        f"calibration images for {promise}."
+        f"Nothing certified, so always the finest scale: even the most cautious margin failed on the "
+        f"{images} calibration images for {promise}."
     )

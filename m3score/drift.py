@@ -1,15 +1,15 @@
 """Has the traffic drifted away from what a predictor was calibrated on?
 
-A certificate holds for images drawn as the calibration's were. Fresh traces, labelled by a truth or by the model's
-consistency with its own finest scale (as the calibration was), are compared with the calibration in two ways, each by
-a two-sample Kolmogorov-Smirnov test:
+A certificate holds for images drawn as the calibration's were. Fresh traces, labelled by a truth or by the
+model's consistency with its own finest scale (as the calibration was), are compared with the calibration in
+two ways, each by a two-sample Kolmogorov-Smirnov test:
 
 1. the predictions: other pictures or questions come in;
-2. ln(required) - prediction: the same predictions have come to mean something else. Unsolved questions need more than
-   any scale gives; as the test sees ranks only, they count as infinite.
+2. ln(required) - prediction: the same predictions have come to mean something else. Unsolved questions need
+   more than any scale gives; as the test sees ranks only, they count as infinite.
 
-They are joined by Bonferroni's correction. The share of regrets at the certified margin is reported beside them,
-with its exact binomial p-value: drift may well leave the promise intact, and then calibrating can wait.
+They are joined by Bonferroni's correction. The share of regrets at the certified margin is reported beside
+them, with its exact binomial p-value: drift may well leave the promise intact, and then calibrating can wait.
 """
 
 from __future__ import annotations
@@ -66,14 +66,15 @@ def check_drift(
 
     Args:
         predictor: the predictor in use.
-        predictions: (n,) what it says of the fresh images: Predictor.predict. One question per image, drawn as
-            for the calibration, else the tests see drift too readily.
+        predictions: (n,) what it says of the fresh images: Predictor.predict. One question per image, drawn
+            as for the calibration, else the tests see drift too readily.
         sufficient: bool (n, scales), coarsest first, by the rule that the calibration was labelled with.
         with_question: whether the predictions are of the form that sees the question.
         max_drop, confidence: of the promise; 1 - confidence is the chance of a false alarm.
 
     Raises:
-        M3ScoreError: no images, arrays that do not fit each other or the ladder, or a calibration without images.
+        M3ScoreError: no images, arrays that do not fit each other or the ladder, or a calibration without
+            images.
     """
     fresh, enough = np.asarray(predictions, dtype=np.float32), np.asarray(sufficient)
     ladder, record = predictor.ladder, predictor.calibration

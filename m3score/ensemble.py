@@ -1,7 +1,7 @@
 """A fitted ScaleRegressor as plain numpy arrays: a linear part plus a sum of binary trees.
 
-Knows no scikit-learn when it predicts, so a saved predictor depends neither on its version nor on its presence
-(and cannot make it execute anything). Every kind of ScaleRegressor has this one form:
+Knows no scikit-learn when it predicts, so a saved predictor depends neither on its version nor on its
+presence (and cannot make it execute anything). Every kind of ScaleRegressor has this one form:
 
     prediction(x) = intercept + coefficients . x + sum over trees of the value of the leaf that x falls into
 

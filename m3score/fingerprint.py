@@ -1,8 +1,8 @@
 """A model's identity: a hash of its weights, so that a predictor knows whom it was calibrated on.
 
-Reads files, imports no torch. Hashing 14 GB whole takes half a minute; evenly spaced blocks take a moment and tell
-any two trainings apart, for training changes weights everywhere. (It is an identity, not a signature: somebody who
-wants to can change weights between the blocks.)
+Reads files, imports no torch. Hashing 14 GB whole takes half a minute; evenly spaced blocks take a moment and
+tell any two trainings apart, for training changes weights everywhere. (It is an identity, not a signature:
+somebody who wants to can change weights between the blocks.)
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def fingerprint(name_or_path: str | Path) -> str:
     """SHA-256 (hexadecimal) over each weight file's size and evenly spaced blocks of it.
 
     Args:
-        name_or_path: what load_model takes: a bundled name, a folder, or a hub id (then downloaded if need be).
+        name_or_path: what load_model takes: a bundled name, a folder, or a hub id (then downloaded if need
+            be).
 
     Raises:
         M3ScoreError: there is no such model, it has no weight files, or they cannot be read.

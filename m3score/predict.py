@@ -1,36 +1,25 @@
 """Predict the scale of images without running a model: the public calls.
 
-Imports neither torch nor scikit-learn. Pictures become features in workers (features.map_images), features become
-ln(tokens) in arrays (ensemble.py), and a certified margin makes a scale of these (predictor.py).
+Imports neither torch nor scikit-learn. Pictures become features in workers (features.map_images), features
+become ln(tokens) in arrays (ensemble.py), and a certified margin makes a scale of these (predictor.py).
 """
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
-from importlib import resources
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
-from m3score import hub
 from m3score.certify import check_levels
 from m3score.errors import M3ScoreError
 from m3score.features import image_features, map_images, question_features
 from m3score.finding import FoundImage
-from m3score.fingerprint import fingerprint
 from m3score.images import ImageSource, printable
 from m3score.predictor import Predictor
-from m3score.predictor_file import SUFFIX
-
-BUNDLED = ("m3-tiny",)
-"""Predictors shipped inside the package, named after the models that they route."""
-
-_warned: set[tuple[str, ...]] = set()
+from m3score.predictors import check_model, load_predictor, warn_once
 
 
 @dataclass(frozen=True)
@@ -50,97 +39,6 @@ class Prediction:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
         return asdict(self)
-
-
-def load_predictor(name_or_path: str | os.PathLike[str] = "m3-tiny", *, model: Any = None) -> Predictor:
-    """A predictor by name or from its file.
-
-    Args:
-        name_or_path: a name in BUNDLED, or a file that Predictor.save wrote. Read once per content.
-        model: whom it is to route: a name, a folder, a hub id or a loaded model. Another model than the one it
-            was calibrated on is warned about, once.
-
-    Raises:
-        M3ScoreError: no such predictor, a damaged file, another feature version, or a model with another ladder.
-    """
-    path = _locate(name_or_path)
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError):
-        raise M3ScoreError(
-            f"There is no predictor {printable(str(name_or_path))!r}. Bundled: {', '.join(BUNDLED)}. Also "
-            f"allowed: a file (*{SUFFIX}) that `m3score calibrate` wrote."
-        ) from None
-    predictor = _loaded(os.path.abspath(path), status.st_mtime_ns, status.st_size)
-    if model is not None:
-        check_model(predictor, model)
-    return predictor
-
-
-def _locate(name_or_path: str | os.PathLike[str]) -> str:
-    if name_or_path in BUNDLED:
-        path = Path(str(resources.files("m3score"))) / "assets" / f"{name_or_path}{SUFFIX}"
-        if not path.is_file():
-            raise M3ScoreError(
-                f"The bundled predictor {name_or_path!r} is missing from this installation: install m3score anew."
-            )
-        return str(path)
-    return os.fspath(name_or_path)
-
-
-@lru_cache(maxsize=8)
-def _loaded(path: str, mtime_ns: int, size: int) -> Predictor:
-    """The file as it is: time and size are there to see when it changed."""
-    return Predictor.load(path)
-
-
-def check_model(predictor: Predictor, model: Any) -> None:
-    """Whether a predictor may route a model: other weights are warned about, once.
-
-    Args:
-        model: a name, a folder, a hub id, or a loaded model (anything with `name` and `ladder`).
-
-    Raises:
-        M3ScoreError: the model has another ladder, or there is no such model.
-    """
-    name = str(model if isinstance(model, str | os.PathLike) else model.name)
-    ladder = _stated_ladder(name) if isinstance(model, str | os.PathLike) else tuple(model.ladder)
-    if ladder is not None and ladder != predictor.ladder:
-        raise M3ScoreError(
-            f"the predictor of {predictor.model} chooses among {predictor.ladder} tokens, but {name} has the "
-            f"ladder {ladder}: calibrate one for it with `m3score calibrate`."
-        )
-    if _weights(name) != predictor.fingerprint:
-        _warn_once(
-            f"The predictor was calibrated on {predictor.model} (weights {predictor.fingerprint[:12]}); what it "
-            f"promises does not hold for {name}, whose weights are others: use `m3score calibrate`.",
-            "model",
-            predictor.fingerprint,
-            name,
-        )
-
-
-def _stated_ladder(name: str) -> tuple[int, ...] | None:
-    """The ladder that a model's config.json names, if it does."""
-    config = hub.read_json(hub.locate(name) / "config.json")
-    scales = (config.get("m3score") or {}).get("ladder") or config.get("matryoshka_vis_token_scale")
-    if not isinstance(scales, list) or not all(type(scale) is int for scale in scales):
-        return None
-    return tuple(sorted(scales))
-
-
-@lru_cache(maxsize=8)
-def _weights(name: str) -> str | None:
-    try:
-        return fingerprint(name)
-    except M3ScoreError:
-        return None  # a loaded model whose files are gone: not known to be the same
-
-
-def _warn_once(text: str, *key: str) -> None:
-    if key not in _warned:
-        _warned.add(key)
-        warnings.warn(text, UserWarning, stacklevel=3)
 
 
 # ---- one image or a list --------------------------------------------------------------------------------
@@ -185,8 +83,8 @@ def predict_scale(
     """How many visual tokens per grid an image needs, foretold from its pixels; a list in, a list out.
 
     Args:
-        img: a path, the bytes of an image file, a PIL image or a numpy array; or a list of them, which is worked
-            on in parallel.
+        img: a path, the bytes of an image file, a PIL image or a numpy array; or a list of them, which is
+            worked on in parallel.
         question: what will be asked; for a list one text for all, or one (or None) per image. Without it the
             image alone decides, which costs tokens or accuracy: see the predictor's card.
         max_drop: the share of questions that may be answered wrongly although the finest scale is right, in
@@ -262,8 +160,8 @@ def predict_many(
         images: any number of images, or what find_images yields.
         questions: None, one text for all, or one (or None) per image.
 
-    The other arguments are those of predict_scale. Arguments that cannot be used are M3ScoreErrors at once, and
-    too few or too many questions when it shows.
+    The other arguments are those of predict_scale. Arguments that cannot be used are M3ScoreErrors at once,
+    and too few or too many questions when it shows.
     """
     chosen = predictor if isinstance(predictor, Predictor) else load_predictor(predictor)
     if model is not None:
@@ -317,7 +215,7 @@ def _certified(predictor: Predictor, max_drop: float | None, confidence: float, 
         return False
     certificate = predictor.certificate(max_drop, confidence, with_question=asked)
     if not certificate.certified:
-        _warn_once(certificate.note, "certificate", certificate.note, predictor.fingerprint)
+        warn_once(certificate.note, "certificate", certificate.note, predictor.fingerprint)
     return certificate.certified
 
 
@@ -383,9 +281,9 @@ def map_batch(
     The other arguments are those of predict_scale.
 
     Returns:
-        predicted_tokens, predicted_complexity, certified and prediction_error, one entry per row. An image that
-        cannot be used has None in the first three; prediction_error is "" where there is none (not None: a data
-        set fixes the type of a column by what it sees first).
+        predicted_tokens, predicted_complexity, certified and prediction_error, one entry per row. An image
+        that cannot be used has None in the first three; prediction_error is "" where there is none (not None:
+        a data set fixes the type of a column by what it sees first).
 
     Raises:
         M3ScoreError: no such column, or an argument that cannot be used.

@@ -1,7 +1,8 @@
-"""A fitted predictor as a value: regressors, the calibration that certifies their margins, and whom they route.
+"""A fitted predictor as a value: regressors, the calibration that certifies their margins, and whom they
+route.
 
-Knows feature vectors, no images (predict.py) and no files (predictor_file.py). A predictor has one or two forms,
-image alone and image with question, and both were calibrated on the same questions.
+Knows feature vectors, no images (predict.py) and no files (predictor_file.py). A predictor has one or two
+forms, image alone and image with question, and both were calibrated on the same questions.
 """
 
 from __future__ import annotations
@@ -104,8 +105,8 @@ class Predictor:
         sufficient = record.sufficient
         if sufficient.dtype != bool or sufficient.ndim != 2 or sufficient.shape[1] != len(self.ladder):
             raise M3ScoreError(
-                f"the calibration's sufficient must be true or false at each of the {len(self.ladder)} scales "
-                f"of the ladder {self.ladder}."
+                f"the calibration's sufficient must be true or false at each of the {len(self.ladder)} "
+                f"scales of the ladder {self.ladder}."
             )
         if (record.with_question is None) != (self.with_question is None):
             raise M3ScoreError("with_question needs its calibration, and the calibration its with_question.")
@@ -209,7 +210,7 @@ class Predictor:
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Predictor:
-        """Read a predictor's file; never executes anything in it. M3ScoreError in one sentence if it cannot."""
+        """Read a file; never executes anything in it. M3ScoreError, in one sentence, if it cannot."""
         from m3score.predictor_file import load
 
         return load(path)

@@ -1,8 +1,9 @@
 """A predictor's file: safetensors with one JSON text, read without executing anything.
 
-Layout: arrays `image_only/*` and `with_question/*` (ensemble.py), `calibration/*` (predictor.py), and under the
-metadata key "m3score_predictor" a JSON object with everything else. What a file says is not trusted: the JSON's
-types, the arrays' types, shapes and values and the trees' structure are checked before a predictor is made.
+Layout: arrays `image_only/*` and `with_question/*` (ensemble.py), `calibration/*` (predictor.py), and under
+the metadata key "m3score_predictor" a JSON object with everything else. What a file says is not trusted: the
+JSON's types, the arrays' types, shapes and values and the trees' structure are checked before a predictor is
+made.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _KINDS = {
 
 
 def save(predictor: Predictor, path: str | os.PathLike[str]) -> None:
-    """Write a predictor, whole or not at all. M3ScoreError for another suffix or a place that can't be written."""
+    """Write a predictor, whole or not at all; M3ScoreError for another suffix or a place that is closed."""
     name = printable(str(path))
     if not str(path).endswith(SUFFIX):
         raise M3ScoreError(f"{name}: a predictor's file name must end in {SUFFIX}.")

@@ -2,17 +2,17 @@
 
 Imports scikit-learn, so only what fits imports this; a fitted one is exported by ensemble.py.
 
-Unsolved questions (no scale of the ladder was sufficient) are right-censored: what they need lies somewhere above
-ln(finest), nobody knows where. They are neither 1 token nor the finest scale, so `fit` takes them by a mask and
-`unsolved` says what becomes of them:
+Unsolved questions (no scale of the ladder was sufficient) are right-censored: what they need lies somewhere
+above ln(finest), nobody knows where. They are neither 1 token nor the finest scale, so `fit` takes them by a
+mask and `unsolved` says what becomes of them:
 
 - "exclude": they are left out of the fit. The regressor then answers "what does a question need, if it can be
   answered at all?". That is what routing wants: an unsolved question cannot be routed wrongly, as the finest
   scale fails too.
 - "impute": iterative conditional means (Schmee & Hahn, "A Simple Method for Regression Analysis with Censored
-  Data", Technometrics 21, 1979). Each is given its expected value beyond the bound under normal residuals around
-  the present fit, then the fit is repeated. Hard questions then pull the prediction up. As trees follow what
-  they are given, the rounds are few and fixed in number, not run until nothing moves.
+  Data", Technometrics 21, 1979). Each is given its expected value beyond the bound under normal residuals
+  around the present fit, then the fit is repeated. Hard questions then pull the prediction up. As trees
+  follow what they are given, the rounds are few and fixed in number, not run until nothing moves.
 
 Which of the two serves better is for cross-validation to say.
 """
@@ -39,8 +39,8 @@ class ScaleRegressor(RegressorMixin, BaseEstimator):
     """Regresses ln(required tokens per grid) on features; passes scikit-learn's check_estimator.
 
     Args:
-        kind: "boosted" = gradient-boosted trees on histograms (HistGradientBoostingRegressor), "linear" = ridge
-            regression on standardised features.
+        kind: "boosted" = gradient-boosted trees on histograms (HistGradientBoostingRegressor), "linear" =
+            ridge regression on standardised features.
         learning_rate, max_iter, max_leaf_nodes, min_samples_leaf, l2_regularization: of the trees, as in
             scikit-learn. No early stopping: its validation rows would be drawn across images.
         loss: of the trees: "squared_error" (the mean), "absolute_error" (the median) or "quantile".
@@ -89,7 +89,8 @@ class ScaleRegressor(RegressorMixin, BaseEstimator):
             censored: bool (n,), true for unsolved questions; None = all are solved.
 
         Raises:
-            M3ScoreError (a ValueError): unknown kind or unsolved, a mask of another length, or nothing solved.
+            M3ScoreError (a ValueError): unknown kind or unsolved, a mask of another length, or nothing
+                solved.
         """
         _one_of("kind", self.kind, KINDS)
         _one_of("unsolved", self.unsolved, UNSOLVED)
