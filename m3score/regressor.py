@@ -41,7 +41,8 @@ class ScaleRegressor(RegressorMixin, BaseEstimator):
     Args:
         kind: "boosted" = gradient-boosted trees on histograms (HistGradientBoostingRegressor), "linear" =
             ridge regression on standardised features.
-        learning_rate, max_iter, max_leaf_nodes, min_samples_leaf, l2_regularization: of the trees, as in
+        max_iter: how many trees.
+        learning_rate, max_leaf_nodes, min_samples_leaf, l2_regularization: of the trees, as in
             scikit-learn. No early stopping: its validation rows would be drawn across images.
         loss: of the trees: "squared_error" (the mean), "absolute_error" (the median) or "quantile".
         quantile: which one, for loss="quantile".
@@ -101,6 +102,7 @@ class ScaleRegressor(RegressorMixin, BaseEstimator):
         self.regressor_ = self._new().fit(X[solved], y[solved])
         if self.unsolved == "impute" and mask.any():
             self._impute(X, y, mask)
+        self.n_iter_ = 1 if self.kind == "linear" else self.regressor_.n_iter_
         return self
 
     def predict(self, X: Any) -> np.ndarray:
