@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from m3score.calibration.canvas import GRID
 from m3score.calibration.objective import PackedText, m3_losses
 from m3score.calibration.recipes import Stage
 from m3score.calibration.symbols import DenseHeads, Symbols, patch_weights
@@ -31,17 +30,17 @@ def normalised(pixels: torch.Tensor) -> torch.Tensor:
     return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
-def tower_features(tower: Any, pixels: torch.Tensor, row: torch.Tensor | None = None) -> torch.Tensor:
-    """Patch features (batch, patches, width) of pictures, or of bands that begin at grid row `row`."""
+def tower_features(tower: Any, pixels: torch.Tensor, patches: torch.Tensor | None = None) -> torch.Tensor:
+    """Patch features (batch, patches, width) of pictures, or of windows of them.
+
+    patches: (batch, patches) int64, which patches of the grid the windows show.
+    """
     parts = tower.embeddings
-    patches = parts.patch_embedding(normalised(pixels)).flatten(2).transpose(1, 2)
+    seen = parts.patch_embedding(normalised(pixels)).flatten(2).transpose(1, 2)
     places = parts.position_embedding.weight
-    if row is None:
-        here = places[None, 1:]
-    else:
-        here = torch.stack([places[1 + GRID * r : 1 + GRID * r + patches.shape[1]] for r in row.tolist()])
+    here = places[None, 1:] if patches is None else places[1:][patches]
     first = (parts.class_embedding + places[0]).expand(len(pixels), 1, -1)
-    embedded = torch.cat([first, patches + here], dim=1)
+    embedded = torch.cat([first, seen + here], dim=1)
     return tower.encoder(inputs_embeds=tower.pre_layrnorm(embedded)).last_hidden_state[:, 1:]
 
 
@@ -100,7 +99,7 @@ class Apprentice(nn.Module):
         shares = self.stage.dense or DENSE_SHARES
         if self.stage.kind == "tower" and shares.get("embedding"):
             with torch.no_grad():
-                target = self.symbols(batch["dense"], batch.get("row"))
+                target = self.symbols(batch["dense"], batch.get("patches"))
             weights = patch_weights(batch["dense"])
             errors = (projected.float() - target).pow(2).mean(-1)
             losses["embedding"] = (errors * weights).sum() / weights.sum() / target.pow(2).mean()
@@ -108,7 +107,7 @@ class Apprentice(nn.Module):
         return {**losses, "loss": torch.stack(weighed).sum()}
 
     def _tower(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        features = tower_features(self.llava.model.vision_tower, batch["pixels"], batch.get("row"))
+        features = tower_features(self.llava.model.vision_tower, batch["pixels"], batch.get("patches"))
         return self._dense(features, self.llava.model.multi_modal_projector(features), batch)
 
     def _m3(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

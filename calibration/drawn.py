@@ -32,7 +32,7 @@ class Drawing:
         return self.canvas.image
 
 
-def plane(canvas: Canvas) -> list[Asked]:
+def plane(canvas: Canvas, every: bool = False) -> list[Asked]:
     """A few regions of different colours: how many?"""
     told, count = regions(canvas)
     rng = canvas.rng
@@ -42,7 +42,7 @@ def plane(canvas: Canvas) -> list[Asked]:
     ]
 
 
-def scene(canvas: Canvas) -> list[Asked]:
+def scene(canvas: Canvas, every: bool = False) -> list[Asked]:
     """A natural-looking scene: noise, leaves, a fractal, a texture."""
     painter = NATURAL[int(canvas.rng.integers(len(NATURAL)))]
     return [Asked("describe", wording(canvas.rng, "describe"), painter(canvas))]
@@ -61,20 +61,19 @@ KINDS = {
 SHARES = {"sign": 0.32, "shapes": 0.24, "chart": 0.14, "page": 0.12, "plane": 0.06, "scene": 0.12}
 
 
-def draw(seed: int, index: int, kind: str | None = None) -> Drawing:
+def draw(seed: int, index: int, kind: str | None = None, *, every: bool = False) -> Drawing:
     """The `index`-th drawing of the stream `seed`; a pure function of its arguments.
 
     Args:
         seed: which endless stream; training and evaluation use different ones.
         index: which drawing in it.
         kind: one of KINDS; by default drawn with the odds SHARES.
+        every: ask about everything in the drawing, as training does; else about a part of it.
     """
     rng = np.random.default_rng((seed, index))
     chosen = kind or str(rng.choice(list(SHARES), p=list(SHARES.values())))
     canvas = Canvas(rng)
-    asked = KINDS[chosen](canvas)
-    asked += [
-        Asked(*item)
-        for item in pixel_questions(rng, canvas.pixels(), 3 if chosen in ("scene", "plane") else 1)
-    ]
+    asked = KINDS[chosen](canvas, every)
+    wanted = 6 if every else 3 if chosen in ("scene", "plane") else 1
+    asked += [Asked(*item) for item in pixel_questions(rng, canvas.pixels(), wanted)]
     return Drawing(chosen, canvas, tuple(asked))

@@ -68,12 +68,12 @@ def pack_questions(tokenizer: Any, conversations: Sequence[Sequence[tuple[str, s
 
 
 def _mask(segments: torch.Tensor, before: int) -> torch.Tensor:
-    """(batch, 1, L, L) bool, L = before + length: what each place may look at."""
+    """(batch, 1, L, L), L = before + length: 0 where a place may look, else very negative."""
     batch, length = segments.shape
     total = before + length
     allowed = torch.ones(total, total, dtype=torch.bool, device=segments.device).tril().repeat(batch, 1, 1)
     allowed[:, before:, before:] &= segments[:, :, None] == segments[:, None, :]
-    return allowed[:, None]
+    return torch.zeros(()).masked_fill(~allowed[:, None], torch.finfo(torch.bfloat16).min)
 
 
 def scale_loss(llava: Any, prefix: torch.Tensor, visual: torch.Tensor, text: PackedText) -> torch.Tensor:

@@ -38,8 +38,8 @@ class Stage:
     """Weights of the dense labels' losses (apprentice.DENSE_SHARES), where not the usual ones."""
     dense_weight: float = 0.0
     """Weight of the dense labels' loss beside the M3 loss."""
-    rows: int = 24
-    """Tower stage: grid rows of the band that is shown; a band around the text costs less than a picture."""
+    window: tuple[int, int] = (GRID, GRID)
+    """Tower stage: rows and columns of the window that is shown; a part costs far less than a picture."""
     warmup: float = 0.03
     noise: float = 0.5
     shares: dict[str, float] = field(default_factory=dict)
@@ -121,7 +121,10 @@ def _stage(item: dict[str, Any], source: str) -> Stage:
         raise M3ScoreError(
             f"{source}: scales {wrong or '[]'} are not on the ladder {', '.join(map(str, LADDER))}."
         )
-    return Stage(**{**item, "scales": scales})
+    window = tuple(item.get("window", (GRID, GRID)))
+    if len(window) != 2 or not all(isinstance(side, int) and 0 < side <= GRID for side in window):
+        raise M3ScoreError(f"{source}: window {window} needs rows and columns from 1 to {GRID}.")
+    return Stage(**{**item, "scales": scales, "window": window})
 
 
 def _only(given: set[str], known: set[str], source: str) -> None:

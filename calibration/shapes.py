@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -48,7 +50,23 @@ def _outline(kind: str, x: float, y: float, size: float) -> list[tuple[float, fl
     return [(x + narrow * r * np.cos(t), y + r * np.sin(t)) for r, t in zip(radii, turns, strict=True)]
 
 
-def _stamp(canvas: Canvas, kind: str, colour: str, x: float, y: float, size: float) -> None:
+@dataclass(frozen=True)
+class _Thing:
+    """A coloured shape: centre and half-width in pixels."""
+
+    kind: str
+    colour: str
+    x: float
+    y: float
+    size: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.colour} {self.kind}"
+
+
+def _stamp(canvas: Canvas, thing: _Thing) -> None:
+    kind, colour, x, y, size = thing.kind, thing.colour, thing.x, thing.y, thing.size
     draw = ImageDraw.Draw(canvas.image)
     fill, label = shade(canvas.rng, colour), coloured_class(kind, colour)
     if kind == "circle":
@@ -92,48 +110,52 @@ def _plural(kind: str) -> str:
     return kind + ("es" if kind.endswith("s") else "s")
 
 
-def shapes(canvas: Canvas) -> list[Asked]:
-    """One to six coloured shapes: how many, which colour, where, is there a ..."""
+def shapes(canvas: Canvas, every: bool = False) -> list[Asked]:
+    """One to six coloured shapes: how many, which colour, where, is there a ...
+
+    One shape is asked about, or with `every` each of them.
+    """
     rng = canvas.rng
     base = paint_backdrop(canvas)
     visible = [name for name in COLOUR_NAMES if np.abs(np.array(COLOURS[name]) - base).max() > 70]
     count = int(rng.integers(1, 7))
     spots = _scatter(rng, count, 9, 90 if count < 3 else 55)
-    things = [(str(rng.choice(SHAPES)), str(rng.choice(visible)), *spot) for spot in spots]
+    things = [_Thing(str(rng.choice(SHAPES)), str(rng.choice(visible)), *spot) for spot in spots]
     for thing in things:
-        _stamp(canvas, *thing)
+        _stamp(canvas, thing)
     asked = [Asked("count", wording(rng, "count"), str(len(things)))]
-    kinds = [thing[0] for thing in things]
-    kind, colour, x, y, size = things[int(rng.integers(len(things)))]
-    same = sum(thing[:2] == (kind, colour) for thing in things)
-    asked.append(Asked("count", wording(rng, "count kind", kinds=_plural(kind)), str(kinds.count(kind))))
-    if kinds.count(kind) == 1:
-        asked.append(Asked("colour", wording(rng, "colour", kind=kind), colour, {"size": 2 * size}))
-    if same == 1:
-        asked.append(
-            Asked(
-                "place", wording(rng, "place", thing=f"{colour} {kind}"), place_name(x, y), {"size": 2 * size}
-            )
-        )
-    other = (str(rng.choice(SHAPES)), str(rng.choice(visible))) if rng.random() < 0.5 else (kind, colour)
-    there = any(thing[:2] == other for thing in things)
-    asked.append(
-        Asked(
-            "presence",
-            wording(rng, "presence", thing=_article(f"{other[1]} {other[0]}")),
-            "yes" if there else "no",
-        )
-    )
-    ordered = sorted(things, key=lambda thing: -thing[4])[:2]
-    told = " and ".join(_article(f"{thing[1]} {thing[0]}") for thing in ordered)
+    chosen = [things[int(rng.integers(len(things)))]]
+    for thing in things if every else chosen:
+        asked += _about(rng, thing, things, visible)
+    ordered = sorted(things, key=lambda thing: -thing.size)[:2]
+    told = " and ".join(_article(thing.name) for thing in ordered)
     asked.append(
         Asked("describe", wording(rng, "describe"), told if len(things) < 3 else f"{len(things)} shapes")
     )
     return asked
 
 
-def chart(canvas: Canvas) -> list[Asked]:
-    """A bar chart with an axis from 0 to 10: the highest bar, the value of a bar."""
+def _about(rng: np.random.Generator, thing: _Thing, things: list[_Thing], visible: list[str]) -> list[Asked]:
+    """Questions about one of the things; what would be ambiguous is not asked."""
+    alike = [other for other in things if other.kind == thing.kind]
+    detail = {"size": 2 * thing.size}
+    asked = [Asked("count", wording(rng, "count kind", kinds=_plural(thing.kind)), str(len(alike)))]
+    if len(alike) == 1:
+        asked.append(Asked("colour", wording(rng, "colour", kind=thing.kind), thing.colour, detail))
+    if sum(other.name == thing.name for other in things) == 1:
+        place = place_name(thing.x, thing.y)
+        asked.append(Asked("place", wording(rng, "place", thing=thing.name), place, detail))
+    name = thing.name
+    if rng.random() < 0.5:
+        kind, colour = rng.choice(SHAPES), rng.choice(visible)
+        name = f"{colour} {kind}"
+    there = any(other.name == name for other in things)
+    asked.append(Asked("presence", wording(rng, "presence", thing=_article(name)), "yes" if there else "no"))
+    return asked
+
+
+def chart(canvas: Canvas, every: bool = False) -> list[Asked]:
+    """A bar chart with an axis from 0 to 10: the highest bar, the value of a bar (with `every`, of each)."""
     rng = canvas.rng
     paper = int(rng.integers(225, 256))
     canvas.image = Image.new("RGB", (SIZE, SIZE), (paper, paper, paper))
@@ -163,11 +185,11 @@ def chart(canvas: Canvas) -> list[Asked]:
         draw.rectangle(box, fill=shade(rng, name))
         canvas.mark("objects", "rectangle", box, coloured_class("bar", name))
         canvas.centres.append((coloured_class("bar", name), x, bottom - value * unit + 1))
-    chosen = int(rng.integers(count))
+    chosen = list(range(count)) if every else [int(rng.integers(count))]
     return [
         Asked("highest", wording(rng, "highest"), names[int(np.argmax(values))]),
         Asked("highest", wording(rng, "lowest"), names[int(np.argmin(values))]),
-        Asked("value", wording(rng, "value", colour=names[chosen]), str(values[chosen])),
+        *(Asked("value", wording(rng, "value", colour=names[i]), str(values[i])) for i in chosen),
         Asked("count", wording(rng, "count bars"), str(count)),
         Asked("describe", wording(rng, "describe"), f"a bar chart with {count} bars"),
     ]

@@ -17,8 +17,9 @@ from torch.nn import functional
 from m3score.calibration.canvas import (
     CENTRE_CLASSES,
     CHARS,
+    COLOURED,
+    COLOURS,
     GLYPH_CLASSES,
-    GRID,
     LABEL_WIDTH,
     OBJECT_CLASSES,
     PIXEL_CHANNELS,
@@ -49,10 +50,27 @@ class Symbols(nn.Module):
         self.place = nn.Parameter(torch.randn(CODE_WIDTH, width) * 0.12)
         self.register_buffer("code", place_code(), persistent=False)
 
+    @torch.no_grad()
+    def start_as_words(self, embedding: torch.Tensor, tokenizer: Any) -> None:
+        """Begin as the words for what is shown: a red star as "red" + "star", a letter as that letter.
+
+        embedding: (vocabulary, width), the language model's own.
+        """
+
+        def word(text: str) -> torch.Tensor:
+            return embedding[tokenizer.encode(text, add_special_tokens=False)].mean(0)
+
+        coloured = torch.stack([word(f" {kind}") + word(f" {name}") for kind in COLOURED for name in COLOURS])
+        self.objects.mul_(0.2)
+        self.objects[: len(coloured)] += coloured
+        self.centres.mul_(0.2).add_(coloured + torch.randn(embedding.shape[1]) * 0.5)
+        self.char.copy_(torch.stack([word(char) for char in CHARS]))
+        self.char_slot.mul_(0.3)
+
     def forward(
-        self, labels: torch.Tensor, row: torch.Tensor | None = None, noise: float = 0.0
+        self, labels: torch.Tensor, patches: torch.Tensor | None = None, noise: float = 0.0
     ) -> torch.Tensor:
-        """Embed labels; `row` (batch,) is the first grid row where the labels are a band of the picture."""
+        """Embed labels; `patches` (batch, patches) says which of the grid they are, where not all."""
         values = labels.float() / 255
         glyphs, objects, centres, pixels = split_labels(values)
         if noise:
@@ -60,17 +78,12 @@ class Symbols(nn.Module):
         letters = (self.char[:, None] + self.slot[None, :]).flatten(0, 1) + self.char_slot
         table = torch.cat([letters, self.objects, self.centres, self.pixels])
         out = torch.cat([glyphs, objects, centres, pixels - 0.5], dim=-1) @ table
-        out = out + self._places(row, labels.shape[1]) @ self.place
+        code: Any = self.code
+        out = out + (code if patches is None else code[patches]) @ self.place
         if noise:
             strength = noise * torch.rand(len(out), 1, 1, device=out.device)
             out = out + torch.randn_like(out) * strength * out.detach().pow(2).mean().sqrt()
         return out
-
-    def _places(self, row: torch.Tensor | None, patches: int) -> torch.Tensor:
-        code: Any = self.code
-        if row is None:
-            return code
-        return torch.stack([code[GRID * first : GRID * first + patches] for first in row.tolist()])
 
     def _confused(self, glyphs: torch.Tensor, noise: float) -> torch.Tensor:
         """Some patches show another character, as a real tower would misread them."""

@@ -44,7 +44,7 @@ def _sign_word(rng: np.random.Generator, least: int = 8, most: int = 121) -> tup
     return kind, word, height
 
 
-def sign(canvas: Canvas) -> list[Asked]:
+def sign(canvas: Canvas, every: bool = False) -> list[Asked]:
     """One sign with a word or a number, letters 8 to 120 px high."""
     rng = canvas.rng
     paint_backdrop(canvas)
@@ -72,7 +72,7 @@ def sign(canvas: Canvas) -> list[Asked]:
     ]
 
 
-def words(canvas: Canvas) -> list[Asked]:
+def words(canvas: Canvas, every: bool = False) -> list[Asked]:
     """Words and random letters of many sizes all over the picture: dense labels for learning to read."""
     rng = canvas.rng
     paint_backdrop(canvas)
@@ -106,8 +106,8 @@ def words(canvas: Canvas) -> list[Asked]:
     return [Asked("describe", wording(rng, "describe"), f"{len(taken)} signs")]
 
 
-def page(canvas: Canvas) -> list[Asked]:
-    """A small document: key: value lines; read one field."""
+def page(canvas: Canvas, every: bool = False) -> list[Asked]:
+    """A small document: key: value lines; read up to three fields, or with `every` all."""
     rng = canvas.rng
     paint_backdrop(canvas)
     count = int(rng.integers(1, 7))
@@ -135,7 +135,7 @@ def page(canvas: Canvas) -> list[Asked]:
         if x + value.mask.width < SIZE:
             canvas.write(value, x, y, ink)
             asked.append(Asked("field", wording(rng, "field", key=str(key)), text, {"height": height}))
-    order = [asked[i] for i in rng.permutation(len(asked))[:3]]
+    order = [asked[i] for i in rng.permutation(len(asked))[: None if every else 3]]
     return [
         *order,
         Asked("describe", wording(rng, "describe"), f"a page with {count} line{'s' * (count > 1)}"),

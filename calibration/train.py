@@ -47,31 +47,44 @@ class Drawings(Dataset[dict[str, Any]]):
         rng = np.random.default_rng((self.seed, self.first + index, 1))
         shares = self.stage.shares
         kind = str(rng.choice(list(shares), p=list(shares.values()))) if shares else None
-        drawing = draw(self.seed, self.first + index, kind)
+        drawing = draw(self.seed, self.first + index, kind, every=True)
         item: dict[str, Any] = {}
         if self.stage.kind != "m3" or self.stage.dense_weight:
             item["dense"] = drawing.canvas.labels()
         if self.stage.kind != "symbols":
             item["pixels"] = drawing.canvas.pixels()
         if self.stage.kind == "tower":
-            return self._bands(item, rng, whole=drawing.kind == "words")
+            cut_up = drawing.kind == "words" and not any(GRID % side for side in self.stage.window)
+            return self._windows(item, rng, whole=cut_up)
         order = rng.permutation(len(drawing.asked))[: self.stage.questions]
         item["pairs"] = [(drawing.asked[i].question, drawing.asked[i].answer) for i in order]
         return item
 
-    def _bands(self, item: dict[str, Any], rng: np.random.Generator, whole: bool) -> dict[str, Any]:
-        """Bands of grid rows: all of the picture, or one, most often with something on it."""
-        rows = self.stage.rows
+    def _windows(self, item: dict[str, Any], rng: np.random.Generator, whole: bool) -> dict[str, Any]:
+        """Windows of the grid: all of the picture cut up, or one, most often with something in it."""
+        size = np.array(self.stage.window)
         if whole:
-            firsts = np.arange(0, GRID - rows + 1, rows)
+            corners = [
+                np.array((y, x)) for y in _steps(GRID, int(size[0])) for x in _steps(GRID, int(size[1]))
+            ]
         else:
-            filled = np.nonzero(item["dense"][:, :-PIXEL_CHANNELS].any(axis=1))[0] // GRID
-            middle = rng.choice(filled) if len(filled) and rng.random() < 0.9 else rng.integers(GRID)
-            firsts = np.clip([middle - rng.integers(rows)], 0, GRID - rows)
-        lines = item["dense"].reshape(GRID, GRID, -1)
-        dense = [lines[first : first + rows].reshape(rows * GRID, -1) for first in firsts]
-        pixels = [item["pixels"][first * PATCH : (first + rows) * PATCH] for first in firsts]
-        return {"dense": np.stack(dense), "pixels": np.stack(pixels), "row": firsts}
+            filled = np.nonzero(item["dense"][:, :-PIXEL_CHANNELS].any(axis=1))[0]
+            chosen = rng.choice(filled) if len(filled) and rng.random() < 0.9 else rng.integers(GRID * GRID)
+            corners = [np.clip(np.array(divmod(int(chosen), GRID)) - rng.integers(size), 0, GRID - size)]
+        grid = np.arange(GRID * GRID).reshape(GRID, GRID)
+        patches = [grid[y : y + size[0], x : x + size[1]].ravel() for y, x in corners]
+        boxes = [np.concatenate([corner, corner + size]) * PATCH for corner in corners]
+        return {
+            "patches": np.stack(patches),
+            "dense": np.stack([item["dense"][inside] for inside in patches]),
+            "pixels": np.stack(
+                [item["pixels"][top:bottom, left:right] for top, left, bottom, right in boxes]
+            ),
+        }
+
+
+def _steps(length: int, step: int) -> range:
+    return range(0, length - step + 1, step)
 
 
 class Collator:
@@ -82,9 +95,9 @@ class Collator:
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = {}
-        for key in ("dense", "pixels", "row"):
+        for key in ("dense", "pixels", "patches"):
             if key in items[0]:
-                join = np.concatenate if "row" in items[0] else np.stack
+                join = np.concatenate if "patches" in items[0] else np.stack
                 batch[key] = torch.from_numpy(join([item[key] for item in items]))
         if "pairs" in items[0]:
             text = pack_questions(self.tokenizer, [item["pairs"] for item in items])
@@ -169,6 +182,20 @@ class Workshop:
     show_progress: bool
 
 
+def _choose_attention(llava: Any, stage: Stage) -> None:
+    """On a CPU, written-out attention is faster than the fused one, up to a few hundred places."""
+    if torch.cuda.is_available():
+        return
+    few = GRID * GRID // 2
+    seen = stage.window[0] * stage.window[1] if stage.kind == "tower" else GRID * GRID
+    llava.set_attn_implementation(
+        {
+            "vision_config": "eager" if seen <= few else "sdpa",
+            "text_config": "eager" if max(stage.scales) <= few else "sdpa",
+        }
+    )
+
+
 def run_stage(shop: Workshop, stage: Stage, first: int, state: Path | None) -> Path:
     """Train one stage on drawings from number `first` on, starting from the weights in `state`.
 
@@ -180,8 +207,11 @@ def run_stage(shop: Workshop, stage: Stage, first: int, state: Path | None) -> P
         logger.info("Stage %s is done already.", stage.name)
         return done
     folder.mkdir(parents=True, exist_ok=True)
+    _choose_attention(shop.llava, stage)
     model = Apprentice(shop.llava, shop.tokenizer.encode(BEFORE_IMAGE), stage)
-    if state is not None:
+    if state is None:
+        model.symbols.start_as_words(shop.llava.model.language_model.embed_tokens.weight, shop.tokenizer)
+    else:
         model.load_state_dict(load_file(state))
     trainer = Trainer(
         model=model,
