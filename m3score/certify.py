@@ -67,7 +67,7 @@ class Certificate:
 def margins(ladder: Sequence[int]) -> np.ndarray:
     """float64 (2 * STEPS + 1,): from ln(finest), which always gives the finest scale, to -ln(finest)."""
     top = math.log(ladder[-1])
-    return np.linspace(top, -top, 2 * STEPS + 1)
+    return np.arange(STEPS, -STEPS - 1, -1) / STEPS * top
 
 
 def route(predictions: Any, margin: float, ladder: Sequence[int]) -> np.ndarray:
