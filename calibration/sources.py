@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,7 +49,9 @@ class Source(Protocol):
         """What a collection is of, ready for JSON: two runs with the same go on with each other."""
         ...
 
-    def items(self) -> Iterator[Item]: ...
+    def items(self, limit: int | None = None, done: Container[str] = ()) -> Iterator[Item]:
+        """The first `limit` items, without those whose names are in `done`."""
+        ...
 
     def count(self) -> int | None:
         """How many items there are; None if they have no end."""
@@ -69,17 +71,13 @@ class Drawn:
     def count(self) -> None:
         return None
 
-    def items(self) -> Iterator[Item]:
-        for index in count():
-            yield _drawn_item(self.seed, index)
-
-
-def _drawn_item(seed: int, index: int) -> Item:
-    name = f"{DRAWN}:{seed}/{index}"
-    drawing = draw(seed, index)
-    asked = tuple(Question(one.question, (one.answer,), metric="exact_match") for one in drawing.asked)
-    opened = Opened(name, drawing.image, asked)
-    return Item(name, drawing.image, lambda: opened)
+    def items(self, limit: int | None = None, done: Container[str] = ()) -> Iterator[Item]:
+        for index in islice(count(), limit):
+            name = f"{DRAWN}:{self.seed}/{index}"
+            if name not in done:
+                drawing = draw(self.seed, index)
+                asked = tuple(Question(a.question, (a.answer,), metric="exact_match") for a in drawing.asked)
+                yield Item(name, drawing.image, partial(Opened, name, drawing.image, asked))
 
 
 @dataclass(frozen=True)
@@ -98,9 +96,11 @@ class Files:
     def count(self) -> int:
         return sum(1 for _ in find_images(self.paths))
 
-    def items(self) -> Iterator[Item]:
+    def items(self, limit: int | None = None, done: Container[str] = ()) -> Iterator[Item]:
         book = QuestionBook(self.questions)
-        for found in find_images(self.paths):
+        for found in islice(find_images(self.paths), limit):
+            if found.shown in done:
+                continue
             yield Item(found.shown, None if found.error else found.path, partial(open_item, found, book))
 
 
@@ -124,10 +124,12 @@ class Rows:
     def count(self) -> int:
         return len(self.rows)
 
-    def items(self) -> Iterator[Item]:
-        for index in range(len(self.rows)):
-            row = self.rows[index]
+    def items(self, limit: int | None = None, done: Container[str] = ()) -> Iterator[Item]:
+        for index in islice(range(len(self.rows)), limit):
             name = f"{self.name}/{index}"
+            if name in done:
+                continue
+            row = self.rows[index]
             value = row[self.image]
             if isinstance(value, Mapping):  # an Image column that is not decoded
                 value = value.get("bytes") or value.get("path")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from m3score.cli import ask, evaluate, info, rank, rescore, train
+from m3score.cli import ask, calibrate, check_predictor, evaluate, info, predict, rank, rescore, train
 from m3score.cli.console import USAGE, say_error
 from m3score.errors import M3ScoreError
 
@@ -33,9 +33,12 @@ app = typer.Typer(
     "(what was done is kept).",
 )
 app.command("rank", epilog=rank.EPILOG)(rank.rank)
+app.command("predict", epilog=predict.EPILOG)(predict.predict)
 app.command("rescore", epilog=rescore.EPILOG)(rescore.rescore)
 app.command("ask", epilog=ask.EPILOG)(ask.ask)
 app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.evaluate)
+app.command("calibrate", epilog=calibrate.EPILOG)(calibrate.calibrate)
+app.command("check-predictor", epilog=check_predictor.EPILOG)(check_predictor.check_predictor)
 app.command("train", epilog=train.EPILOG)(train.train)
 app.command("info")(info.info)
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 MODEL = "Model"
+ROUTING = "Routing"
 TABLES = "Tables"
 OUTPUT = "Output"
 
@@ -34,6 +35,20 @@ class Sufficiency(StrEnum):
     auto = "auto"
     correct = "correct"
     consistent = "consistent"
+
+
+class Scorer(StrEnum):
+    """What makes scores: the model itself, or a predictor of it."""
+
+    model = "model"
+    predictor = "predictor"
+
+
+class Features(StrEnum):
+    """The values are those of m3score.predictor.FEATURE_SETS."""
+
+    pixels = "pixels"
+    vision = "vision"
 
 
 class Bits(StrEnum):
@@ -131,4 +146,32 @@ SufficiencyOption = Annotated[
         help="An answer suffices if it is correct, if it is consistent with the finest scale's, or (auto) "
         "correct where a reference answer is known and consistent elsewhere.",
     ),
+]
+PredictorOption = Annotated[
+    str,
+    typer.Option(
+        "--predictor",
+        metavar="NAME",
+        help="A bundled predictor, or a file that m3score calibrate wrote.",
+        rich_help_panel=ROUTING,
+    ),
+]
+MaxDrop = Annotated[
+    float,
+    typer.Option(
+        "--max-drop",
+        metavar="SHARE",
+        help="At most this share of answers may get worse than at the finest scale (0.02 = 2 %).",
+        rich_help_panel=ROUTING,
+    ),
+]
+Confidence = Annotated[
+    float,
+    typer.Option(
+        "--confidence", metavar="SHARE", help="How sure that promise has to be.", rich_help_panel=ROUTING
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Images at once.", show_default="one per CPU"),
 ]

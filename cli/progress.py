@@ -43,25 +43,28 @@ def speed_text(images_per_second: float) -> str:
 
 
 @contextmanager
-def progress(console: Console, count: Callable[[], int] | None) -> Iterator[Callable[[], None]]:
+def progress(
+    console: Console, count: Callable[[], int] | None, verb: str = "Ranking"
+) -> Iterator[Callable[[], None]]:
     """Show the progress of a loop; call what this yields once per image.
 
     Args:
         console: where to show it.
         count: finds out how many there are, in a thread of its own, so that work can begin at once; None if
             there is no telling.
+        verb: what is being done.
     """
     if console.quiet:
         yield lambda: None
     elif console.is_terminal:
-        yield from _bar(console, count)
+        yield from _bar(console, count, verb)
     else:
         yield _lines(console)
 
 
-def _bar(console: Console, count: Callable[[], int] | None) -> Iterator[Callable[[], None]]:
+def _bar(console: Console, count: Callable[[], int] | None, verb: str) -> Iterator[Callable[[], None]]:
     columns = (
-        TextColumn("Ranking"),
+        TextColumn(verb),
         BarColumn(bar_width=None if console.width < 80 else 40),
         MofNCompleteColumn(),
         _Pace(),

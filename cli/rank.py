@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +25,7 @@ from m3score.errors import M3ScoreError
 
 if TYPE_CHECKING:
     from m3score.answers import LadderAnswerer
+    from m3score.cli.search import Search
     from m3score.finding import FoundImage
     from m3score.prefetch import QuestionBook
     from m3score.ranking import RankedImage
@@ -39,7 +38,9 @@ m3score rank "photos/**/*.webp" --model mucai/llava-v1.5-7b-m3 --out scores.parq
 
 find . -name "*.jpg" | m3score rank - --question "What is on the table?" | head
 
-m3score rank photos/ --questions asked.csv --traces traces.jsonl --out scores.csv"""
+m3score rank photos/ --questions asked.csv --traces traces.jsonl --out scores.csv
+
+m3score rank photos/ --scorer predictor --out scores.csv"""
 
 
 def rank(
@@ -62,6 +63,15 @@ def rank(
         ),
     ] = None,
     overwrite: options.Overwrite = False,
+    scorer: Annotated[
+        options.Scorer,
+        typer.Option(
+            "--scorer",
+            help="model: ask it at every scale. predictor: foretell it from cheap features, much faster; "
+            "complexity is then the predicted one, and no model options apply.",
+        ),
+    ] = options.Scorer.model,
+    predictor: options.PredictorOption = "m3-tiny",
     model: options.Model = "m3-tiny",
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = options.Dtype.auto,
@@ -106,8 +116,19 @@ def rank(
     check_target(traces, None, overwrite=overwrite)
     if out is not None and out == traces:
         raise M3ScoreError("--out and --traces need different files.")
+    from m3score.cli.search import Search
+
+    search = Search(paths, limit)
+    if scorer is options.Scorer.predictor:
+        from m3score.cli.predict import rank_by_predictor
+
+        if traces is not None or questions is not None or len(question or ()) > 1:
+            raise M3ScoreError(
+                "--scorer predictor allows one --question, and no --questions and no --traces."
+            )
+        rank_by_predictor(search, question[0] if question else None, predictor, console, out, format)
+        return
     book = _book(question, questions)
-    search = _Search(paths, limit)
     found = search.begin()
     with sigterm_as_interrupt():
         answerer = load(
@@ -129,35 +150,6 @@ def rank(
         raise typer.Exit(SOME_FAILED)
 
 
-class _Search:
-    """The inputs: looked for lazily, counted on the side, with what was skipped."""
-
-    def __init__(self, paths: list[str], limit: int | None) -> None:
-        self.paths = paths
-        self.limit = limit
-        self.skipped: Counter[str] = Counter()
-
-    def begin(self) -> Iterator[FoundImage]:
-        """The inputs; M3ScoreError, before a model is loaded for nothing, if there are none."""
-        from m3score.cli.summary import suffix_of
-        from m3score.finding import exists_somewhere, find_images
-
-        if not exists_somewhere(self.paths):
-            raise M3ScoreError(f"{', '.join(self.paths)}: no such file or folder.")
-        found = find_images(self.paths, on_skip=lambda path: self.skipped.update([suffix_of(path)]))
-        first = next(found, None)
-        if first is None:
-            others = f" ({sum(self.skipped.values()):,} other files)" if self.skipped else ""
-            raise M3ScoreError(f"{', '.join(self.paths)}: no images found{others}.")
-        return islice(chain([first], found), self.limit)
-
-    def count(self) -> int:
-        """How many inputs there are."""
-        from m3score.finding import find_images
-
-        return sum(1 for _ in islice(find_images(self.paths), self.limit))
-
-
 class _Run:
     """What a run has produced so far, whole or interrupted."""
 
@@ -171,7 +163,7 @@ class _Run:
 
     def go(
         self,
-        search: _Search,
+        search: Search,
         found: Iterator[FoundImage],
         answerer: LadderAnswerer,
         book: QuestionBook,
@@ -225,7 +217,7 @@ def _write(
 
 
 def _report(
-    run: _Run, table: Any, search: _Search, console: Console, model: str, rule: str, out: Path | None
+    run: _Run, table: Any, search: Search, console: Console, model: str, rule: str, out: Path | None
 ) -> None:
     from m3score.cli.progress import speed_text
     from m3score.cli.summary import show_skipped, show_summary

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.bar import Bar
@@ -67,7 +67,13 @@ def _histogram(scored: pd.DataFrame, ladder: tuple[int, ...]) -> Table:
     unsolved = int(scored["required_tokens"].isna().sum())
     if unsolved:
         rows.append(("unsolved", unsolved))
+    return histogram(rows)
+
+
+def histogram(rows: Sequence[tuple[str, int]]) -> Table:
+    """Counts by label, as bars with their numbers and shares."""
     most = max(count for _, count in rows) or 1
+    total = sum(count for _, count in rows) or 1
     grid = Table.grid(padding=(0, 1))
     grid.add_column(justify="right", min_width=5)
     grid.add_column(width=BAR_WIDTH)
@@ -75,7 +81,7 @@ def _histogram(scored: pd.DataFrame, ladder: tuple[int, ...]) -> Table:
     grid.add_column(justify="right", style="dim")
     for label, count in rows:
         bar = Bar(size=most, begin=0, end=count, width=BAR_WIDTH, color="cyan")
-        grid.add_row(label, bar, f"{count:,}", f"{count / len(scored):.0%}")
+        grid.add_row(label, bar, f"{count:,}", f"{count / total:.0%}")
     return grid
 
 

@@ -72,6 +72,17 @@ class TableKind:
 
 
 SCORES = TableKind("score table", _SCORE_KINDS, ("path", "complexity"))
+PREDICTIONS = TableKind(
+    "prediction table",
+    {
+        "path": "text",
+        "predicted_tokens": "int",
+        "complexity": "float",
+        "certified": "bool",
+        "error": "text?",
+    },
+    ("path", "predicted_tokens"),
+)
 TRACES = TableKind(
     "trace table", _TRACE_KINDS, ("image", "question", "tokens", "answer", "agreement", "consistent")
 )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
+import numpy as np
 import torch
 
 from m3score import prompts
@@ -20,6 +21,7 @@ from m3score.ladder import Size, count_visual_tokens, join_tiles, pool
 from m3score.memory import MemoryGuard
 from m3score.preprocess import Tiles, preprocess
 from m3score.settings import M3Settings
+from m3score.vision_features import vision_feature_names, vision_statistics
 
 _TILES_AT_ONCE = 32
 """Tiles in one pass of the vision tower; halved when memory runs out."""
@@ -156,6 +158,17 @@ class Embedder:
 
     def _scale(self, tokens: int | None) -> int:
         return self.settings.grid**2 if tokens is None else tokens
+
+    def vision_features(self, image: ImageSource | EncodedImage) -> np.ndarray:
+        """float32 (features,) of the overview grid's projected features: see vision_features.py."""
+        features = self.encode(image).features[0].float().cpu().numpy()
+        side = self.settings.grid
+        return vision_statistics(features.reshape(side, side, -1), self.ladder)
+
+    @property
+    def vision_feature_names(self) -> tuple[str, ...]:
+        """Names of what `vision_features` gives."""
+        return vision_feature_names(self.hf_model.get_input_embeddings().weight.shape[1], self.ladder)
 
     # -- prompts -----------------------------------------------------------------------------------------
 

@@ -1,0 +1,313 @@
+"""Run the oracle over a source and keep what it says, with each image's features: the labels of a predictor.
+
+A collection is a folder: `collection.json` says what it is of, and `traces-NNNNN.parquet` with
+`features-NNNNN.parquet` hold some images each. Every file is written whole, the traces of a shard last, so
+that a run that was killed goes on where it stopped and loses one shard at most.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from m3score.answers import LadderAnswerer
+from m3score.calibration.sources import Item, Source, key_of
+from m3score.errors import M3ScoreError
+from m3score.features import FEATURE_VERSION, IMAGE_FEATURES, image_features, map_images
+from m3score.images import ImageSource
+from m3score.prefetch import opened_ahead
+from m3score.ranking import RankedImage, images_at_once, rank_opened
+from m3score.tables import TRACE_COLUMNS, read_traces, read_whole, write_traces, write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MANIFEST = "collection.json"
+FORMAT = 1
+IMAGES_PER_SHARD = 128
+FEATURE_SETS = ("pixels", "vision")
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What a folder of labels holds."""
+
+    folder: Path
+    model: str
+    fingerprint: str
+    """Of the model's weights; see m3score.fingerprint."""
+    feature_set: str
+    feature_version: int
+    ladder: tuple[int, ...]
+    max_new_tokens: int
+    told: dict[str, Any]
+    """What the source says of itself."""
+    feature_names: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields but for the folder."""
+        fields = {name: value for name, value in self.__dict__.items() if name not in ("folder", "told")}
+        lists = {"ladder": list(self.ladder), "feature_names": list(self.feature_names)}
+        return {"format": FORMAT, **fields, **lists, "source": self.told}
+
+    def traces(self) -> pd.DataFrame:
+        """The trace table of all complete shards; an image without a trace is a row with its error."""
+        import pandas as pd
+
+        frames = [read_traces(path) for path, _ in self._shards()]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=TRACE_COLUMNS)
+
+    def features(self) -> pd.DataFrame:
+        """Columns image, key (equal for copies of an image) and values (float32 features, None if failed)."""
+        import pandas as pd
+
+        frames = [_read_features(path) for _, path in self._shards()]
+        return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_FEATURE_COLUMNS)
+
+    def done(self) -> set[str]:
+        """Names of the images that are in complete shards."""
+        return {name for _, path in self._shards() for name in _read_features(path)["image"]}
+
+    def _shards(self) -> list[tuple[Path, Path]]:
+        """(traces, features) of the complete shards: traces are written last."""
+        found = sorted(self.folder.glob("traces-*.parquet"))
+        return [(path, path.with_name(path.name.replace("traces", "features"))) for path in found]
+
+
+def collect(
+    source: Source,
+    answerer: LadderAnswerer,
+    folder: str | os.PathLike[str],
+    *,
+    fingerprint: str,
+    limit: int | None = None,
+    feature_set: str = "pixels",
+    batch_size: int | Literal["auto"] = "auto",
+    max_new_tokens: int = 32,
+    per_shard: int = IMAGES_PER_SHARD,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Collection:
+    """Ask the model about every image of a source at every scale, and keep traces and features.
+
+    Args:
+        source: what to ask about.
+        answerer: the model; for the feature set "vision" it needs `vision_features`.
+        folder: where the collection is, or is to be. One that was begun goes on after its last shard.
+        fingerprint: hash of the model's weights.
+        limit: stop after so many images of the source, those of earlier runs included.
+        feature_set: "pixels" (features.image_features) or "vision" (vision_features.py).
+        batch_size, max_new_tokens: as in rank_stream.
+        per_shard: images to a shard.
+        workers: threads that decode images; by default one per CPU, at most 8.
+        overwrite: begin anew, whatever is in the folder.
+        progress: called with a number of images that are done, those of earlier runs first.
+
+    Returns:
+        The collection. An image that can't be read is a row with its error. Interrupted by any exception,
+        the images that were answered are kept as a short shard.
+
+    Raises:
+        M3ScoreError: a folder that holds labels of something else; a source without an end and no limit.
+    """
+    if feature_set not in FEATURE_SETS:
+        raise M3ScoreError(f"unknown feature set {feature_set!r}; allowed: {', '.join(FEATURE_SETS)}.")
+    if source.count() is None and limit is None:
+        raise M3ScoreError("drawn images have no end: --limit has to say how many.")
+    if feature_set == "vision" and not hasattr(answerer, "vision_features"):
+        raise M3ScoreError(f"--features vision needs a model with vision features; {answerer.name} has none.")
+    run = Collection(
+        Path(folder),
+        answerer.name,
+        fingerprint,
+        feature_set,
+        FEATURE_VERSION,
+        tuple(answerer.ladder),
+        max_new_tokens,
+        source.told,
+        tuple(answerer.vision_feature_names if feature_set == "vision" else IMAGE_FEATURES),  # type: ignore[attr-defined]
+    )
+    _begin(run, overwrite)
+    done = run.done()
+    if progress and done:
+        progress(len(done))
+    pending = source.items(limit, done)
+    size = images_at_once(answerer, batch_size)
+    extract = _extractor(answerer, feature_set, workers)
+    threads = workers or min(8, os.cpu_count() or 1)
+    with (
+        ThreadPoolExecutor(threads, thread_name_prefix="m3score-open") as pool,
+        closing(_answered(pending, answerer, pool, size, threads, max_new_tokens)) as results,
+    ):
+        shard: list[tuple[Item, RankedImage]] = []
+        try:
+            for item, result in results:
+                shard.append((item, result))
+                if progress:
+                    progress(1)
+                if len(shard) == per_shard:
+                    _write_shard(run, shard, extract)
+                    shard = []
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            if shard:
+                _write_shard(run, shard, extract)
+    return run
+
+
+def _answered(
+    pending: Iterator[Item],
+    answerer: LadderAnswerer,
+    pool: ThreadPoolExecutor,
+    size: int,
+    threads: int,
+    max_new_tokens: int,
+) -> Iterator[tuple[Item, RankedImage]]:
+    """Items with what the model said, in order."""
+    passed: list[Item] = []
+
+    def openers() -> Iterator[Callable[[], Any]]:
+        for item in pending:
+            passed.append(item)
+            yield item.open
+
+    opened = opened_ahead(openers(), pool, size + threads)
+    for result in rank_opened(opened, answerer, size, max_new_tokens):
+        yield passed.pop(0), result
+
+
+# ---- features -----------------------------------------------------------------------------------------
+
+Extract = Callable[[Sequence[ImageSource | None]], list[np.ndarray | None]]
+
+
+def _extractor(answerer: Any, feature_set: str, workers: int | None) -> Extract:
+    """A function from images to their features; None for one that has none."""
+    if feature_set == "pixels":
+        return lambda sources: list(map_images(pixel_features, sources, workers))
+
+    def one(source: ImageSource | None) -> np.ndarray | None:
+        try:
+            return None if source is None else answerer.vision_features(source)
+        except M3ScoreError:
+            return None
+
+    return lambda sources: [one(source) for source in sources]
+
+
+def pixel_features(source: ImageSource | None) -> np.ndarray | None:
+    """image_features, or None for an image that can't be read: its trace says why."""
+    try:
+        return None if source is None else image_features(source)
+    except M3ScoreError:
+        return None
+
+
+# ---- files --------------------------------------------------------------------------------------------
+
+_FEATURE_COLUMNS = ["image", "key", "values"]
+
+
+def _write_shard(run: Collection, shard: list[tuple[Item, RankedImage]], extract: Extract) -> None:
+    number = 1 + max((int(path.stem.partition("-")[2]) for path, _ in run._shards()), default=-1)
+    readable = [item.source if result.error is None else None for item, result in shard]
+    rows = [
+        {"image": item.name, "key": key_of(item.source, item.name), "values": values}
+        for (item, _), values in zip(shard, extract(readable), strict=True)
+    ]
+    write_whole(run.folder / f"features-{number:05d}.parquet", _feature_bytes(rows))
+    answers = [row for _, result in shard for row in result.trace_rows()]
+    write_traces(answers, run.folder / f"traces-{number:05d}.parquet")
+
+
+def _feature_bytes(rows: list[dict[str, Any]]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {
+        "image": pa.array([row["image"] for row in rows], pa.string()),
+        "key": pa.array([row["key"] for row in rows], pa.string()),
+        "values": pa.array([row["values"] for row in rows], pa.list_(pa.float32())),
+    }
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer)
+    return buffer.getvalue()
+
+
+def _read_features(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        frame = pd.read_parquet(io.BytesIO(read_whole(path)))
+    except (OSError, ValueError) as error:
+        raise M3ScoreError(f"{path}: not a table of features ({error}).") from None
+    if list(frame.columns) != _FEATURE_COLUMNS:
+        raise M3ScoreError(f"{path}: features need the columns {', '.join(_FEATURE_COLUMNS)}.")
+    return frame
+
+
+def _begin(run: Collection, overwrite: bool) -> None:
+    """Make the folder, or check that what is in it is a part of the same collection."""
+    path = run.folder / MANIFEST
+    if path.is_file() and not overwrite:
+        held, wanted = _read_manifest(path), run.to_dict()
+        if different := [name for name in wanted if held.get(name) != wanted[name]]:
+            raise M3ScoreError(
+                f"{run.folder}: holds labels of another run ({', '.join(different)} differ); give another "
+                "--work folder, or --overwrite."
+            )
+        return
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise M3ScoreError(f"{run.folder}: can't be made ({error.strerror or error}).") from None
+    for old in [*run.folder.glob("traces-*.parquet"), *run.folder.glob("features-*.parquet")]:
+        if not overwrite:
+            raise M3ScoreError(f"{run.folder}: has {old.name} but no {MANIFEST}; give another --work folder.")
+        old.unlink()
+    write_whole(path, json.dumps(run.to_dict(), indent=2).encode())
+
+
+def is_collection(folder: str | os.PathLike[str]) -> bool:
+    """Whether the folder is one that `collect` made."""
+    return (Path(folder) / MANIFEST).is_file()
+
+
+def open_collection(folder: str | os.PathLike[str]) -> Collection:
+    """The collection in a folder, complete or not. M3ScoreError if there is none."""
+    path = Path(folder)
+    held = _read_manifest(path / MANIFEST)
+    try:
+        return Collection(
+            folder=path,
+            model=str(held["model"]),
+            fingerprint=str(held["fingerprint"]),
+            feature_set=str(held["feature_set"]),
+            feature_version=int(held["feature_version"]),
+            ladder=tuple(int(tokens) for tokens in held["ladder"]),
+            max_new_tokens=int(held["max_new_tokens"]),
+            told=dict(held["source"]),
+            feature_names=tuple(str(name) for name in held["feature_names"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise M3ScoreError(f"{path / MANIFEST}: not a collection's description ({error}).") from None
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        held = json.loads(read_whole(path))
+    except ValueError as error:
+        raise M3ScoreError(f"{path}: not JSON ({error}).") from None
+    if not isinstance(held, dict) or held.get("format") != FORMAT:
+        raise M3ScoreError(f"{path}: not a collection of format {FORMAT}; collect it anew.")
+    return held

@@ -1,0 +1,250 @@
+"""From labels to a predictor: candidates by cross-validation, certificates, and a verdict on unseen images.
+
+Three splits by image that share nothing: `fit` chooses and fits the regressors, `calibrate` certifies their
+margins, `test` is looked at once, at the end. Candidates are compared by what they are for: the accuracy over
+the whole frontier of out-of-fold predictions (a mean over ln(tokens)), not by their error in ln(tokens).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from m3score.calibration import frontier
+from m3score.calibration.judge import FORMS, Verdict, judge
+from m3score.calibration.labels import SHARES, SPLITS, Labels, spearman
+from m3score.certify import margins as all_margins
+from m3score.certify import route_levels
+from m3score.ensemble import Ensemble
+from m3score.errors import M3ScoreError
+from m3score.features import QUESTION_FEATURES
+from m3score.predictor import CalibrationRecord, Predictor, clip_predictions
+from m3score.regressor import UNSOLVED, ScaleRegressor
+
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "ridge": {"kind": "linear", "alpha": 10.0},
+    "trees, few": {"learning_rate": 0.05, "max_iter": 100, "max_leaf_nodes": 7},
+    "trees": {"learning_rate": 0.05, "max_iter": 250, "max_leaf_nodes": 15, "l2_regularization": 1.0},
+    "trees, many": {"learning_rate": 0.04, "max_iter": 450, "max_leaf_nodes": 31, "l2_regularization": 5.0},
+}
+"""Each is tried with both ways of treating unsolved questions."""
+FOLDS = 5
+DROPS = (0.01, 0.02, 0.05)
+"""Max_drops for which verdicts show the certified margin, beside the one that is asked for."""
+SMALL_LOSS = 0.01
+"""The uncertified operating point: at most so much accuracy lost on the calibration split."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A candidate's out-of-fold result on the fit split."""
+
+    name: str
+    unsolved: str
+    mean_accuracy: float
+    """Over the frontier; see Curve.log_mean."""
+    spearman: float
+    """With required tokens, over the solved questions."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of ScaleRegressor."""
+        return {**CANDIDATES[self.name], "unsolved": self.unsolved}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A predictor (without its card yet) and what is known about it."""
+
+    predictor: Predictor
+    tried: dict[str, list[Tried]]
+    """Of each form, the best first."""
+    verdicts: list[Verdict]
+    """On the test split, then on further test sets."""
+    parts: dict[str, Labels]
+
+
+def fit_predictor(
+    labels: Labels,
+    *,
+    fingerprint: str,
+    feature_set: str,
+    image_features: Sequence[str],
+    seed: int = 0,
+    shares: Sequence[float] = SHARES,
+    max_drop: float = 0.02,
+    confidence: float = 0.95,
+    tests: Mapping[str, Labels] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Fitted:
+    """Choose, fit, certify and judge.
+
+    Args:
+        labels: questions with features and sufficient scales.
+        fingerprint: hash of the routed model's weights.
+        feature_set, image_features: what the features are, and their names.
+        seed: of the splits, of the questions drawn for calibration, and of the regressors.
+        shares: of the images for fit, calibrate and test.
+        max_drop, confidence: whose margin is shown first in the verdicts; any other is certified later,
+            without refitting.
+        tests: further test sets by name, of images that are not among the labels.
+        progress: told what is being done.
+
+    Raises:
+        M3ScoreError: too few images, nothing solved, or test images that are among those of the fit.
+    """
+    say = progress or (lambda text: None)
+    parts = labels.split(seed, shares)
+    fit, calibrate = parts["fit"], parts["calibrate"]
+    for name, other in (tests or {}).items():
+        if shared := {*other.keys} & ({*fit.keys} | {*calibrate.keys}):
+            raise M3ScoreError(f"{name}: {len(shared):,} of its images were fitted or calibrated on.")
+    asks = len(set(fit.questions)) > 1
+    forms = FORMS if asks else FORMS[:1]
+    tried = {form: compare(inputs(fit, form), fit, seed, say, form) for form in forms}
+    say("fitting")
+    ensembles = {form: train(inputs(fit, form), fit, tried[form][0].options, seed) for form in forms}
+    drawn = calibrate.one_per_image(seed)
+    record = CalibrationRecord(
+        image_only=_predict(ensembles, FORMS[0], drawn),
+        with_question=_predict(ensembles, FORMS[1], drawn) if asks else None,
+        sufficient=drawn.sufficient,
+    )
+    predictor = Predictor(
+        model=labels.model,
+        fingerprint=fingerprint,
+        ladder=labels.ladder,
+        feature_set=feature_set,
+        image_features=tuple(image_features),
+        question_features=tuple(QUESTION_FEATURES) if asks else (),
+        image_only=ensembles[FORMS[0]],
+        with_question=ensembles.get(FORMS[1]),
+        calibration=record,
+        data=_data(labels, parts, seed, shares, tried),
+    )
+    size = train(fit.size_features(), fit, CANDIDATES["trees, few"], seed)
+    drops = sorted({max_drop, *DROPS})
+    verdicts = []
+    for name, test in {"test split": parts["test"], **(tests or {})}.items():
+        say(f"judging on {name}")
+        margins = {form: operating_points(predictor, form, calibrate, drops, confidence) for form in forms}
+        predictions = {form: _predict(ensembles, form, test) for form in forms}
+        sizes = clip_predictions(size.predict(test.size_features()), labels.ladder)
+        verdicts.append(judge(name, test, predictions, margins, sizes))
+    return Fitted(predictor, tried, verdicts, parts)
+
+
+def inputs(labels: Labels, form: str) -> np.ndarray:
+    """(m, features): what a form sees of each question."""
+    if form == FORMS[0]:
+        return labels.features
+    return np.hstack([labels.features, labels.question_features()])
+
+
+def train(X: np.ndarray, labels: Labels, options: Mapping[str, Any], seed: int) -> Ensemble:
+    """A fitted regressor as arrays."""
+    target, unsolved = labels.targets()
+    return Ensemble.of(ScaleRegressor(**options, random_state=seed).fit(X, target, unsolved))
+
+
+def compare(X: np.ndarray, labels: Labels, seed: int, say: Callable[[str], None], form: str) -> list[Tried]:
+    """Every candidate with both ways of treating the unsolved, by cross-validation grouped by image; the
+    best first."""
+    target, unsolved = labels.targets()
+    if unsolved.all():
+        raise M3ScoreError("no question is solved at any scale: there is nothing to fit.")
+    ways = UNSOLVED if unsolved.any() else UNSOLVED[:1]
+    results = []
+    for name in CANDIDATES:
+        for way in ways:
+            say(f"{form}: {name}, unsolved: {way}")
+            tried = Tried(name, way, 0.0, 0.0)
+            predicted = _out_of_fold(X, labels, target, unsolved, tried.options, seed)
+            curve = frontier.routed(predicted, labels.sufficient, labels.ladder)
+            score = curve.log_mean(labels.ladder[0], labels.ladder[-1])
+            rank = spearman(predicted[~unsolved], target[~unsolved])
+            results.append(replace(tried, mean_accuracy=score, spearman=rank))
+    return sorted(results, key=lambda one: -one.mean_accuracy)
+
+
+def _out_of_fold(
+    X: np.ndarray,
+    labels: Labels,
+    target: np.ndarray,
+    unsolved: np.ndarray,
+    options: Mapping[str, Any],
+    seed: int,
+) -> np.ndarray:
+    from sklearn.model_selection import GroupKFold
+
+    folds = min(FOLDS, len(set(labels.keys)))
+    if folds < 2:
+        raise M3ScoreError("too few images to fit on: cross-validation needs two at least.")
+    predicted = np.zeros(len(target))
+    for known, held in GroupKFold(folds).split(X, groups=labels.keys.astype(str)):
+        if unsolved[known].all():  # tiny data: nothing to learn from in this fold
+            predicted[held] = np.log(labels.ladder[-1])
+            continue
+        regressor = ScaleRegressor(**options, random_state=seed)
+        predicted[held] = regressor.fit(X[known], target[known], unsolved[known]).predict(X[held])
+    return clip_predictions(predicted, labels.ladder)
+
+
+def _predict(ensembles: Mapping[str, Ensemble], form: str, labels: Labels) -> np.ndarray:
+    return clip_predictions(ensembles[form].predict(inputs(labels, form)), labels.ladder)
+
+
+def operating_points(
+    predictor: Predictor, form: str, calibrate: Labels, drops: Sequence[float], confidence: float
+) -> list[tuple[str, float, float | None]]:
+    """(name, margin, promised max_drop): certified margins, the small-loss margin, and no margin at all."""
+    asked = form == FORMS[1]
+    points: list[tuple[str, float, float | None]] = []
+    for drop in drops:
+        certificate = predictor.certificate(drop, confidence, with_question=asked)
+        name = f"certified {drop:.0%}" if certificate.certified else f"{drop:.0%}: none certified"
+        points.append((name, certificate.margin, drop if certificate.certified else None))
+    X = inputs(calibrate, form)
+    ensemble = predictor.with_question if asked else predictor.image_only
+    assert ensemble is not None
+    predicted = clip_predictions(ensemble.predict(X), predictor.ladder)
+    points.append((f"{SMALL_LOSS:.0%} lost on calibration", small_loss_margin(predicted, calibrate), None))
+    return [*points, ("no margin", 0.0, None)]
+
+
+def small_loss_margin(predicted: np.ndarray, labels: Labels, loss: float = SMALL_LOSS) -> float:
+    """The margin with the fewest tokens at which accuracy is at most `loss` below the finest scale's: what
+    people choose who want no promise."""
+    best, spent = float(all_margins(labels.ladder)[0]), np.inf
+    floor = float(labels.sufficient[:, -1].mean()) - loss
+    for margin in all_margins(labels.ladder):
+        levels = route_levels(predicted, float(margin), labels.ladder)
+        tokens, accuracy = frontier.outcome(levels, labels.sufficient, labels.ladder)
+        if accuracy >= floor and tokens < spent:
+            best, spent = float(margin), tokens
+    return best
+
+
+def _data(
+    labels: Labels,
+    parts: Mapping[str, Labels],
+    seed: int,
+    shares: Sequence[float],
+    tried: Mapping[str, list[Tried]],
+) -> dict[str, Any]:
+    """The summary that a predictor's file carries."""
+    sources = sorted(set(labels.sources))
+    return {
+        "images": len(set(labels.keys)),
+        "questions": len(labels),
+        "failed_images": labels.failed,
+        "sources": {name: int((labels.sources == name).sum()) for name in sources},
+        "judged_by_truth": float(labels.by_truth.mean()),
+        "seed": seed,
+        "shares": [float(share) for share in shares],
+        "split_images": {name: len(set(parts[name].keys)) for name in SPLITS},
+        "regressors": {form: f"{best[0].name}, unsolved: {best[0].unsolved}" for form, best in tried.items()},
+    }

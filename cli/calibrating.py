@@ -1,0 +1,192 @@
+"""What m3score calibrate does: ask, fit, write. The options are in calibrate.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from m3score.cli.console import INTERRUPTED, SOME_FAILED, load, plain, sigterm_as_interrupt
+from m3score.errors import M3ScoreError, MissingExtraError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from m3score.calibration.collect import Collection
+    from m3score.calibration.fit import Fitted
+    from m3score.calibration.sources import Source
+
+
+def collect(
+    found: dict[str, Source | None],
+    where: Path,
+    model: str,
+    loading: dict[str, Any],
+    how: dict[str, Any],
+    console: Console,
+) -> list[Path]:
+    """Run the oracle over the sources that have no labels yet; the folders of all labels."""
+    folders = [Path(name) if source is None else where for name, source in found.items()]
+    pending = [(i, name, source) for i, (name, source) in enumerate(found.items()) if source is not None]
+    if not pending:
+        return folders
+    from m3score.calibration.collect import collect
+    from m3score.cli.progress import progress
+    from m3score.fingerprint import fingerprint
+
+    answerer = load(model, console=console, **loading)
+    prints = fingerprint(model)
+    for i, name, source in pending:
+        if len(pending) > 1:
+            slug = re.sub(r"[^\w.-]+", "-", os.path.basename(os.path.normpath(name)))
+            folders[i] = where / f"{i}-{slug}"
+        count = partial(_count, source, how["limit"])
+        with sigterm_as_interrupt():
+            try:
+                with progress(console, count, f"Asking about {plain(name)}") as advance:
+                    collect(
+                        source,
+                        answerer,
+                        folders[i],
+                        fingerprint=prints,
+                        progress=lambda n, advance=advance: [advance() for _ in range(n)],  # type: ignore[misc]
+                        **how,
+                    )
+            except KeyboardInterrupt:
+                console.print(
+                    f"Interrupted. What was done is kept in {plain(folders[i])}: run again to go on."
+                )
+                raise typer.Exit(INTERRUPTED) from None
+    return folders
+
+
+def _count(source: Source, limit: int | None) -> int:
+    total = source.count()
+    return min(x for x in (total, limit) if x is not None)
+
+
+def say_collected(folders: list[Path], console: Console) -> None:
+    from m3score.calibration.collect import open_collection
+
+    failed = 0
+    for folder in folders:
+        collection: Collection = open_collection(folder)
+        traces = collection.traces()
+        failed += int(traces["tokens"].isna().sum())
+        console.print(
+            f"{plain(folder)}: {traces['image'].nunique():,} images, {traces['tokens'].notna().sum():,} "
+            f"answers, {int(traces['tokens'].isna().sum()):,} images failed."
+        )
+    if failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def fit(
+    folders: list[Path],
+    tests: list[Path],
+    shares: tuple[float, ...],
+    sufficiency: str,
+    max_drop: float,
+    confidence: float,
+    seed: int,
+    workers: int | None,
+    console: Console,
+) -> Fitted:
+    from m3score.calibration.collect import open_collection
+    from m3score.calibration.fit import fit_predictor
+    from m3score.calibration.gather import labels_of
+
+    collections = [open_collection(folder) for folder in [*folders, *tests]]
+    first = collections[0]
+    for other in collections[1:]:
+        for fact in ("fingerprint", "feature_set", "ladder"):
+            if getattr(other, fact) != getattr(first, fact):
+                raise M3ScoreError(f"{other.folder} and {first.folder}: labels of another {fact}.")
+    with console.status("Reading labels ..."):
+        labels = labels_of(folders, sufficiency=sufficiency, workers=workers)
+        further = {str(folder): labels_of([folder], sufficiency=sufficiency) for folder in tests}
+    with console.status("Fitting ...") as status:
+        fitted = fit_predictor(
+            labels,
+            fingerprint=first.fingerprint,
+            feature_set=first.feature_set,
+            image_features=_names(first),
+            seed=seed,
+            shares=shares,
+            max_drop=max_drop,
+            confidence=confidence,
+            tests=further,
+            progress=lambda text: status.update(f"{text[:1].upper()}{text[1:]} ..."),
+        )
+    fitted.predictor.data["sufficiency"] = str(sufficiency)
+    return fitted
+
+
+def _names(collection: Collection) -> tuple[str, ...]:
+    from m3score.features import IMAGE_FEATURES
+
+    return IMAGE_FEATURES if collection.feature_set == "pixels" else collection.feature_names
+
+
+def write(
+    fitted: Fitted,
+    out: Path,
+    folder: Path,
+    max_drop: float,
+    confidence: float,
+    notes: str,
+    console: Console,
+) -> int:
+    """The predictor with its card, and the report. Returns how many images failed."""
+    from dataclasses import replace
+
+    from m3score.calibration.card import write_card
+    from m3score.tables import write_whole
+
+    predictor = fitted.predictor
+    card = write_card(fitted, confidence, max_drop, notes)
+    replace(predictor, card=card).save(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise M3ScoreError(f"{folder}: can't be made ({error.strerror or error}).") from None
+    write_whole(folder / "card.md", card.encode())
+    told = [verdict.to_dict() for verdict in fitted.verdicts]
+    write_whole(folder / "results.json", json.dumps(told, indent=1).encode())
+    write_frontiers(
+        fitted.verdicts, folder, f"{predictor.model}: accuracy kept against visual tokens", console
+    )
+    asked = predictor.with_question is not None
+    certificate = predictor.certificate(max_drop, confidence, with_question=asked)
+    console.print(f"{plain(certificate.note)}")
+    for form in fitted.verdicts[0].forms:
+        point = form.points[0]
+        console.print(
+            f"Test, {form.form}, {plain(point.name)}: {point.mean_tokens:.1f} tokens on average "
+            f"({point.saved:.0%} saved), accuracy {point.accuracy:.1%} ({100 * point.change:+.1f} points), "
+            f"random mixing {point.mixing:.1%}, oracle {point.oracle:.1%}."
+        )
+    console.print(f"\nWrote {plain(out)}, and its card and frontier to {plain(folder)}.")
+    failed = predictor.data["failed_images"]
+    if failed:
+        console.print(f"[yellow]{failed:,} images failed[/]; their rows in the labels say why.")
+    return int(failed)
+
+
+def write_frontiers(verdicts: Any, folder: Path, title: str, console: Console) -> None:
+    """frontier.csv and frontier.png of the first test set, frontier-2 ... of further ones."""
+    from m3score.calibration.frontier import write_csv, write_png
+
+    for number, verdict in enumerate(verdicts, start=1):
+        stem = "frontier" if number == 1 else f"frontier-{number}"
+        write_csv(verdict.curves, folder / f"{stem}.csv")
+        try:
+            write_png(verdict.curves, folder / f"{stem}.png", f"{title} ({verdict.name})", verdict.marks())
+        except MissingExtraError as error:
+            if number == 1:
+                console.print(f"[yellow]{plain(error)}[/]")
