@@ -109,7 +109,7 @@ class Ensemble:
         if any(len(kept[name]) != nodes for name in _PER_NODE):
             raise M3ScoreError(f"{where}: the trees' arrays are not equally long.")
         own, left, right, feature = np.arange(nodes), kept["left"], kept["right"], kept["feature"]
-        leaf = (left == own) & (right == own)
+        leaf = (left == own) & (right == own) & (feature == -1)
         inner = (left > own) & (right > own) & (left < nodes) & (right < nodes)
         inner &= (feature >= 0) & (feature < features)
         if not np.all(leaf | inner) or np.any((kept["roots"] < 0) | (kept["roots"] >= nodes)):

@@ -107,6 +107,7 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "negative child": (_set("left", _put(0, -1)), "trees are damaged"),
     "feature out of range": (_set("feature", _put(0, 5)), "trees are damaged"),
     "negative feature": (_set("feature", _put(0, -2)), "trees are damaged"),
+    "feature of a leaf": (_set("feature", _put(-1, 5)), "trees are damaged"),
     "root out of range": (_set("roots", _put(0, 10**6)), "trees are damaged"),
     "not finite": (_set("value", _put(0, np.nan)), "'value' holds values that are not finite"),
     "infinite threshold": (_set("threshold", _put(0, np.inf)), "'threshold' holds values that are not"),
