@@ -134,13 +134,14 @@ def test_endless_chain_of_nodes_is_refused() -> None:
     n = 5000  # each node's left child is the next one: no loop, but a walk without end in sight
     nodes = np.arange(n, dtype=np.int32)
     chain = np.minimum(nodes + 1, n - 1)
+    feature = np.where(nodes < n - 1, 0, -1).astype(np.int32)
     with pytest.raises(M3ScoreError, match="deeper than 256 levels"):
         Ensemble.from_arrays(
             {
                 "intercept": np.zeros(1),
                 "coefficients": np.zeros(1),
                 "roots": np.zeros(1, dtype=np.int32),
-                "feature": np.zeros(n, dtype=np.int32),
+                "feature": feature,
                 "threshold": np.zeros(n),
                 "left": chain,
                 "right": chain,
