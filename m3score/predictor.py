@@ -89,7 +89,7 @@ class Predictor:
         self._check_calibration()
 
     def _check_features(self) -> None:
-        choose("feature set", self.feature_set, FEATURE_SETS)
+        choose("feature set", self.feature_set[:60], FEATURE_SETS)
         if self.feature_version != FEATURE_VERSION:
             raise M3ScoreError(
                 f"fitted on feature version {self.feature_version}, but this m3score computes version "
@@ -226,6 +226,5 @@ def check_ladder(ladder: Any) -> None:
     """M3ScoreError unless it is a tuple of ascending numbers of tokens, more than one token at the finest."""
     whole = isinstance(ladder, tuple) and ladder and all(type(t) is int and 0 < t < 1 << 20 for t in ladder)
     if not whole or list(ladder) != sorted(set(ladder)) or ladder[-1] < 2:
-        raise M3ScoreError(
-            f"{ladder!r} is no ladder: ascending tokens per grid such as (1, 9, 36, 144, 576)."
-        )
+        shown = repr(ladder)[:60]
+        raise M3ScoreError(f"{shown} is no ladder: ascending tokens per grid such as (1, 9, 36, 144, 576).")

@@ -124,14 +124,14 @@ def _contents(path: str | os.PathLike[str], name: str) -> tuple[dict[str, np.nda
 
 
 def _check_facts(facts: Mapping[str, Any], name: str) -> None:
-    if facts.get("format_version") != FORMAT_VERSION:
+    written, version = facts.get("format_version"), facts.get("feature_version")
+    if written != FORMAT_VERSION:
         raise M3ScoreError(
-            f"{name}: format version {facts.get('format_version')!r}; this m3score reads {FORMAT_VERSION}."
+            f"{name}: format version {repr(written)[:60]}; this m3score reads {FORMAT_VERSION}."
         )
-    version = facts.get("feature_version")
     if version != FEATURE_VERSION:  # before anything that another version may have changed
         raise M3ScoreError(
-            f"{name}: fitted on feature version {version!r}, but this m3score computes version "
+            f"{name}: fitted on feature version {repr(version)[:60]}, but this m3score computes version "
             f"{FEATURE_VERSION}: calibrate anew with `m3score calibrate`."
         )
     for key, (kind, wanted) in _KINDS.items():

@@ -345,6 +345,8 @@ TAMPERED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "features of numbers": ({"image_features": [1, 2]}, {}, "'image_features' must hold names"),
     "card of another type": ({"card": ["x"]}, {}, "'card' must be text"),
     "data of another type": ({"data": "x"}, {}, "'data' must be an object"),
+    "long-winded": ({"format_version": "x" * 10_000}, {}, "format version 'xxxx"),
+    "a long name": ({"feature_set": "x" * 10_000}, {}, "unknown feature set 'xxxx"),
     "no model": ({"model": None}, {}, "'model' must be text"),
     "a code path": ({"feature_set": "os.system"}, {}, "unknown feature set"),
     "no trees": ({}, {"image_only/roots": None}, "image_only: 'roots' must be a list"),
