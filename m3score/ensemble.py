@@ -27,7 +27,7 @@ MAX_DEPTH = 256
 """Deeper trees are refused: scikit-learn's own are no deeper than their number of leaves, a few dozen."""
 
 _TOLERANCE = 1e-6
-_CELLS = 1 << 20  # (rows x trees) walked at once: about 50 MB of working memory
+_CELLS = 1 << 16  # (rows x trees) walked at once: what fits a processor's cache
 _DTYPES = {
     "intercept": np.float64,
     "coefficients": np.float64,
