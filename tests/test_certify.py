@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -133,7 +134,7 @@ def test_promise_is_kept_in_as_many_splits_as_promised(
     tokens = []
     for _ in range(SPLITS):
         drawn = random.integers(len(predictions), size=images)
-        found = certify(grid, lambda margin, rows=drawn: regrets[margin][rows], max_drop, confidence)
+        found = certify(grid, _of_rows(regrets, drawn), max_drop, confidence)
         broken += true[found.margin] > max_drop
         certified += found.certified
         tokens.append(route(predictions[drawn], found.margin, LADDER).mean())
@@ -144,6 +145,10 @@ def test_promise_is_kept_in_as_many_splits_as_promised(
     assert broken / SPLITS <= allowed + 2.5 * error
     assert plain_broken / SPLITS > allowed + 5 * error
     assert certified == SPLITS and np.mean(tokens) < 0.9 * LADDER[-1]  # the promise is not an empty one
+
+
+def _of_rows(regrets: dict[float, np.ndarray], rows: np.ndarray) -> Callable[[float], np.ndarray]:
+    return lambda margin: regrets[margin][rows]
 
 
 def test_levels_agree_with_route() -> None:

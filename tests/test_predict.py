@@ -198,7 +198,7 @@ def test_question_for_an_image_only_predictor(pictures: list[Path]) -> None:
 
 
 def test_map_batch_gives_columns_for_every_row(predictor: Predictor, pictures: list[Path]) -> None:
-    batch = {
+    batch: dict[str, list[Any]] = {
         "picture": [
             str(pictures[0]),
             {"bytes": pictures[1].read_bytes(), "path": None},

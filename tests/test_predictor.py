@@ -72,7 +72,7 @@ def test_margins_are_certified_per_level_without_fitting(
                 record.predictions(with_question), record.sufficient, found.margin, predictor.ladder
             )
             assert found.regret == regrets.mean() <= max_drop
-            tokens.append(found.mean_tokens)
+            tokens.append(found.mean_tokens or 0.0)
     assert tokens[:4] == sorted(tokens[:4], reverse=True) and tokens[4:] == sorted(tokens[4:], reverse=True)
     assert tokens[5] < tokens[1]  # at max_drop=0.02 the question saves tokens
     assert predictor.certificate(0.02) is predictor.certificate(0.02)
