@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -25,7 +27,7 @@ def checked(predictor: Predictor, fresh: MadeUp, **levels: float) -> Drift:
 def test_more_of_the_same_rarely_alarms(predictor: Predictor) -> None:
     """1 - confidence bounds the false alarms given a calibration that is itself a draw."""
     alarms = 0
-    for seed in range(120):
+    for seed in range(80):
         calibration = made_up(300, seed=1000 + seed)
         predictions = predictor.predict(calibration.images)
         record = type(predictor.calibration)(predictions, None, calibration.sufficient)
@@ -34,12 +36,10 @@ def test_more_of_the_same_rarely_alarms(predictor: Predictor) -> None:
         found = check_drift(again, again.predict(fresh.images), fresh.sufficient, confidence=0.9)
         assert found.drifted == (found.p_value <= 0.1)
         alarms += found.drifted
-    assert alarms / 120 <= 0.1 + 2.5 * np.sqrt(0.09 / 120)
+    assert alarms / 80 <= 0.1 + 2.5 * np.sqrt(0.09 / 80)
 
 
 def _with(predictor: Predictor, record: object) -> Predictor:
-    from dataclasses import replace
-
     return replace(predictor, calibration=record, with_question=None)  # type: ignore[arg-type]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,15 @@ from PIL import Image
 
 import m3score
 from m3score import predict, predictors
+from m3score.ensemble import Ensemble
 from m3score.errors import M3ScoreError
 from m3score.features import image_features, question_features
 from m3score.finding import FoundImage, find_images
 from m3score.fingerprint import fingerprint
 from m3score.predict import Prediction, predict_many
 from m3score.predictor import Predictor
+from m3score.regressor import ScaleRegressor
 from tests.predictors import LADDER, small_predictor
-
-
-@pytest.fixture(scope="module")
-def predictor() -> Predictor:
-    return small_predictor()
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +36,19 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         Image.fromarray(cells).resize((120 + i, 90), Image.Resampling.NEAREST).save(path)
         paths.append(path)
     return paths
+
+
+@pytest.fixture(scope="module")
+def predictor(pictures: list[Path]) -> Predictor:
+    """Tells these pictures apart: fitted to them, and to a question each, from hardly anything to all."""
+    needs = np.linspace(0.1, 6.2, len(pictures))
+    X = np.array([image_features(path) for path in pictures])
+    asked = np.array([question_features(f"What is number {i}?") for i in range(len(pictures))])
+    return replace(
+        small_predictor(),
+        image_only=Ensemble.of(ScaleRegressor("linear").fit(X, needs)),
+        with_question=Ensemble.of(ScaleRegressor("linear").fit(np.hstack([X, asked]), needs[::-1])),
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -170,8 +180,6 @@ def test_levels_are_checked_before_anything_is_read(predictor: Predictor) -> Non
 
 
 def _vision(predictor: Predictor) -> Predictor:
-    from dataclasses import replace
-
     return replace(predictor, feature_set="vision")
 
 
