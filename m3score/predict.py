@@ -112,6 +112,26 @@ def predict_scale(
     return scales if many else scales[0]
 
 
+@overload
+def predict_complexity(
+    img: ImageSource,
+    question: str | None = None,
+    *,
+    predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
+    workers: int | None = None,
+) -> float: ...
+
+
+@overload
+def predict_complexity(
+    img: list[Any] | tuple[Any, ...],
+    question: str | Sequence[str | None] | None = None,
+    *,
+    predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
+    workers: int | None = None,
+) -> list[float]: ...
+
+
 def predict_complexity(
     img: Any,
     question: Any = None,

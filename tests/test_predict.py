@@ -236,7 +236,6 @@ def test_map_batch_in_a_data_set(predictor: Predictor, pictures: list[Path]) -> 
         batched=True,
         batch_size=5,
         fn_kwargs={"predictor": predictor},
-        new_fingerprint="unused",
     )
     assert mapped["predicted_complexity"] == pytest.approx(
         m3score.predict_complexity(pictures, predictor=predictor)
