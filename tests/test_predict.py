@@ -276,7 +276,7 @@ def test_own_model_is_routed_silently(predictor: Predictor, pictures: list[Path]
             m3score.predict_scale(pictures[0], predictor=own, model=model)
 
 
-@pytest.mark.parametrize("model", ["m3-tiny", Loaded(), Loaded("gone/away")])
+@pytest.mark.parametrize("model", ["m3-tiny", Loaded(), Loaded("/gone/away")])
 def test_other_weights_warn_once(predictor: Predictor, pictures: list[Path], model: Any) -> None:
     name = model if isinstance(model, str) else model.name
     with pytest.warns(UserWarning, match=f"does not hold for {name}, whose weights are others") as caught:
