@@ -10,12 +10,12 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -172,7 +172,7 @@ def _answered(
     size: int,
     threads: int,
     max_new_tokens: int,
-) -> Iterator[tuple[Item, RankedImage]]:
+) -> Generator[tuple[Item, RankedImage], None, None]:
     """Items with what the model said, in order."""
     passed: list[Item] = []
 
@@ -188,7 +188,7 @@ def _answered(
 
 # ---- features -----------------------------------------------------------------------------------------
 
-Extract = Callable[[Sequence[ImageSource | None]], list[np.ndarray | None]]
+Extract: TypeAlias = "Callable[[Sequence[ImageSource | None]], list[np.ndarray | None]]"
 
 
 def _extractor(answerer: Any, feature_set: str, workers: int | None) -> Extract:

@@ -126,7 +126,7 @@ def fit_predictor(
         data=_data(labels, parts, seed, shares, tried),
     )
     size = train(fit.size_features(), fit, CANDIDATES["trees, few"], seed)
-    drops = sorted({max_drop, *DROPS})
+    drops = [max_drop, *(drop for drop in DROPS if drop != max_drop)]
     verdicts = []
     for name, test in {"test split": parts["test"], **(tests or {})}.items():
         say(f"judging on {name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,7 +12,6 @@ from m3score.cli.console import SOME_FAILED, set_up
 from m3score.errors import M3ScoreError
 
 if TYPE_CHECKING:
-
     pass
 
 EPILOG = """Examples:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ def collect(
                         answerer,
                         folders[i],
                         fingerprint=prints,
-                        progress=lambda n, advance=advance: [advance() for _ in range(n)],  # type: ignore[misc]
+                        progress=partial(_repeat, advance),
                         **how,
                     )
             except KeyboardInterrupt:
@@ -63,6 +64,11 @@ def collect(
                 )
                 raise typer.Exit(INTERRUPTED) from None
     return folders
+
+
+def _repeat(advance: Callable[[], None], times: int) -> None:
+    for _ in range(times):
+        advance()
 
 
 def _count(source: Source, limit: int | None) -> int:

@@ -13,6 +13,7 @@ from m3score.cli.console import plain, set_up
 from m3score.errors import M3ScoreError
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.console import Console
 
     from m3score.calibration.labels import Labels
@@ -105,7 +106,7 @@ def check_predictor(
         raise typer.Exit(DRIFTED)
 
 
-def _predictions(predictor: Predictor, labels: Labels, asked: bool):  # type: ignore[no-untyped-def]
+def _predictions(predictor: Predictor, labels: Labels, asked: bool) -> np.ndarray:
     return predictor.predict(labels.features, labels.question_features() if asked else None)
 
 
