@@ -22,6 +22,7 @@ from m3score.ensemble import Ensemble
 from m3score.errors import M3ScoreError
 from m3score.features import QUESTION_FEATURES
 from m3score.predictor import CalibrationRecord, Predictor, clip_predictions
+from m3score.prices import Chances
 from m3score.regressor import UNSOLVED, ScaleRegressor
 
 CANDIDATES: dict[str, dict[str, Any]] = {
@@ -133,8 +134,17 @@ def fit_predictor(
         margins = {form: operating_points(predictor, form, calibrate, drops, confidence) for form in forms}
         predictions = {form: _predict(ensembles, form, test) for form in forms}
         sizes = clip_predictions(size.predict(test.size_features()), labels.ladder)
-        verdicts.append(judge(name, test, predictions, margins, sizes))
+        verdicts.append(judge(name, test, predictions, margins, chances_of(predictor), sizes))
     return Fitted(predictor, tried, verdicts, parts)
+
+
+def chances_of(predictor: Predictor) -> dict[str, Chances]:
+    """Of each form, from the calibration that the predictor carries."""
+    record = predictor.calibration
+    found = {FORMS[0]: Chances.of(record.image_only, record.sufficient)}
+    if record.with_question is not None:
+        found[FORMS[1]] = Chances.of(record.with_question, record.sufficient)
+    return found
 
 
 def inputs(labels: Labels, form: str) -> np.ndarray:
@@ -163,7 +173,8 @@ def compare(X: np.ndarray, labels: Labels, seed: int, say: Callable[[str], None]
             say(f"{form}: {name}, unsolved: {way}")
             tried = Tried(name, way, 0.0, 0.0)
             predicted = _out_of_fold(X, labels, target, unsolved, tried.options, seed)
-            curve = frontier.routed(predicted, labels.sufficient, labels.ladder)
+            chances = Chances.of(predicted, labels.sufficient)
+            curve = frontier.priced(predicted, labels.sufficient, labels.ladder, chances)
             score = curve.log_mean(labels.ladder[0], labels.ladder[-1])
             rank = spearman(predicted[~unsolved], target[~unsolved])
             results.append(replace(tried, mean_accuracy=score, spearman=rank))

@@ -20,6 +20,7 @@ import numpy as np
 
 from m3score.certify import route_levels
 from m3score.errors import MissingExtraError
+from m3score.prices import Chances
 from m3score.rules import required_tokens
 from m3score.tables import write_whole
 
@@ -120,6 +121,14 @@ def routed(predictions: np.ndarray, sufficient: np.ndarray, ladder: Sequence[int
     return Curve(np.array([tokens for tokens, _ in points]), np.array([right for _, right in points]))
 
 
+def priced(predictions: np.ndarray, sufficient: np.ndarray, ladder: Sequence[int], chances: Chances) -> Curve:
+    """A router's frontier when tokens have a price (prices.py): every price, from none to too much."""
+    prices = [-10.0, *np.geomspace(1e-4, 1e4, POINTS), 1e6]  # less than nothing: always the finest scale
+    levels = (chances.levels(predictions, price, ladder) for price in reversed(prices))
+    points = list(dict.fromkeys(outcome(level, sufficient, ladder) for level in levels))
+    return Curve(np.array([tokens for tokens, _ in points]), np.array([right for _, right in points]))
+
+
 def outcome(scales: np.ndarray, sufficient: np.ndarray, ladder: Sequence[int]) -> tuple[float, float]:
     """Mean tokens per grid and accuracy of the scales (indices) that were chosen."""
     rows = np.arange(len(scales))
@@ -163,6 +172,8 @@ _STYLES = {
     "size alone": {"color": "tab:olive", "linewidth": 1.2},
     "image only": {"color": "tab:blue", "linewidth": 2},
     "image and question": {"color": "tab:red", "linewidth": 2},
+    "image only, by margin": {"color": "tab:blue", "linewidth": 0.8, "linestyle": "-."},
+    "image and question, by margin": {"color": "tab:red", "linewidth": 0.8, "linestyle": "-."},
 }
 _FINE = 240
 """Points along a straight line in tokens, which is a curve on a log axis."""

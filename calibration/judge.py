@@ -16,6 +16,7 @@ from m3score.calibration import frontier
 from m3score.calibration.frontier import Curve
 from m3score.calibration.labels import Labels, spearman
 from m3score.certify import route_levels
+from m3score.prices import Chances
 
 FIXED, MIXING, ORACLE, SIZE = "fixed scales", "random mixing", "oracle", "size alone"
 FORMS = ("image only", "image and question")
@@ -114,6 +115,7 @@ def judge(
     labels: Labels,
     predictions: Mapping[str, np.ndarray],
     margins: Mapping[str, Sequence[tuple[str, float, float | None]]],
+    chances: Mapping[str, Chances],
     size: np.ndarray | None = None,
 ) -> Verdict:
     """Judge a router's forms on a test set.
@@ -123,6 +125,8 @@ def judge(
         labels: of the test set.
         predictions: ln(tokens) of each form in FORMS.
         margins: of each form: (name, margin, the max_drop that is promised there or None).
+        chances: of each form, from calibration: they make its frontier, by price (prices.py). The frontier
+            by margin is kept beside it.
         size: the size-alone regressor's predictions, where there is one.
     """
     sufficient, ladder = labels.sufficient, labels.ladder
@@ -136,7 +140,8 @@ def judge(
     target, unsolved = labels.targets()
     forms = []
     for form, predicted in predictions.items():
-        curve = curves[form] = frontier.routed(predicted, sufficient, ladder)
+        curve = curves[form] = frontier.priced(predicted, sufficient, ladder, chances[form])
+        curves[f"{form}, by margin"] = frontier.routed(predicted, sufficient, ladder)
         least, mean = frontier.lead(curve, curves[MIXING])
         forms.append(
             Judged(

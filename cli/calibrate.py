@@ -11,9 +11,6 @@ from m3score.cli import options
 from m3score.cli.console import SOME_FAILED, set_up
 from m3score.errors import M3ScoreError
 
-if TYPE_CHECKING:
-    pass
-
 EPILOG = """Examples:
 
 m3score calibrate photos/ --questions asked.csv --model mucai/llava-v1.5-7b-m3 --out my.predictor

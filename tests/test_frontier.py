@@ -18,12 +18,14 @@ from m3score.calibration.frontier import (
     lead,
     mixing,
     oracle,
+    priced,
     routed,
     upper_hull,
     write_csv,
     write_png,
 )
 from m3score.errors import MissingExtraError
+from m3score.prices import Chances
 
 LADDER = (1, 9, 36, 144, 576)
 SUFFICIENT = st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=30).map(np.array)
@@ -145,3 +147,33 @@ def test_without_matplotlib_the_pip_line_is_told(
     with pytest.raises(MissingExtraError, match=r"m3score\[plot\]"):
         write_png(curves, tmp_path / "f.png", "A title")
     assert not list(tmp_path.iterdir())
+
+
+def test_priced_without_knowledge_is_random_mixing_and_with_it_leads():
+    needs = np.random.default_rng(4).integers(0, 6, 2000)
+    sufficient = monotone(needs)
+    mix = mixing(sufficient, LADDER)
+    blind = np.full(len(needs), 3.0)
+    curve = priced(blind, sufficient, LADDER, Chances.of(blind, sufficient))
+    np.testing.assert_allclose(curve.accuracy, mix.at(curve.tokens))
+    seeing = np.log(np.array([*LADDER, 576]))[needs] + np.random.default_rng(5).normal(0, 0.5, len(needs))
+    half = np.arange(len(needs)) < 1000
+    chances = Chances.of(seeing[half], sufficient[half])
+    curve = priced(seeing[~half], sufficient[~half], LADDER, chances)
+    least, mean = lead(curve, mixing(sufficient[~half], LADDER))
+    assert least > -0.01 and mean > 0.1
+    assert (curve.tokens[0], curve.tokens[-1]) == (1, 576) and (np.diff(curve.tokens) >= 0).all()
+    by_margin = routed(seeing[~half], sufficient[~half], LADDER)
+    assert curve.log_mean(1, 576) > by_margin.log_mean(1, 576)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SUFFICIENT, st.integers(0, 1000))
+def test_chances_fall_with_the_prediction(sufficient: np.ndarray, seed: int):
+    many = np.tile(sufficient, (8, 1))
+    predictions = np.random.default_rng(seed).uniform(0, 6, len(many))
+    chances = Chances.of(predictions, many)
+    assert (np.diff(chances.chance, axis=0) <= 1e-12).all()
+    np.testing.assert_allclose(
+        (chances.at(predictions)[:, -1] >= 0) & (chances.at(predictions)[:, -1] <= 1), True
+    )

@@ -1,0 +1,69 @@
+"""Routing by price: each question gets the scale whose chance to suffice, less its tokens' price, is best.
+
+A safety margin serves who wants accuracy kept: it moves every question up. Whoever has few tokens to spend
+needs something else: a negative margin gives hard questions almost, but not quite, what they need, and those
+tokens are lost. With a price per token the hard ones are given up first and the easy ones are served. Without
+any knowledge of the questions this is the best random mixing of fixed scales.
+
+Knows numbers only. Chances come from calibration questions: the share for which a scale sufficed, as a
+function that falls with the prediction (isotonic regression by pooling adjacent violators).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+_BINS = 64
+_LEAST = 20
+"""Questions in a bin, at least."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chances:
+    """The chance that each scale suffices, by prediction."""
+
+    predictions: np.ndarray
+    """float64 (k,) ascending, ln(tokens)."""
+    chance: np.ndarray
+    """float64 (k, scales), falling in the prediction."""
+
+    @classmethod
+    def of(cls, predictions: np.ndarray, sufficient: np.ndarray) -> Chances:
+        """From (n,) predictions in ln(tokens) and bool (n, scales) of the same questions, n at least 1."""
+        order = np.argsort(predictions, kind="stable")
+        bins = np.array_split(order, max(1, min(_BINS, len(order) // _LEAST)))
+        places = np.array([np.mean(np.asarray(predictions, float)[part]) for part in bins])
+        shares = np.array([sufficient[part].mean(axis=0) for part in bins])
+        sizes = np.array([len(part) for part in bins], float)
+        return cls(places, np.column_stack([_falling(column, sizes) for column in shares.T]))
+
+    def at(self, predictions: np.ndarray) -> np.ndarray:
+        """float64 (n, scales)"""
+        columns = [np.interp(predictions, self.predictions, column) for column in self.chance.T]
+        return np.column_stack(columns)
+
+    def levels(self, predictions: np.ndarray, price: float, ladder: Sequence[int]) -> np.ndarray:
+        """int (n,) positions on the ladder.
+
+        Args:
+            predictions: (n,) ln(tokens).
+            price: of the finest scale's tokens, in chances of an answer; less is charged for fewer in
+                proportion. Of equally good scales the coarser is taken.
+            ladder: tokens per grid, coarsest first.
+        """
+        cost = price * np.asarray(ladder, float) / ladder[-1]
+        return np.argmax(np.round(self.at(predictions) - cost, 9), axis=1)
+
+
+def _falling(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The nearest sequence (weighted least squares) that never rises."""
+    blocks: list[tuple[float, float, int]] = []  # mean, weight, length
+    for value, weight in zip(values, weights, strict=True):
+        blocks.append((float(value), float(weight), 1))
+        while len(blocks) > 1 and blocks[-2][0] < blocks[-1][0]:
+            (a, v, m), (b, w, n) = blocks[-2:]
+            blocks[-2:] = [((a * v + b * w) / (v + w), v + w, m + n)]
+    return np.repeat([mean for mean, _, _ in blocks], [length for _, _, length in blocks])
