@@ -10,25 +10,21 @@ a cell. JPEG files are decoded at reduced size. The byte size of a file is never
 from __future__ import annotations
 
 import math
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
 
 import numpy as np
 
 from m3score import measures
-from m3score.errors import M3ScoreError
 from m3score.images import ImageSource, open_reduced
 from m3score.question_features import QUESTION_FEATURES, question_features
 from m3score.square import SIDE, Square
+from m3score.workers import available_processors, map_images
 
 __all__ = [
     "FEATURE_VERSION",
     "IMAGE_FEATURES",
     "MEANINGS",
     "QUESTION_FEATURES",
+    "available_processors",
     "features",
     "image_features",
     "map_images",
@@ -42,20 +38,20 @@ MEANINGS: dict[str, str] = {
     "size_longest": "ln of the longest side of the file's picture, in pixels",
     "aspect": "ln(width / height)",
     "aspect_long": "ln of the longer over the shorter side",
-    # What pooling loses, as ln(1 + root mean square in grey levels), log rms for short: the ladder's tokens are 576, 144, 36, 9, 1.
+    # What pooling loses, as ln(1 + root mean square in grey levels), log rms for short.
     "luma_1px": "luminance, lost from 288 to 144 pixels a side",
     "luma_2px": "lost from 144 to 72 pixels a side",
     "luma_4px": "lost from 72 to 24 a side",
-    "luma_24": "lost from the pixels to 24 cells a side: what no scale has",
+    "luma_24": "lost from the pixels to 24 cells a side: within a patch, out of 576 tokens' reach",
     "luma_24_peak": "the same in the cell that loses most",
     "luma_24_share": "the same as a share of all the square's variance",
-    "luma_12": "lost from 24 to 12 cells a side",
+    "luma_12": "lost from 24 to 12 cells a side: from 576 tokens to 144",
     "luma_12_peak": "the same in the cell that loses most",
     "luma_12_share": "the same as a share of all the square's variance",
-    "luma_6": "lost from 12 to 6 cells a side",
+    "luma_6": "lost from 12 to 6 cells a side: to 36 tokens",
     "luma_6_peak": "the same in the cell that loses most",
-    "luma_3": "lost from 6 to 3 cells a side",
-    "luma_1": "lost from 3 cells a side to 1",
+    "luma_3": "lost from 6 to 3 cells a side: to 9 tokens",
+    "luma_1": "lost from 3 cells a side to 1: to 1 token",
     "chroma_24": "Cb and Cr together, lost from 72 pixels to 24 cells a side",
     "chroma_24_peak": "the same in the cell that loses most",
     "chroma_12": "lost from 24 to 12 cells a side",
@@ -119,9 +115,6 @@ MEANINGS: dict[str, str] = {
 
 IMAGE_FEATURES: tuple[str, ...] = tuple(MEANINGS)
 
-T = TypeVar("T")
-R = TypeVar("R")
-
 
 def image_features(img: ImageSource) -> np.ndarray:
     """Features of one picture: float32 (len(IMAGE_FEATURES),), finite.
@@ -150,45 +143,3 @@ def image_features(img: ImageSource) -> np.ndarray:
 def features(img: ImageSource, question: str | None = None) -> np.ndarray:
     """Image and question features, one after the other: float32 (IMAGE_FEATURES + QUESTION_FEATURES,)."""
     return np.concatenate([image_features(img), question_features(question)])
-
-
-def map_images(function: Callable[[T], R], images: Iterable[T], workers: int | None = None) -> Iterator[R]:
-    """`function` of each image, in order, worked out ahead in several threads.
-
-    Threads and not processes: most of the time goes into decoding and arithmetic outside of Python, which
-    run side by side, and a script that calls this needs no `if __name__ == "__main__"`.
-
-    Args:
-        function: what to do with one image. What it raises is raised when its turn comes, and ends the rest.
-        images: any number of them, also without end: few are taken before their results are wanted.
-        workers: threads; by default as many as this process has processors. 1: no threads at all.
-
-    Raises:
-        M3ScoreError: workers is not a positive number.
-    """
-    if workers is None:
-        workers = available_processors()
-    if workers < 1:
-        raise M3ScoreError(f"workers must be 1 or more, not {workers}.")
-    return map(function, images) if workers == 1 else _mapped(function, images, workers)
-
-
-def _mapped(function: Callable[[T], R], images: Iterable[T], workers: int) -> Iterator[R]:
-    waiting: deque[Future[R]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="m3score")
-    try:
-        for image in images:
-            waiting.append(pool.submit(function, image))
-            if len(waiting) >= 4 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:  # also when the caller stops early
-        pool.shutdown(cancel_futures=True)
-
-
-def available_processors() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
