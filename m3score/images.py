@@ -39,6 +39,9 @@ MAX_PIXELS = 178_956_970
 # Read by Pillow in name only (a stub without a decoder) or by starting another program (Ghostscript).
 _NOT_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
+# Tried first, as Image.open does: some of the others take their time to say that a file isn't theirs.
+_COMMON = {"BMP", "GIF", "JPEG", "PPM", "PNG"}
+
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -62,7 +65,8 @@ _SPECIAL_FILES = (
 def _raster_formats() -> tuple[str, ...]:
     """Pillow's names of the formats that are opened. Plugins registered before the first use count."""
     Image.init()
-    return tuple(name for name in Image.OPEN if name not in _NOT_RASTER)
+    names = sorted(Image.OPEN, key=lambda name: name not in _COMMON)  # stable: the rest in Pillow's order
+    return tuple(name for name in names if name not in _NOT_RASTER)
 
 
 @lru_cache(maxsize=1)

@@ -8,6 +8,7 @@ detail that the picture lacks.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from PIL import Image
@@ -50,6 +51,7 @@ class Square:
         """The rows and columns that show the picture when the square has `side` pixels or cells a side."""
         return coarser(self.rows, SIDE // side), coarser(self.columns, SIDE // side)
 
+    @cached_property
     def weights(self) -> np.ndarray:
         """float32 (24, 24): which share of each cell shows the picture."""
         shares = []

@@ -237,7 +237,7 @@ def test_a_border_adds_no_detail() -> None:
     square = Square.of(Image.new("RGB", (336, 100), "red"))
     assert np.ptp(square.luma) == 0
     assert (square.rows, square.columns) == (slice(101, 187), slice(0, SIDE))
-    assert square.weights().sum() == pytest.approx(24 * 86 / 12)
+    assert square.weights.sum() == pytest.approx(24 * 86 / 12)
 
 
 @settings(max_examples=15, deadline=None)
