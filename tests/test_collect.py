@@ -166,7 +166,7 @@ def test_interrupted_and_resumed_gives_the_same_as_one_run(tmp_path: Path):
     assert sum(again.batches) == 11 - len(kept) and told[0] == len(kept) and sum(told) == 11
     by = ["image", "question_id", "tokens"]
     tables = [held.traces().sort_values(by).reset_index(drop=True) for held in (whole, parts)]
-    pd.testing.assert_frame_equal(*tables)
+    pd.testing.assert_frame_equal(tables[0], tables[1])
     a, b = (labels_of([held.folder]) for held in (whole, parts))
     np.testing.assert_array_equal(a.features, b.features)
 
