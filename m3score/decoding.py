@@ -1,20 +1,21 @@
 """Greedy answers, one scale at a time or a whole ladder in one go.
 
-Knows the language model's forward pass, its cache and batches; knows nothing about files, pictures or
-prompts' wording. Two ideas:
+Knows greedy decoding and its verification; knows nothing about files, pictures or prompts' wording, and
+leaves the language model's cache and masks to trees.py. Three ideas:
 
-- Batches are padded on the *right*, with explicit positions and masks. A row's own keys then always stand
-  before its padding, so no query is ever without a key, and a cached position can be forgotten by masking it.
+- What questions on an image share, the text before the image and its visual tokens, is read once per scale.
 - The finest scale decodes. Each coarser scale reads the finest answer in one forward pass (teacher forcing),
   which tells how far it agrees, and where its own greedy choice first differs. Up to there its answer is
   known; only from there on does it decode by itself. (This is the verification step of speculative decoding.)
+- Coarse scales are short, so several go in one row, as branches of one tree.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +23,10 @@ import torch
 from m3score.answers import ScaleAnswer
 from m3score.errors import M3ScoreError
 from m3score.memory import MemoryGuard
+from m3score.trees import Leaf, Node, PromptTrees
+
+_LOGITS_AT_ONCE = 2**24
+"""Logits compared at once when answers are verified: 64 MB in float32."""
 
 
 class LanguageModel(Protocol):
@@ -39,7 +44,13 @@ class LadderModel(LanguageModel, Protocol):
 
     def encode(self, images: Any) -> Any: ...
 
-    def prompt_embeddings(self, encoded: Any, question: str, tokens: int) -> torch.Tensor: ...
+    def prompt_parts(self, question: str) -> tuple[tuple[int, ...], tuple[int, ...]]: ...
+
+    def text_embeddings(self, ids: Sequence[int]) -> torch.Tensor: ...
+
+    def image_embeddings(self, encoded: Any, tokens: int) -> torch.Tensor: ...
+
+    def check_length(self, length: int) -> None: ...
 
     def visual_token_count(self, encoded: Any, tokens: int) -> int: ...
 
@@ -58,65 +69,8 @@ class Decoded:
     """float32 (len(ids), vocabulary): the distribution at each position, if it was asked for."""
 
 
-class _Batch:
-    """Sequences in the language model, and what it remembers of them."""
-
-    def __init__(self, hf_model: Any, sequences: Sequence[torch.Tensor]) -> None:
-        """Read the sequences; `hidden` is then (batch, longest, hidden size), right-padded.
-
-        Args:
-            hf_model: transformers' LLaVA model.
-            sequences: input embeddings, (length, hidden size) each.
-        """
-        from transformers import DynamicCache
-
-        self._embed = hf_model.get_input_embeddings()
-        self._head = hf_model.get_output_embeddings()
-        self._decoder = hf_model.model.language_model
-        self._cache = DynamicCache()
-        device = sequences[0].device
-        self.lengths = torch.tensor([len(sequence) for sequence in sequences], device=device)
-        padded = torch.nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
-        places = torch.arange(padded.shape[1], device=device).expand(padded.shape[:2])
-        self._set_mask(places)
-        self.hidden = self._forward(padded, places)
-
-    def _set_mask(self, places: torch.Tensor) -> None:
-        self._mask = places < self.lengths[:, None]
-        # Without padding no mask is given: attention is then plain causal, which is faster.
-        self._has_padding = not bool(self._mask.all())
-
-    def _forward(self, embeddings: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        return self._decoder(
-            inputs_embeds=embeddings,
-            attention_mask=self._mask.long() if self._has_padding else None,
-            position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
-        ).last_hidden_state
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """float32 (..., vocabulary)"""
-        return self._head(hidden).float()
-
-    def logits_at_end(self) -> torch.Tensor:
-        """float32 (batch, vocabulary): what comes after each sequence as it was read at first."""
-        rows = torch.arange(len(self.lengths), device=self.lengths.device)
-        return self.logits(self.hidden[rows, self.lengths - 1])
-
-    def append(self, ids: torch.Tensor) -> torch.Tensor:
-        """Read one more token per row, (batch,); returns float32 (batch, vocabulary)."""
-        self._mask = torch.nn.functional.pad(self._mask, (0, 1), value=True)
-        hidden = self._forward(self._embed(ids)[:, None], self.lengths[:, None])
-        self.lengths = self.lengths + 1
-        return self.logits(hidden[:, 0])
-
-    def keep(self, rows: list[int], lengths: list[int]) -> None:
-        """Go on with some rows only, as if they had been `lengths` long. (Only before any `append`.)"""
-        index = torch.tensor(rows, device=self.lengths.device)
-        self._cache.batch_select_indices(index)
-        self.lengths = torch.tensor(lengths, device=index.device)
-        self._set_mask(torch.arange(self._mask.shape[1], device=index.device)[None])
+Pair = tuple[Any, str]
+"""(encoded image, question)"""
 
 
 @torch.no_grad()
@@ -136,9 +90,31 @@ def greedy(
         keep_distributions: keep `Decoded.log_probs` too.
     """
     check_max_new_tokens(max_new_tokens)
-    batch = _Batch(model.hf_model, sequences)
-    limits = [max_new_tokens] * len(sequences)
-    return _go_on(batch, batch.logits_at_end(), model.stop_ids, limits, keep_distributions)
+    trees = PromptTrees(model.hf_model, [[Node(sequence)] for sequence in sequences])
+    leaves = [(row, 0) for row in range(len(sequences))]
+    return _decode(trees, leaves, model.stop_ids, max_new_tokens, keep_distributions)
+
+
+@torch.no_grad()
+def greedy_pairs(
+    model: LadderModel,
+    pairs: Sequence[Pair],
+    tokens: int,
+    max_new_tokens: int,
+    *,
+    keep_distributions: bool = False,
+) -> list[Decoded]:
+    """Answer questions about images at one scale, in one batch; neighbours on the same image share it.
+
+    Args:
+        pairs: encoded images with a question each.
+        tokens: visual tokens per grid.
+        model, max_new_tokens, keep_distributions: as in `greedy`.
+    """
+    check_max_new_tokens(max_new_tokens)
+    forest, leaves = _plant(model, pairs, [tokens])
+    trees = PromptTrees(model.hf_model, forest)
+    return _decode(trees, leaves, model.stop_ids, max_new_tokens, keep_distributions)
 
 
 def check_max_new_tokens(max_new_tokens: int) -> None:
@@ -147,14 +123,27 @@ def check_max_new_tokens(max_new_tokens: int) -> None:
         raise M3ScoreError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
 
 
+def _decode(
+    trees: PromptTrees,
+    leaves: Sequence[Leaf],
+    stop_ids: frozenset[int],
+    max_new_tokens: int,
+    keep_distributions: bool,
+) -> list[Decoded]:
+    logits = trees.logits_at_ends(leaves)
+    if max_new_tokens > 1:
+        trees.begin(leaves)
+    return _go_on(trees, logits, stop_ids, [max_new_tokens] * len(leaves), keep_distributions)
+
+
 def _go_on(
-    batch: _Batch,
+    trees: PromptTrees,
     logits: torch.Tensor,
     stop_ids: frozenset[int],
     limits: Sequence[int],
     keep_distributions: bool = False,
 ) -> list[Decoded]:
-    """Decode greedily, beginning with the given logits (batch, vocabulary)."""
+    """Decode the leaves that were begun greedily, from the logits (leaves, vocabulary) behind them."""
     ids: list[list[int]] = [[] for _ in limits]
     logprobs = [0.0] * len(limits)
     distributions: list[torch.Tensor] = []
@@ -171,7 +160,7 @@ def _go_on(
                 logprobs[row] += logprob
         if all(_finished(row, limit, stop_ids) for row, limit in zip(ids, limits, strict=True)):
             break
-        logits = batch.append(choice)  # finished rows run along; what they say is not recorded
+        logits = trees.append(choice)  # finished ones run along; what they say is not recorded
     stacked = torch.stack(distributions, dim=1) if keep_distributions else None
     return [
         Decoded(row, logprob, None if stacked is None else stacked[index, : len(row)])
@@ -191,6 +180,72 @@ def _finished(ids: Sequence[int], limit: int, stop_ids: frozenset[int]) -> bool:
     return len(ids) >= limit or bool(ids and ids[-1] in stop_ids)
 
 
+# ---- trees --------------------------------------------------------------------------------------------
+
+
+class _Questions:
+    """The prompts of questions about one image as a tree: text before the image, visual tokens, questions."""
+
+    def __init__(self, model: LadderModel, encoded: Any) -> None:
+        self.nodes: list[Node] = []
+        self._model = model
+        self._encoded = encoded
+        self._known: dict[Any, int] = {}
+
+    def ask(self, question: str, scales: Sequence[int], draft: Sequence[int] = ()) -> list[int]:
+        """Add a question at some scales, a draft of its answer behind it; returns the new leaves."""
+        head, tail = self._model.prompt_parts(question)
+        text = self._model.text_embeddings([*tail, *draft])
+        leaves = []
+        for tokens in scales:
+            above = self._visual(head, tokens)
+            self._model.check_length(len(head) + len(self.nodes[above].embeddings) + len(tail))
+            leaves.append(self._add(Node(text, above)))
+        return leaves
+
+    def _visual(self, head: tuple[int, ...], tokens: int) -> int:
+        if (head, tokens) not in self._known:
+            if head not in self._known:
+                self._known[head] = self._add(Node(self._model.text_embeddings(head)))
+            visual = self._model.image_embeddings(self._encoded, tokens)
+            self._known[head, tokens] = self._add(Node(visual, self._known[head]))
+        return self._known[head, tokens]
+
+    def _add(self, node: Node) -> int:
+        self.nodes.append(node)
+        return len(self.nodes) - 1
+
+
+def _plant(
+    model: LadderModel, pairs: Sequence[Pair], scales: Sequence[int], drafts: Sequence[Sequence[int]] = ()
+) -> tuple[list[list[Node]], list[Leaf]]:
+    """Prompts as trees: a row for each image, in it a branch for each scale, a leaf for each question.
+
+    Args:
+        pairs: encoded images with a question each; neighbours on the same image share a row.
+        scales: visual tokens per grid.
+        drafts: token ids to read behind each pair's prompt.
+
+    Returns:
+        The trees, and where the pairs' leaves are: those of the first pair at all scales, of the second, ...
+    """
+    rows: list[list[Node]] = []
+    leaves: list[Leaf] = []
+    for _, group in groupby(range(len(pairs)), key=lambda number: id(pairs[number][0])):
+        tree: _Questions | None = None
+        for number in group:
+            encoded, question = pairs[number]
+            tree = tree or _Questions(model, encoded)
+            added = tree.ask(question, scales, drafts[number] if drafts else ())
+            leaves.extend((len(rows), node) for node in added)
+        if tree:
+            rows.append(tree.nodes)
+    return rows, leaves
+
+
+# ---- verification -------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class _Verdict:
     """What a coarser scale says about the finest scale's answer, and its own answer."""
@@ -198,70 +253,97 @@ class _Verdict:
     agreement: float
     ids: list[int]
     logprob: float
+    shared: int
+    """How many tokens it shares with the finest scale's answer, from the beginning."""
 
 
 @torch.no_grad()
 def _verify(
-    model: LadderModel, sequences: Sequence[torch.Tensor], finest: Sequence[Decoded], max_new_tokens: int
-) -> list[_Verdict]:
-    """Teacher-force the finest answers after other prompts; decode from where greedy choices differ."""
-    embed = model.hf_model.get_input_embeddings()
-    forced = [
-        torch.cat([sequence, embed(torch.tensor(answer.ids[:-1], dtype=torch.long, device=sequence.device))])
-        for sequence, answer in zip(sequences, finest, strict=True)
-    ]
-    batch = _Batch(model.hf_model, forced)
-    verdicts, accepted = [], []
-    for row, (sequence, answer) in enumerate(zip(sequences, finest, strict=True)):
-        start = len(sequence) - 1
-        log_probs = torch.log_softmax(
-            batch.logits(batch.hidden[row, start : start + len(answer.ids)]), dim=-1
-        )
-        verdict, count = _compare(log_probs, answer)
-        verdicts.append(verdict)
-        accepted.append(count)
-    _finish_own_answers(model, batch, sequences, verdicts, accepted, max_new_tokens)
-    return verdicts
+    model: LadderModel,
+    pairs: Sequence[Pair],
+    scales: Sequence[int],
+    finest: Sequence[Decoded],
+    max_new_tokens: int,
+) -> list[tuple[_Verdict, ...]]:
+    """Teacher-force the finest answers at coarser scales; decode from where greedy choices differ.
+
+    Returns, per pair, one verdict per scale.
+    """
+    forest, leaves = _plant(model, pairs, scales, [answer.ids[:-1] for answer in finest])
+    trees = PromptTrees(model.hf_model, forest, trunk_first=False)
+    drafts = [answer for answer in finest for _ in scales]
+    verdicts = list(_compare(trees, forest, leaves, drafts))
+    _finish_own_answers(model, trees, forest, leaves, drafts, verdicts, max_new_tokens)
+    return list(zip(*[iter(verdicts)] * len(scales), strict=True))
 
 
-def _compare(log_probs: torch.Tensor, answer: Decoded) -> tuple[_Verdict, int]:
-    """Agreement, and the scale's own tokens up to and with the first that differs; how many are shared."""
-    if answer.log_probs is None:
-        raise M3ScoreError("The finest answer was decoded without its distributions.")
-    distance = (log_probs.exp() - answer.log_probs.exp()).abs().sum(dim=-1) / 2
-    best, choice = log_probs.max(dim=-1)
-    agreement, *logprobs = torch.cat([(1 - distance).mean()[None], best]).tolist()
+def _compare(
+    trees: PromptTrees, forest: Sequence[Sequence[Node]], leaves: Sequence[Leaf], drafts: Sequence[Decoded]
+) -> Iterator[_Verdict]:
+    """What was read behind each leaf's prompt against the draft's own distributions."""
+    known = [answer.log_probs for answer in drafts if answer.log_probs is not None]
+    if len(known) < len(drafts):
+        raise M3ScoreError("The finest answers were decoded without their distributions.")
+    ends = list(accumulate(log_probs.numel() for log_probs in known))
+    for _, group in groupby(range(len(leaves)), key=lambda n: (ends[n] - 1) // _LOGITS_AT_ONCE):
+        chosen = list(group)
+        lengths = [len(drafts[number].ids) for number in chosen]
+        parts = []
+        for number, length in zip(chosen, lengths, strict=True):
+            row, node = leaves[number]
+            stop = len(forest[row][node].embeddings)
+            parts.append((row, node, stop - length, stop))
+        log_probs = torch.log_softmax(trees.logits(parts), dim=-1)
+        best, choice = (values.tolist() for values in log_probs.max(dim=-1))
+        reference = torch.cat([known[number] for number in chosen])
+        distance = ((log_probs.exp_() - reference.exp_()).abs_().sum(dim=-1) / 2).tolist()
+        start = 0
+        for number, length in zip(chosen, lengths, strict=True):
+            part = slice(start, start + length)
+            yield _verdict(drafts[number].ids, choice[part], best[part], distance[part])
+            start += length
+
+
+def _verdict(draft: list[int], own: list[int], logprobs: list[float], distance: list[float]) -> _Verdict:
+    """Agreement, and the scale's own tokens up to and with the first that differs."""
+    agreement = 1 - math.fsum(distance) / len(distance)
     _check_number(agreement)
-    own = choice.tolist()
-    shared = next((i for i, (a, b) in enumerate(zip(own, answer.ids, strict=True)) if a != b), len(own))
+    shared = next((i for i, (a, b) in enumerate(zip(own, draft, strict=True)) if a != b), len(own))
     ids = own[: shared + 1]
-    return _Verdict(min(1.0, max(0.0, agreement)), ids, sum(logprobs[: len(ids)])), shared
+    return _Verdict(min(1.0, max(0.0, agreement)), ids, sum(logprobs[: len(ids)]), shared)
 
 
 def _finish_own_answers(
     model: LadderModel,
-    batch: _Batch,
-    sequences: Sequence[torch.Tensor],
+    trees: PromptTrees,
+    forest: Sequence[Sequence[Node]],
+    leaves: Sequence[Leaf],
+    drafts: Sequence[Decoded],
     verdicts: list[_Verdict],
-    accepted: Sequence[int],
     max_new_tokens: int,
 ) -> None:
     """Decode on, in place, where a scale's answer left the finest scale's and hasn't come to its end."""
-    rows = [
-        row
-        for row, verdict in enumerate(verdicts)
-        if accepted[row] < len(verdict.ids) and not _finished(verdict.ids, max_new_tokens, model.stop_ids)
+    going = [
+        number
+        for number, verdict in enumerate(verdicts)
+        if verdict.shared < len(verdict.ids) and not _finished(verdict.ids, max_new_tokens, model.stop_ids)
     ]
-    if not rows:
+    if not going:
         return
-    # What was read of the finest answer behind the shared tokens is forgotten.
-    batch.keep(rows, [len(sequences[row]) + accepted[row] for row in rows])
-    last = torch.tensor([verdicts[row].ids[-1] for row in rows], device=batch.lengths.device)
-    limits = [max_new_tokens - len(verdicts[row].ids) for row in rows]
-    rest = _go_on(batch, batch.append(last), model.stop_ids, limits)
-    for row, more in zip(rows, rest, strict=True):
-        begun = verdicts[row]
-        verdicts[row] = _Verdict(begun.agreement, begun.ids + more.ids, begun.logprob + more.logprob)
+    for number in going:  # what was read of the finest answer behind the shared tokens is forgotten
+        row, node = leaves[number]
+        prompt = len(forest[row][node].embeddings) - (len(drafts[number].ids) - 1)
+        trees.forget((row, node), prompt + verdicts[number].shared)
+    trees.begin([leaves[number] for number in going])
+    last = torch.tensor([verdicts[number].ids[-1] for number in going], device=trees.device)
+    limits = [max_new_tokens - len(verdicts[number].ids) for number in going]
+    rest = _go_on(trees, trees.append(last), model.stop_ids, limits)
+    for number, more in zip(going, rest, strict=True):
+        begun = verdicts[number]
+        verdicts[number] = replace(begun, ids=begun.ids + more.ids, logprob=begun.logprob + more.logprob)
+
+
+# ---- the ladder ---------------------------------------------------------------------------------------
 
 
 def answer_ladder(
@@ -307,19 +389,20 @@ def answer_ladder(
 
 
 def _answer_pairs(
-    model: LadderModel, pairs: Sequence[tuple[Any, str]], max_new_tokens: int
+    model: LadderModel, pairs: Sequence[Pair], max_new_tokens: int
 ) -> list[tuple[ScaleAnswer, ...]]:
-    """One batch: the finest scale decodes, the others check, coarsest last."""
+    """One batch: the finest scale decodes, the others check."""
     *coarser, top = model.ladder
-    prompts = [model.prompt_embeddings(encoded, question, top) for encoded, question in pairs]
-    finest = greedy(model, prompts, max_new_tokens, keep_distributions=True)
-    per_scale = {top: [_Verdict(1.0, answer.ids, answer.logprob) for answer in finest]}
-    for tokens in reversed(coarser):
-        prompts = [model.prompt_embeddings(encoded, question, tokens) for encoded, question in pairs]
-        per_scale[tokens] = _verify(model, prompts, finest, max_new_tokens)
+    finest = greedy_pairs(model, pairs, top, max_new_tokens, keep_distributions=True)
+    checked = _verify(model, pairs, coarser, finest, max_new_tokens) if coarser else [() for _ in finest]
     return [
-        tuple(_scale_answer(model, encoded, tokens, per_scale[tokens][row]) for tokens in model.ladder)
-        for row, (encoded, _) in enumerate(pairs)
+        tuple(
+            _scale_answer(model, encoded, tokens, verdict)
+            for tokens, verdict in zip(
+                model.ladder, [*verdicts, _Verdict(1.0, own.ids, own.logprob, len(own.ids))], strict=True
+            )
+        )
+        for (encoded, _), verdicts, own in zip(pairs, checked, finest, strict=True)
     ]
 
 

@@ -215,13 +215,34 @@ class Embedder:
         return self._within_limit(torch.cat(parts), truncate)
 
     def _within_limit(self, sequence: torch.Tensor, truncate: bool) -> torch.Tensor:
-        limit = self.settings.max_length
-        if len(sequence) > limit and not truncate:
+        if not truncate:
+            self.check_length(len(sequence))
+        return sequence[: self.settings.max_length]
+
+    def check_length(self, length: int) -> None:
+        """Raises M3ScoreError for a prompt, visual tokens included, that is longer than the model takes."""
+        if length > self.settings.max_length:
             raise M3ScoreError(
-                f"The prompt with its visual tokens is {len(sequence)} tokens long, more than the {limit} "
-                f"that {self.name} takes (tokenizer_model_max_length): ask at a coarser scale, or ask less."
+                f"The prompt with its visual tokens is {length} tokens long, more than the "
+                f"{self.settings.max_length} that {self.name} takes (tokenizer_model_max_length): ask at a "
+                "coarser scale, or ask less."
             )
-        return sequence[:limit]
+
+    def prompt_parts(self, question: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Token ids before and behind the image, of a question about one image."""
+        ids = tuple(self.prompt_ids(question))
+        place = ids.index(prompts.IMAGE_TOKEN)
+        return ids[:place], ids[place + 1 :]
+
+    @torch.no_grad()
+    def text_embeddings(self, ids: Sequence[int]) -> torch.Tensor:
+        """(length, hidden)"""
+        return self.hf_model.get_input_embeddings()(torch.tensor(ids, dtype=torch.long, device=self.device))
+
+    @torch.no_grad()
+    def image_embeddings(self, encoded: EncodedImage, tokens: int | None) -> torch.Tensor:
+        """`visual_tokens` in the language model's dtype: (n, hidden)"""
+        return self._visual_tokens(encoded, tokens).to(self.dtype)
 
     @torch.no_grad()
     def prompt_embeddings(self, encoded: EncodedImage, question: str, tokens: int | None) -> torch.Tensor:

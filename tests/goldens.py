@@ -43,7 +43,7 @@ def golden(name: str) -> dict[str, Any]:
 
 @cache
 def model(name: str) -> M3Model:
-    return load_model(CHECKPOINTS / name, device="cpu", dtype="float32")
+    return load_model(CHECKPOINTS / name if name in NAMES else name, device="cpu", dtype="float32")
 
 
 def picture(image: str) -> Image.Image:

@@ -11,15 +11,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from m3score.answers import LadderAnswerer
-from m3score.decoding import Decoded, greedy
+from m3score.decoding import Decoded, _decode, greedy
 from m3score.errors import M3ScoreError
 from m3score.memory import MemoryGuard
-from m3score.model import M3Model
+from m3score.model import EncodedImage, M3Model
+from m3score.trees import Node, PromptTrees
 from tests.goldens import GOLDEN, IMAGES, LLAVA, NEXT, SEPARATE, encoded, golden, model, picture
 
 QUESTIONS = (*GOLDEN["questions"].values(), "Why?", "Is there text on the wall? Answer yes or no, please.")
+TAGGED = "What is <image> about?"  # its text before the image is its own
+EMPTY = (300, 200)  # at one token per grid, a LLaVA-NeXT image of this size has its overview only
 pairs = st.lists(
-    st.tuples(st.sampled_from(IMAGES), st.lists(st.sampled_from(QUESTIONS), max_size=3)),
+    st.tuples(st.sampled_from([*IMAGES, EMPTY]), st.lists(st.sampled_from([*QUESTIONS, TAGGED]), max_size=4)),
     min_size=1,
     max_size=3,
 )
@@ -45,12 +48,18 @@ def test_a_model_is_a_ladder_answerer(name: str) -> None:
     assert [answer.tokens for answer in rows[0][0]] == list(answerer.ladder)
 
 
+def encode(name: str, image: Any) -> EncodedImage:
+    if image in IMAGES:
+        return encoded(name, image)
+    return model(name).encode(Image.effect_mandelbrot(image, (-2, -1, 1, 1), 60).convert("RGB"))
+
+
 @few
-@given(asked=pairs, length=st.integers(1, 10), batch_size=st.sampled_from([1, 2, 5]))
-@pytest.mark.parametrize("name", [LLAVA, SEPARATE, NEXT])
+@given(asked=pairs, length=st.integers(1, 10), batch_size=st.sampled_from([1, 2, 7]))
+@pytest.mark.parametrize("name", [LLAVA, SEPARATE, NEXT, "m3-tiny"])
 def test_the_ladder_is_every_scale_by_itself(name: str, asked: Any, length: int, batch_size: int) -> None:
     m3 = model(name)
-    images = [encoded(name, image) for image, _ in asked]
+    images = [encode(name, image) for image, _ in asked]
     questions = [texts for _, texts in asked]
     rows = m3.answer_ladder(images, questions, max_new_tokens=length, batch_size=batch_size)
     assert [len(row) for row in rows] == [len(texts) for texts in questions]
@@ -112,10 +121,8 @@ def test_outputs_that_are_no_numbers_are_no_answer(monkeypatch: pytest.MonkeyPat
     prompt = m3.prompt_embeddings(encoded(LLAVA, "land_640x480"), "Why?", 1)
     with pytest.raises(M3ScoreError, match="bfloat16"):
         greedy(m3, [prompt * float("inf")], 2)
-    ladder = m3.prompt_embeddings
-    monkeypatch.setattr(
-        m3, "prompt_embeddings", lambda e, q, t: ladder(e, q, t) * (1 if t > 9 else float("inf"))
-    )
+    embed = m3.image_embeddings
+    monkeypatch.setattr(m3, "image_embeddings", lambda e, t: embed(e, t) * (1 if t > 9 else float("inf")))
     with pytest.raises(M3ScoreError, match="bfloat16"):
         m3.answer_ladder([encoded(LLAVA, "land_640x480")], [["Why?"]])
 
@@ -150,6 +157,41 @@ def test_pictures_need_not_be_encoded_and_are_encoded_once(monkeypatch: pytest.M
         max_new_tokens=2,
         batch_size=2,
     )
+
+
+@pytest.mark.parametrize("name", [LLAVA, NEXT])
+def test_questions_on_an_image_share_what_stands_before_them(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    m3, read = model(name), list[int]()
+    forward = PromptTrees._forward
+
+    def counted(trees: PromptTrees, embeddings: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        read.append(embeddings.shape[0] * embeddings.shape[1])
+        return forward(trees, embeddings, *arguments)
+
+    monkeypatch.setattr(PromptTrees, "_forward", counted)
+    image, questions = encoded(name, "land_640x480"), list(QUESTIONS)
+    m3.answer_ladder([image], [questions], max_new_tokens=1, batch_size=len(questions))
+    parts = [m3.prompt_parts(question) for question in questions]
+    visual = [m3.visual_token_count(image, tokens) for tokens in m3.ladder]
+    tails = sum(len(tail) for _, tail in parts)
+    assert sum(read) == 2 * len(parts[0][0]) + sum(visual) + len(visual) * tails
+
+
+def test_a_tree_is_its_paths() -> None:
+    m3 = model(LLAVA)
+    torch.manual_seed(0)
+    runs = [0.1 * torch.randn(length, 64) for length in (3, 5, 1, 4, 2, 6)]
+    tree = [Node(run, parent) for run, parent in zip(runs, (None, 0, 1, 1, None, 4), strict=True)]
+    other = [Node(runs[5]), Node(runs[4], 0), Node(runs[0], 0)]
+    paths = {(0, 2): (0, 1, 2), (0, 3): (0, 1, 3), (0, 5): (4, 5), (1, 1): (5, 4), (1, 2): (5, 0)}
+    expected = greedy(m3, [torch.cat([runs[i] for i in path]) for path in paths.values()], 5)
+    for trunk_first in (False, True):
+        trees = PromptTrees(m3.hf_model, [tree, other], trunk_first=trunk_first)
+        got = _decode(trees, list(paths), frozenset(), 5, False)
+        assert [answer.ids for answer in got] == [answer.ids for answer in expected]
+        assert [a.logprob for a in got] == pytest.approx([a.logprob for a in expected], abs=1e-4)
 
 
 def test_nothing_to_answer() -> None:
@@ -209,16 +251,16 @@ def test_a_ladder_that_ran_out_of_memory_is_the_same_ladder(monkeypatch: pytest.
     monkeypatch.setattr(m3, "_decode_guard", MemoryGuard())
     images, questions = [encoded(LLAVA, image) for image in IMAGES], [["Why?"], ["Why?", "Where?"], ["Who?"]]
     expected = m3.answer_ladder(images, questions, max_new_tokens=3, batch_size=1)
-    embed = m3.prompt_embeddings
+    embed = m3.image_embeddings
     alive: list[int] = []
 
-    def scarce(image: Any, question: str, tokens: int | None) -> torch.Tensor:
+    def scarce(image: Any, tokens: int | None) -> torch.Tensor:
         alive.append(1)
         if len(alive) == 4:
             raise torch.OutOfMemoryError
-        return embed(image, question, tokens)
+        return embed(image, tokens)
 
-    monkeypatch.setattr(m3, "prompt_embeddings", scarce)
+    monkeypatch.setattr(m3, "image_embeddings", scarce)
     got = m3.answer_ladder(images, questions, max_new_tokens=3, batch_size=4)
     for one, other in zip(chain(*expected), chain(*got), strict=True):
         assert [answer.answer for answer in one] == [answer.answer for answer in other]

@@ -1,0 +1,273 @@
+"""Prompts that share their beginnings, as trees in the language model: what is shared is read once.
+
+Knows the language model's forward pass, its cache, positions and masks; knows nothing about images, scales
+or questions. A tree's nodes are runs of embeddings; a token sees its own node's tokens before it and those of
+the nodes above, as if the path to it were a sequence of its own. All questions on an image are such a tree,
+and so is one question at several scales. A batch holds one tree per row, and nothing in it is ever copied per
+question: many leaves decode in one row, each step adding one token to each.
+
+Rows are padded on the *right*. A row's own tokens then always stand before its padding, so no query is ever
+without a key, and plain causal attention never looks at padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.cache_utils import Cache, DynamicLayer
+
+_STEPS_AHEAD = 16
+"""Decoding steps for which the cache makes room at once: growing copies it, one step at a time or many."""
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A run of tokens behind another one."""
+
+    embeddings: torch.Tensor
+    """(length, hidden)"""
+    parent: int | None = None
+    """The node's place in its tree; None for a beginning."""
+
+
+Leaf = tuple[int, int]
+"""(row, node)"""
+
+
+@dataclass
+class _Place:
+    """Where a node's tokens are."""
+
+    slot: int
+    """Of its first token, in the cache."""
+    position: int
+    """Of its first token, in its sequence."""
+    length: int
+
+
+class PromptTrees:
+    """A batch of trees that the language model has read."""
+
+    def __init__(self, hf_model: Any, trees: Sequence[Sequence[Node]], *, trunk_first: bool = True) -> None:
+        """Read the trees.
+
+        Args:
+            hf_model: transformers' LLaVA model.
+            trees: per row its nodes, parents before their children.
+            trunk_first: read what all leaves of a row share in a pass of its own. Causal attention needs no
+                mask then and computes half of what a mask costs; worth it where the trunk is most of a tree.
+        """
+        self._embed = hf_model.get_input_embeddings()
+        self._head = hf_model.get_output_embeddings()
+        self._decoder = hf_model.model.language_model
+        self._cache = Cache(layer_class_to_replicate=_GrowingLayer)
+        self._places: list[list[_Place]] = [[] for _ in trees]
+        self._sees = [_visibility(tree) for tree in trees]
+        self._owner = np.empty((len(trees), 0), np.int64)  # slots' nodes, -1 for nobody's
+        self._first = 0  # slot of the first of `_hidden`
+        if all(_chain(tree) == len(tree) for tree in trees):
+            self._read(trees, causal=True)
+            return
+        trunks = [_trunk(tree) if trunk_first else 0 for tree in trees]
+        if any(trunks):
+            self._read([tree[:length] for tree, length in zip(trees, trunks, strict=True)], causal=True)
+        self._read([tree[length:] for tree, length in zip(trees, trunks, strict=True)], causal=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self._embed.weight.device
+
+    def _read(self, trees: Sequence[Sequence[Node]], *, causal: bool) -> None:
+        """Read more nodes of every row; `_hidden` is then (rows, longest, hidden)."""
+        rows = [[node.embeddings for node in tree] for tree in trees]
+        longest = max(sum(map(len, row)) for row in rows)
+        past = self._first = self._owner.shape[1]
+        owner = np.full((len(trees), longest), -1)
+        positions = np.zeros((len(trees), longest), np.int64)
+        if causal:  # padding included: positions are then those of any causal sequence
+            positions[:] = np.arange(longest)
+        for row, tree in enumerate(trees):
+            slot = 0
+            for node in tree:
+                start = 0 if node.parent is None else self._end(row, node.parent)
+                length = len(node.embeddings)
+                owner[row, slot : slot + length] = len(self._places[row])
+                positions[row, slot : slot + length] = np.arange(start, start + length)
+                self._places[row].append(_Place(past + slot, start, length))
+                slot += length
+        self._owner = np.concatenate([self._owner, owner], axis=1)
+        empty = self._embed.weight.new_empty(0, self._embed.weight.shape[1])
+        embeddings = torch.nn.utils.rnn.pad_sequence(
+            [torch.cat([empty, *row]) for row in rows], batch_first=True
+        )
+        mask = None if causal else self._mask_of(owner, causal_from=past)
+        self._hidden = self._forward(embeddings, torch.from_numpy(positions).to(self.device), mask)
+
+    def _end(self, row: int, node: int) -> int:
+        place = self._places[row][node]
+        return place.position + place.length
+
+    def _mask_of(self, askers: np.ndarray, causal_from: int) -> torch.Tensor:
+        """Additive mask (rows or 1, 1, queries, slots) of queries that belong to the nodes `askers`.
+
+        Query i stands in slot causal_from + i, and sees no later one.
+        """
+        queries, slots = askers.shape[1], self._owner.shape[1]
+        earlier = np.tri(queries, slots, causal_from, dtype=bool)
+        kinds: dict[bytes, np.ndarray] = {}
+        keys = []
+        for row, sees in enumerate(self._sees):
+            keys.append(askers[row].tobytes() + self._owner[row].tobytes() + sees.tobytes())
+            if keys[-1] not in kinds:
+                # One line of slots per node, then one per query: whole lines are copied, which is fast.
+                mask = sees[:, self._owner[row]][askers[row]] & earlier
+                np.fill_diagonal(mask[:, causal_from:], True)  # padding sees itself: no query without a key
+                kinds[keys[-1]] = mask
+        masks = list(kinds.values()) if len(kinds) == 1 else [kinds[key] for key in keys]
+        return self._additive(torch.from_numpy(np.stack(masks)))
+
+    def _additive(self, mask: torch.Tensor) -> torch.Tensor:
+        seen = mask.to(self.device)[:, None]
+        return torch.zeros(seen.shape, dtype=self._embed.weight.dtype, device=self.device).masked_fill_(
+            ~seen, -torch.inf
+        )
+
+    def _forward(
+        self, embeddings: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        return self._decoder(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+        ).last_hidden_state
+
+    # -- what comes out ----------------------------------------------------------------------------------
+
+    def logits_at_ends(self, leaves: Sequence[Leaf]) -> torch.Tensor:
+        """float32 (leaves, vocabulary): what comes behind each of them."""
+        lengths = [self._places[row][node].length for row, node in leaves]
+        return self.logits([(row, node, n - 1, n) for (row, node), n in zip(leaves, lengths, strict=True)])
+
+    def logits(self, parts: Sequence[tuple[int, int, int, int]]) -> torch.Tensor:
+        """float32 (tokens, vocabulary) behind the tokens of (row, node, first, last + 1), all in one.
+
+        The nodes are leaves: those that were read last.
+        """
+        rows: list[int] = []
+        slots: list[int] = []
+        for row, node, first, stop in parts:
+            start = self._places[row][node].slot - self._first
+            rows.extend([row] * (stop - first))
+            slots.extend(range(start + first, start + stop))
+        hidden = self._hidden[torch.tensor(rows, device=self.device), torch.tensor(slots, device=self.device)]
+        return self._head(hidden).float()
+
+    def forget(self, leaf: Leaf, keep: int) -> None:
+        """A leaf's tokens but for its first `keep` were never read."""
+        row, node = leaf
+        place = self._places[row][node]
+        self._owner[row, place.slot + keep : place.slot + place.length] = -1
+        place.length = keep
+
+    # -- decoding ----------------------------------------------------------------------------------------
+
+    def begin(self, leaves: Sequence[Leaf]) -> None:
+        """Make ready to append tokens to these leaves, and to no others; rows without any are dropped."""
+        kept = sorted({row for row, _ in leaves})
+        if len(kept) < len(self._places):
+            self._select(kept)
+        columns: dict[int, list[int]] = {row: [] for row in kept}
+        at = []
+        for row, node in leaves:
+            at.append((kept.index(row), len(columns[row])))
+            columns[row].append(node)
+        width = max(map(len, columns.values()))
+        askers = np.full((len(kept), width), -1)
+        positions = np.zeros((len(kept), width), np.int64)
+        for line, row in enumerate(kept):
+            askers[line, : len(columns[row])] = columns[row]
+            positions[line, : len(columns[row])] = [self._end(line, node) for node in columns[row]]
+        self._at = torch.tensor(at, device=self.device).T
+        self._positions = torch.from_numpy(positions).to(self.device)
+        sees = [self._sees[line][askers[line]][:, self._owner[line]] for line in range(len(kept))]
+        self._mask = self._additive(torch.from_numpy(np.stack(sees)))
+        self._own = self._additive(torch.eye(width, dtype=torch.bool).expand(len(kept), width, width))
+        self._plain = width == 1 and bool((self._owner >= 0).all()) and all(map(np.all, sees))
+
+    def _select(self, rows: list[int]) -> None:
+        self._cache.batch_select_indices(torch.tensor(rows, device=self.device))
+        self._places = [self._places[row] for row in rows]
+        self._sees = [self._sees[row] for row in rows]
+        self._owner = self._owner[rows]
+
+    def append(self, ids: torch.Tensor) -> torch.Tensor:
+        """Read one more token of each leaf of `begin`, (leaves,); returns float32 (leaves, vocabulary)."""
+        fed = torch.zeros(self._positions.shape, dtype=torch.long, device=self.device)
+        row, column = self._at
+        fed[row, column] = ids
+        mask = None
+        if not self._plain:  # without a mask attention is faster
+            self._mask = mask = torch.cat([self._mask, self._own], dim=-1)
+        hidden = self._forward(self._embed(fed), self._positions, mask)
+        self._positions = self._positions + 1
+        return self._head(hidden[row, column]).float()
+
+
+def _chain(tree: Sequence[Node]) -> int:
+    """How many leading nodes are each the child of the one before."""
+    for index, node in enumerate(tree):
+        if node.parent != (index - 1 if index else None):
+            return index
+    return len(tree)
+
+
+def _trunk(tree: Sequence[Node]) -> int:
+    """How many leading nodes are each the child of the one before, and no leaves."""
+    parents = {node.parent for node in tree}
+    return next((index for index in range(_chain(tree)) if index not in parents), _chain(tree))
+
+
+def _visibility(tree: Sequence[Node]) -> np.ndarray:
+    """bool (nodes + 1, nodes + 1): whether a node sees another. The last is nobody, whom -1 stands for."""
+    sees = np.zeros((len(tree) + 1, len(tree) + 1), bool)
+    for index, node in enumerate(tree):
+        if node.parent is not None:
+            sees[index] = sees[node.parent]
+        sees[index, index] = True
+    return sees
+
+
+class _GrowingLayer(DynamicLayer):
+    """A layer of the cache with room behind what it holds, so that not every step copies all of it."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._rooms: dict[str, torch.Tensor] = {}
+            self.keys, self.values = key_states, value_states
+            return key_states, value_states
+        self.keys = keys = self._behind("keys", self.keys, key_states)
+        self.values = values = self._behind("values", self.values, value_states)
+        return keys, values
+
+    def _behind(self, name: str, old: Any, new: torch.Tensor) -> torch.Tensor:
+        held, more = old.shape[2], new.shape[2]
+        room = self._rooms.get(name)
+        if room is None or room.shape[2] < held + more:
+            rows, heads, _, size = old.shape
+            room = self._rooms[name] = old.new_empty(rows, heads, held + _STEPS_AHEAD * more, size)
+            room[:, :, :held] = old
+        room[:, :, held : held + more] = new
+        return room[:, :, : held + more]
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._rooms = {}
