@@ -134,7 +134,7 @@ def evaluate_drawn(
         )
         for group, per_image in zip(grouped, answered, strict=True):
             for asked, scales in zip(group, per_image, strict=True):
-                rows += [_row(number, asked, scale.tokens, scale.answer) for scale in scales]
+                rows += [_row(number, asked, scale.tokens, scale.answer or "") for scale in scales]
                 number += 1
         if progress:
             progress(len(batch))

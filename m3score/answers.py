@@ -20,12 +20,14 @@ class ScaleAnswer:
     """Visual tokens per grid (1, 9, 36, 144 or 576 for a 24x24 grid): what a router chooses."""
     visual_tokens: int
     """Visual tokens in all that entered the language model (a LLaVA-NeXT image has several grids)."""
-    answer: str
-    """The greedy answer, decoded, without special tokens, stripped."""
+    answer: str | None
+    """The greedy answer, decoded, without special tokens, stripped. None where it was not asked for and is
+    known only to differ from the finest scale's."""
     agreement: float
     """Mean over the positions of the finest scale's answer of 1 - total variation distance, in [0, 1]."""
     logprob: float
-    """Log-probability (nats, summed over its tokens, the end token included) of this scale's own answer."""
+    """Log-probability (nats, summed over its tokens, the end token included) of this scale's own answer; NaN
+    without one."""
 
 
 class LadderAnswerer(Protocol):
@@ -45,6 +47,9 @@ class LadderAnswerer(Protocol):
         self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]], *, max_new_tokens: int = 32
     ) -> list[list[tuple[ScaleAnswer, ...]]]:
         """Answer each image's questions at every scale.
+
+        An answerer may also take `answers=False`, and then leave out answers that would have to be decoded;
+        see ScaleAnswer.
 
         Returns, per image and per question of that image, one ScaleAnswer per scale, coarsest first.
         """

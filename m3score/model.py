@@ -13,11 +13,12 @@ from typing import Any, Literal, overload
 
 import torch
 
-from m3score import decoding, loading, training
+from m3score import answering, decoding, loading, training
 from m3score.answers import ScaleAnswer
 from m3score.embedding import Embedder, EncodedImage
 from m3score.errors import M3ScoreError
 from m3score.images import ImageSource
+from m3score.memory import MemoryGuard
 from m3score.settings import M3Settings
 
 __all__ = ["EncodedImage", "M3Model", "load_model"]
@@ -38,7 +39,7 @@ class M3Model(Embedder):
     def __init__(self, hf_model: Any, tokenizer: Any, settings: M3Settings, name: str) -> None:
         super().__init__(hf_model, tokenizer, settings, name)
         self.stop_ids = _stop_ids(hf_model, tokenizer)
-        self._decode_guard = decoding.MemoryGuard()
+        self._decode_guard = MemoryGuard()
 
     @torch.no_grad()
     def logits(
@@ -150,6 +151,7 @@ class M3Model(Embedder):
         questions: Sequence[Sequence[str]],
         *,
         max_new_tokens: int = 32,
+        answers: bool = True,
         batch_size: int | Literal["auto"] = "auto",
     ) -> list[list[tuple[ScaleAnswer, ...]]]:
         """Answer each image's questions at every scale: the same answers as scale by scale, only cheaper.
@@ -158,16 +160,19 @@ class M3Model(Embedder):
             images: images, encoded or not.
             questions: per image, its questions.
             max_new_tokens: at most this many tokens per answer.
+            answers: whether coarser scales' answers are wanted where they differ from the finest scale's;
+                agreement alone is cheaper.
             batch_size: (image, question) pairs at once; "auto" as in `answer`.
 
         Returns:
             Per image and question one ScaleAnswer per scale, coarsest first.
         """
-        return decoding.answer_ladder(
+        return answering.answer_ladder(
             self,
             images,
             questions,
             max_new_tokens=max_new_tokens,
+            answers=answers,
             batch_size=self._batch_size(batch_size, max_new_tokens),
             guard=self._decode_guard,
         )

@@ -88,6 +88,7 @@ def trace(
     *,
     ids: Sequence[str] | None = None,
     max_new_tokens: int = 32,
+    coarse_answers: bool = True,
 ) -> list[TraceRow]:
     """Ask every image its questions at every scale.
 
@@ -99,6 +100,9 @@ def trace(
         metrics: a name in grading.METRICS for every question that has a ground truth.
         ids: what the rows call each image; by default its position.
         max_new_tokens: the most tokens that an answer may have.
+        coarse_answers: False for agreement and consistency only, which is cheaper: where the answer of a
+            scale isn't the finest scale's, token by token, its row has an empty `answer`, no log-probability
+            and `consistent` false. Nothing is judged then by a ground truth.
 
     Returns:
         Rows by image, question and tokens, coarsest first.
@@ -114,12 +118,13 @@ def trace(
     if not images:
         return []
     texts = [[question.question for question in group] for group in asked]
-    said = answerer.answer_ladder(images, texts, max_new_tokens=max_new_tokens)
+    options: dict[str, Any] = {} if coarse_answers else {"answers": False}
+    said = answerer.answer_ladder(images, texts, max_new_tokens=max_new_tokens, **options)
     return [
         row
         for name, image, group, ladders in zip(names, images, asked, said, strict=True)
         for number, (question, scales) in enumerate(zip(group, ladders, strict=True))
-        for row in _trace_rows(name, image.size, answerer.name, number, question, scales)
+        for row in _trace_rows(name, image.size, answerer.name, number, question, scales, coarse_answers)
     ]
 
 
@@ -146,12 +151,21 @@ def _asked(
 
 
 def _trace_rows(
-    name: str, size: tuple[int, int], model: str, number: int, asked: Question, scales: Sequence[ScaleAnswer]
+    name: str,
+    size: tuple[int, int],
+    model: str,
+    number: int,
+    asked: Question,
+    scales: Sequence[ScaleAnswer],
+    judge: bool,
 ) -> list[TraceRow]:
-    metric = (asked.metric or default_metric(asked.answers, asked.options)) if asked.answers else None
+    known = asked.answers if judge else ()
+    metric = (asked.metric or default_metric(known, asked.options)) if known else None
+    finest = scales[-1].answer or ""
     rows = []
     for scale in scales:
-        verdict = grade(metric, scale.answer, asked.answers, asked.options) if metric else None
+        answer = scale.answer or ""
+        verdict = grade(metric, answer, known, asked.options) if metric else None
         rows.append(
             TraceRow(
                 image=name,
@@ -159,14 +173,14 @@ def _trace_rows(
                 question=asked.question,
                 tokens=scale.tokens,
                 visual_tokens=scale.visual_tokens,
-                answer=scale.answer,
+                answer=answer,
                 agreement=scale.agreement,
-                consistent=consistent(scale.answer, scales[-1].answer),
+                consistent=scale.answer is not None and consistent(answer, finest),
                 metric=metric,
                 metric_score=verdict.score if verdict else None,
                 correct=verdict.correct if verdict else None,
                 answer_logprob=scale.logprob,
-                references=asked.answers,
+                references=known,
                 options=asked.options,
                 model=model,
                 width=size[0],

@@ -177,34 +177,48 @@ class PromptTrees:
 
     # -- decoding ----------------------------------------------------------------------------------------
 
+    def keep(self, leaves: Sequence[Leaf]) -> list[Leaf]:
+        """Drop the rows that have none of these leaves; returns where the leaves are then."""
+        rows = sorted({row for row, _ in leaves})
+        if len(rows) < len(self._places):
+            self._cache.batch_select_indices(torch.tensor(rows, device=self.device))
+            self._places = [self._places[row] for row in rows]
+            self._sees = [self._sees[row] for row in rows]
+            self._owner = self._owner[rows]
+        return [(rows.index(row), node) for row, node in leaves]
+
+    def absorb(self, other: PromptTrees, leaves: Sequence[Leaf]) -> list[Leaf]:
+        """Take over another batch's rows; returns where its leaves are then."""
+        before, slots = len(self._places), max(self._owner.shape[1], other._owner.shape[1])
+        layers: list[Any] = self._cache.layers
+        for layer, more in zip(layers, other._cache.layers, strict=True):
+            layer.absorb(more, slots)
+        self._owner = np.concatenate([_widened(self._owner, slots), _widened(other._owner, slots)])
+        self._places += other._places
+        self._sees += other._sees
+        return [(before + row, node) for row, node in leaves]
+
     def begin(self, leaves: Sequence[Leaf]) -> None:
-        """Make ready to append tokens to these leaves, and to no others; rows without any are dropped."""
-        kept = sorted({row for row, _ in leaves})
-        if len(kept) < len(self._places):
-            self._select(kept)
-        columns: dict[int, list[int]] = {row: [] for row in kept}
+        """Make ready to append tokens to these leaves, at least one in each row, and to no others."""
+        rows = range(len(self._places))
+        columns: list[list[int]] = [[] for _ in rows]
         at = []
         for row, node in leaves:
-            at.append((kept.index(row), len(columns[row])))
+            at.append((row, len(columns[row])))
             columns[row].append(node)
-        width = max(map(len, columns.values()))
-        askers = np.full((len(kept), width), -1)
-        positions = np.zeros((len(kept), width), np.int64)
-        for line, row in enumerate(kept):
-            askers[line, : len(columns[row])] = columns[row]
-            positions[line, : len(columns[row])] = [self._end(line, node) for node in columns[row]]
+        width = max(map(len, columns))
+        askers = np.full((len(rows), width), -1)
+        positions = np.zeros((len(rows), width), np.int64)
+        for row, nodes in enumerate(columns):
+            askers[row, : len(nodes)] = nodes
+            positions[row, : len(nodes)] = [self._end(row, node) for node in nodes]
         self._at = torch.tensor(at, device=self.device).T
         self._positions = torch.from_numpy(positions).to(self.device)
-        sees = [self._sees[line][askers[line]][:, self._owner[line]] for line in range(len(kept))]
-        self._mask = self._additive(torch.from_numpy(np.stack(sees)))
-        self._own = self._additive(torch.eye(width, dtype=torch.bool).expand(len(kept), width, width))
-        self._plain = width == 1 and bool((self._owner >= 0).all()) and all(map(np.all, sees))
-
-    def _select(self, rows: list[int]) -> None:
-        self._cache.batch_select_indices(torch.tensor(rows, device=self.device))
-        self._places = [self._places[row] for row in rows]
-        self._sees = [self._sees[row] for row in rows]
-        self._owner = self._owner[rows]
+        sees = np.stack([self._sees[row][askers[row]][:, self._owner[row]] for row in rows])
+        own = np.broadcast_to(np.eye(width, dtype=bool), (len(rows), width, width))
+        self._mask = self._additive(torch.from_numpy(sees))
+        self._own = self._additive(torch.from_numpy(own.copy()))
+        self._plain = width == 1 and bool(sees.all())  # without a mask attention is faster
 
     def append(self, ids: torch.Tensor) -> torch.Tensor:
         """Read one more token of each leaf of `begin`, (leaves,); returns float32 (leaves, vocabulary)."""
@@ -212,7 +226,7 @@ class PromptTrees:
         row, column = self._at
         fed[row, column] = ids
         mask = None
-        if not self._plain:  # without a mask attention is faster
+        if not self._plain:
             self._mask = mask = torch.cat([self._mask, self._own], dim=-1)
         hidden = self._forward(self._embed(fed), self._positions, mask)
         self._positions = self._positions + 1
@@ -243,6 +257,10 @@ def _visibility(tree: Sequence[Node]) -> np.ndarray:
     return sees
 
 
+def _widened(owner: np.ndarray, slots: int) -> np.ndarray:
+    return np.pad(owner, ((0, 0), (0, slots - owner.shape[1])), constant_values=-1)
+
+
 class _GrowingLayer(DynamicLayer):
     """A layer of the cache with room behind what it holds, so that not every step copies all of it."""
 
@@ -271,3 +289,13 @@ class _GrowingLayer(DynamicLayer):
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         super().batch_select_indices(indices)
         self._rooms = {}
+
+    def absorb(self, other: _GrowingLayer, slots: int) -> None:
+        """Take over another layer's rows; both are made `slots` long, zeros (which nobody sees) behind."""
+        pairs = ((self.keys, other.keys), (self.values, other.values))
+        self.keys, self.values = (torch.cat([_filled(one, slots), _filled(two, slots)]) for one, two in pairs)
+        self._rooms = {}
+
+
+def _filled(states: Any, slots: int) -> torch.Tensor:
+    return torch.nn.functional.pad(states, (0, 0, 0, slots - states.shape[2]))

@@ -1,17 +1,18 @@
 from __future__ import annotations
 
+import math
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from m3score import verification
 from m3score.answers import LadderAnswerer
-from m3score.decoding import Decoded, _decode, greedy
+from m3score.decoding import Decoded, decode, greedy
 from m3score.errors import M3ScoreError
 from m3score.memory import MemoryGuard
 from m3score.model import EncodedImage, M3Model
@@ -81,6 +82,52 @@ def check(m3: M3Model, image: Any, question: str, length: int, answers: Any) -> 
         distance = (forced(m3, image, question, answer.tokens, finest.ids) - reference).abs().sum(-1) / 2
         assert answer.agreement == pytest.approx(1 - distance.mean().item(), abs=1e-4)
         assert 0 <= answer.agreement <= 1
+
+
+@pytest.mark.parametrize("packed", [0, 40, 10_000])
+@pytest.mark.parametrize("name", [LLAVA, NEXT])
+def test_scales_in_one_row_or_in_several(name: str, packed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    m3 = model(name)
+    images, questions = [encoded(name, image) for image in IMAGES], [["Why?", "Where?"], [TAGGED], ["Who?"]]
+    expected = m3.answer_ladder(images, questions, max_new_tokens=6)
+    monkeypatch.setitem(verification._PACKED_TOKENS, "cpu", packed)
+    assert_same(m3.answer_ladder(images, questions, max_new_tokens=6), expected)
+
+
+@pytest.mark.parametrize("name", [SEPARATE, NEXT])
+def test_without_coarse_answers_nothing_but_the_finest_scale_decodes(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    m3 = model(name)
+    images, questions = [encoded(name, image) for image in IMAGES], [list(QUESTIONS)] * len(IMAGES)
+    whole = m3.answer_ladder(images, questions, max_new_tokens=4)
+    steps, append = list[int](), PromptTrees.append
+
+    def counted(trees: PromptTrees, ids: torch.Tensor) -> torch.Tensor:
+        steps.append(len(ids))
+        return append(trees, ids)
+
+    monkeypatch.setattr(PromptTrees, "append", counted)
+    lean = m3.answer_ladder(images, questions, max_new_tokens=4, answers=False, batch_size=100)
+    assert len(steps) <= 3
+    kinds = set()
+    for one, other in zip(chain(*whole), chain(*lean), strict=True):
+        for full, left in zip(one, other, strict=True):
+            assert left.agreement == pytest.approx(full.agreement, abs=1e-5)
+            same = left.answer is not None
+            kinds.add(same)
+            assert left.answer == (full.answer if full.answer == one[-1].answer else None)
+            assert left.logprob == (
+                pytest.approx(full.logprob, abs=1e-4) if same else pytest.approx(math.nan, nan_ok=True)
+            )
+    assert kinds == {True, False}
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """The same answers; numbers but for rounding."""
+    for a, b in zip(chain(*chain(*one)), chain(*chain(*other)), strict=True):
+        assert (a.tokens, a.visual_tokens, a.answer) == (b.tokens, b.visual_tokens, b.answer)
+        assert (a.agreement, a.logprob) == pytest.approx((b.agreement, b.logprob), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", [LLAVA, NEXT])
@@ -171,6 +218,7 @@ def test_questions_on_an_image_share_what_stands_before_them(
         return forward(trees, embeddings, *arguments)
 
     monkeypatch.setattr(PromptTrees, "_forward", counted)
+    monkeypatch.setitem(verification._PACKED_TOKENS, "cpu", 10_000)
     image, questions = encoded(name, "land_640x480"), list(QUESTIONS)
     m3.answer_ladder([image], [questions], max_new_tokens=1, batch_size=len(questions))
     parts = [m3.prompt_parts(question) for question in questions]
@@ -189,7 +237,7 @@ def test_a_tree_is_its_paths() -> None:
     expected = greedy(m3, [torch.cat([runs[i] for i in path]) for path in paths.values()], 5)
     for trunk_first in (False, True):
         trees = PromptTrees(m3.hf_model, [tree, other], trunk_first=trunk_first)
-        got = _decode(trees, list(paths), frozenset(), 5, False)
+        got = decode(trees, list(paths), frozenset(), 5)
         assert [answer.ids for answer in got] == [answer.ids for answer in expected]
         assert [a.logprob for a in got] == pytest.approx([a.logprob for a in expected], abs=1e-4)
 
@@ -262,6 +310,4 @@ def test_a_ladder_that_ran_out_of_memory_is_the_same_ladder(monkeypatch: pytest.
 
     monkeypatch.setattr(m3, "image_embeddings", scarce)
     got = m3.answer_ladder(images, questions, max_new_tokens=3, batch_size=4)
-    for one, other in zip(chain(*expected), chain(*got), strict=True):
-        assert [answer.answer for answer in one] == [answer.answer for answer in other]
-        np.testing.assert_allclose([a.agreement for a in one], [a.agreement for a in other], atol=1e-5)
+    assert_same(got, expected)
