@@ -139,24 +139,37 @@ def go_on(
     ids: list[list[int]] = [[] for _ in limits]
     logprobs = [0.0] * len(limits)
     distributions: list[torch.Tensor] = []
+    lines: list[list[int]] = [[] for _ in limits]  # each answer's among the distributions, one under another
+    held = 0
+    fed = list(range(len(limits)))
     while True:
         log_probs = torch.log_softmax(logits, dim=-1)
         best, choice = log_probs.max(dim=-1)
         if keep_distributions:
             distributions.append(log_probs)
-        running = [not finished(row, limit, stop_ids) for row, limit in zip(ids, limits, strict=True)]
-        for row, (token, logprob) in enumerate(zip(choice.tolist(), best.tolist(), strict=True)):
-            if running[row]:
-                check_number(logprob)
-                ids[row].append(token)
-                logprobs[row] += logprob
-        if all(finished(row, limit, stop_ids) for row, limit in zip(ids, limits, strict=True)):
+        running = []
+        for line, (token, logprob) in enumerate(zip(choice.tolist(), best.tolist(), strict=True)):
+            number = fed[line]
+            if finished(ids[number], limits[number], stop_ids):
+                continue  # ran along; what it says is not recorded
+            check_number(logprob)
+            ids[number].append(token)
+            logprobs[number] += logprob
+            lines[number].append(held + line)
+            if not finished(ids[number], limits[number], stop_ids):
+                running.append(line)
+        held += len(fed)
+        if not running:
             break
-        logits = trees.append(choice)  # finished ones run along; what they say is not recorded
-    stacked = torch.stack(distributions, dim=1) if keep_distributions else None
+        if len(running) <= len(fed) // 2:  # not sooner: narrowing copies the cache
+            trees.narrow(running)
+            fed = [fed[line] for line in running]
+            choice = choice[torch.tensor(running, device=choice.device)]
+        logits = trees.append(choice)
+    known = torch.cat(distributions) if keep_distributions else None
     return [
-        Decoded(row, logprob, None if stacked is None else stacked[index, : len(row)])
-        for index, (row, logprob) in enumerate(zip(ids, logprobs, strict=True))
+        Decoded(own, logprob, None if known is None else known[torch.tensor(at, device=known.device)])
+        for own, logprob, at in zip(ids, logprobs, lines, strict=True)
     ]
 
 

@@ -6,6 +6,7 @@ Knows no models: it runs what it is handed.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -15,8 +16,22 @@ from m3score.errors import M3ScoreError
 
 logger = logging.getLogger(__name__)
 
+_ASSUMED_FREE = 2**32
+"""Bytes, where the system doesn't say."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that are free on a device, or would be if torch gave back what it only keeps in reserve."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not every system has it
+        return _ASSUMED_FREE
 
 
 class MemoryGuard:

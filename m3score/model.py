@@ -18,15 +18,18 @@ from m3score.answers import ScaleAnswer
 from m3score.embedding import Embedder, EncodedImage
 from m3score.errors import M3ScoreError
 from m3score.images import ImageSource
-from m3score.memory import MemoryGuard
+from m3score.memory import MemoryGuard, free_memory
 from m3score.settings import M3Settings
 
 __all__ = ["EncodedImage", "M3Model", "load_model"]
 
-_POSITIONS_AT_ONCE = {"cpu": 8_192, "cuda": 32_768}
-"""Token positions in one batch of the language model, per kind of device."""
+_POSITIONS_AT_ONCE = {"cpu": 16_384, "cuda": 65_536}
+"""Token positions in one batch of the language model, per kind of device: more are no faster."""
+_SHARE_OF_FREE_MEMORY = 0.5
+"""What of the free memory a batch may be reckoned to take; the rest is for what isn't reckoned."""
+_PAIRS_AT_ONCE = 256
 _LOGITS_AT_ONCE = 2**26
-"""Logits held per scale and batch: 256 MB in float32."""
+"""Logits held of the finest answers in a batch: 256 MB in float32."""
 
 
 class M3Model(Embedder):
@@ -133,14 +136,14 @@ class M3Model(Embedder):
         if not lists or len(images) != len(question):
             raise M3ScoreError("answer takes one image and one question, or equally long lists of both.")
 
+        scale = self.settings.grid**2 if tokens is None else tokens
+
         def run(pairs: Sequence[tuple[Any, str]]) -> list[str]:
-            encoded = self.encode([image for image, _ in pairs])
-            asked = [text for _, text in pairs]
-            sequences = [
-                self.prompt_embeddings(image, text, tokens)
-                for image, text in zip(encoded, asked, strict=True)
-            ]
-            return [self.decode(answer.ids) for answer in decoding.greedy(self, sequences, max_new_tokens)]
+            distinct = {id(image): image for image, _ in pairs}
+            encoded = dict(zip(distinct, self.encode(list(distinct.values())), strict=True))
+            asked = [(encoded[id(image)], text) for image, text in pairs]
+            answers = decoding.greedy_pairs(self, asked, scale, max_new_tokens)
+            return [self.decode(answer.ids) for answer in answers]
 
         size = self._batch_size(batch_size, max_new_tokens)
         return self._decode_guard.map(run, list(zip(images, question, strict=True)), size)
@@ -173,21 +176,31 @@ class M3Model(Embedder):
             questions,
             max_new_tokens=max_new_tokens,
             answers=answers,
-            batch_size=self._batch_size(batch_size, max_new_tokens),
+            batch_size=self._batch_size(batch_size, max_new_tokens, max(map(len, questions), default=1)),
             guard=self._decode_guard,
         )
 
-    def _batch_size(self, wanted: int | Literal["auto"], max_new_tokens: int) -> int:
-        """Prompts at once, reckoned for the longest that an image of this model can make."""
+    def _batch_size(
+        self, wanted: int | Literal["auto"], max_new_tokens: int, questions_per_image: int = 1
+    ) -> int:
+        """(image, question) pairs at once, reckoned for the longest prompts that this model's images make."""
         if wanted != "auto":
             if wanted < 1:
                 raise M3ScoreError(f"batch_size is {wanted}; it must be at least 1, or 'auto'.")
             return wanted
         decoding.check_max_new_tokens(max_new_tokens)
-        longest = self.most_tiles() * self.settings.grid**2 + 128 + max_new_tokens
-        positions = _POSITIONS_AT_ONCE["cuda" if self.device.type == "cuda" else "cpu"] // longest
-        logits = _LOGITS_AT_ONCE // (max_new_tokens * self.hf_model.config.text_config.vocab_size)
-        return max(1, min(64, positions, logits))
+        config = self.hf_model.config.text_config
+        asked = max(1, min(questions_per_image, _PAIRS_AT_ONCE))
+        row = self.most_tiles() * self.settings.grid**2 + 128 + asked * (64 + max_new_tokens)
+        # A position's keys and values stay in every layer; what one layer works on comes and goes.
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        held = 2 * config.num_hidden_layers * config.num_key_value_heads * head
+        worked_on = 8 * config.hidden_size + 3 * config.intermediate_size
+        free = _SHARE_OF_FREE_MEMORY * free_memory(self.device) / (self.dtype.itemsize * (held + worked_on))
+        positions = min(_POSITIONS_AT_ONCE["cuda" if self.device.type == "cuda" else "cpu"], int(free))
+        logits = _LOGITS_AT_ONCE // (max_new_tokens * config.vocab_size)
+        # Whole images where possible: what an image's questions share is read once per batch.
+        return max(1, min(_PAIRS_AT_ONCE // asked * asked, max(1, positions // row) * asked, logits))
 
     def training_loss(
         self,

@@ -36,6 +36,8 @@ class Node:
 
 Leaf = tuple[int, int]
 """(row, node)"""
+Cell = tuple[int, int]
+"""(row, column) of what is read in one step."""
 
 
 @dataclass
@@ -202,7 +204,7 @@ class PromptTrees:
         """Make ready to append tokens to these leaves, at least one in each row, and to no others."""
         rows = range(len(self._places))
         columns: list[list[int]] = [[] for _ in rows]
-        at = []
+        at: list[Cell] = []
         for row, node in leaves:
             at.append((row, len(columns[row])))
             columns[row].append(node)
@@ -212,7 +214,7 @@ class PromptTrees:
         for row, nodes in enumerate(columns):
             askers[row, : len(nodes)] = nodes
             positions[row, : len(nodes)] = [self._end(row, node) for node in nodes]
-        self._at = torch.tensor(at, device=self.device).T
+        self._at = at
         self._positions = torch.from_numpy(positions).to(self.device)
         sees = np.stack([self._sees[row][askers[row]][:, self._owner[row]] for row in rows])
         own = np.broadcast_to(np.eye(width, dtype=bool), (len(rows), width, width))
@@ -220,10 +222,30 @@ class PromptTrees:
         self._own = self._additive(torch.from_numpy(own.copy()))
         self._plain = width == 1 and bool(sees.all())  # without a mask attention is faster
 
+    def narrow(self, kept: Sequence[int]) -> None:
+        """Go on with some of the leaves that were begun, those at these places."""
+        at = [self._at[place] for place in kept]
+        rows = sorted({row for row, _ in at})
+        columns: list[list[int]] = [[] for _ in rows]
+        self._at = []
+        for row, column in at:
+            line = rows.index(row)
+            self._at.append((line, len(columns[line])))
+            columns[line].append(column)
+        width = max(map(len, columns))
+        # A short row asks once more what it asked first; nobody sees the token that this adds.
+        padded = [of_row + of_row[:1] * (width - len(of_row)) for of_row in columns]
+        index = torch.tensor(rows, device=self.device)
+        chosen = torch.tensor(padded, device=self.device)
+        self._cache.batch_select_indices(index)
+        self._positions = self._positions[index].gather(1, chosen)
+        self._mask = self._mask[index[:, None], :, chosen].transpose(1, 2)
+        self._own = self._own[: len(rows), :, :width, :width]
+
     def append(self, ids: torch.Tensor) -> torch.Tensor:
         """Read one more token of each leaf of `begin`, (leaves,); returns float32 (leaves, vocabulary)."""
         fed = torch.zeros(self._positions.shape, dtype=torch.long, device=self.device)
-        row, column = self._at
+        row, column = torch.tensor(self._at, device=self.device).T
         fed[row, column] = ids
         mask = None
         if not self._plain:

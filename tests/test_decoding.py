@@ -12,9 +12,9 @@ from PIL import Image
 
 from m3score import verification
 from m3score.answers import LadderAnswerer
-from m3score.decoding import Decoded, decode, greedy
+from m3score.decoding import Decoded, decode, go_on, greedy, plant
 from m3score.errors import M3ScoreError
-from m3score.memory import MemoryGuard
+from m3score.memory import MemoryGuard, free_memory
 from m3score.model import EncodedImage, M3Model
 from m3score.trees import Node, PromptTrees
 from tests.goldens import GOLDEN, IMAGES, LLAVA, NEXT, SEPARATE, encoded, golden, model, picture
@@ -240,6 +240,32 @@ def test_a_tree_is_its_paths() -> None:
         got = decode(trees, list(paths), frozenset(), 5)
         assert [answer.ids for answer in got] == [answer.ids for answer in expected]
         assert [a.logprob for a in got] == pytest.approx([a.logprob for a in expected], abs=1e-4)
+
+
+@given(limits=st.lists(st.integers(1, 9), min_size=5, max_size=5))
+@few
+def test_answers_that_end_early_make_room(limits: list[int]) -> None:
+    m3, image = model(NEXT), encoded(NEXT, "gray_336x336")
+    pairs = [(image, question) for question in QUESTIONS[:3]]
+    pairs += [(encoded(NEXT, "land_640x480"), question) for question in QUESTIONS[:2]]
+    forest, leaves = plant(m3, pairs, [36])
+    trees = PromptTrees(m3.hf_model, forest)
+    logits = trees.logits_at_ends(leaves)
+    trees.begin(leaves)
+    got = go_on(trees, logits, frozenset(), limits, keep_distributions=True)
+    for (one, question), limit, answer in zip(pairs, limits, got, strict=True):
+        alone = one_by_one(m3, one, question, 36, limit)
+        assert answer.ids == alone.ids
+        assert answer.log_probs is not None and alone.log_probs is not None
+        torch.testing.assert_close(answer.log_probs, alone.log_probs, rtol=0, atol=1e-4)
+
+
+def test_batches_are_of_whole_images_and_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = [model(NEXT)._batch_size("auto", 32, questions) for questions in (1, 5, 1000)]
+    assert sizes[0] < sizes[1] <= sizes[2] and sizes[1] % 5 == 0
+    assert free_memory(torch.device("cpu")) > 0
+    monkeypatch.setattr("m3score.model.free_memory", lambda device: 1)
+    assert model(NEXT)._batch_size("auto", 32, 5) == 5
 
 
 def test_nothing_to_answer() -> None:
