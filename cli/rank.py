@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,6 +104,10 @@ def rank(
     ] = None,
     rule: options.RuleOption = options.Rule.stays,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many images.")] = None,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Say at the end where the time went.", rich_help_panel=options.OUTPUT),
+    ] = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
 ) -> None:
@@ -117,14 +121,15 @@ def rank(
     if out is not None and out == traces:
         raise M3ScoreError("--out and --traces need different files.")
     from m3score.cli.search import Search
+    from m3score.profiling import profiled, stage
 
     search = Search(paths, limit)
     if scorer is options.Scorer.predictor:
         from m3score.cli.predict import rank_by_predictor
 
-        if traces is not None or questions is not None or len(question or ()) > 1:
+        if traces is not None or questions is not None or len(question or ()) > 1 or profile:
             raise M3ScoreError(
-                "--scorer predictor allows one --question, and no --questions and no --traces."
+                "--scorer predictor allows one --question, and no --questions, --traces or --profile."
             )
         rank_by_predictor(search, question[0] if question else None, predictor, console, out, format)
         return
@@ -136,14 +141,20 @@ def rank(
         )
         run = _Run(console, keep_traces=traces is not None)
         how = {"rule": rule, "batch_size": batch_size or "auto", "max_new_tokens": max_new_tokens}
-        try:
-            run.go(search, found, answerer, book, how)
-        finally:  # whatever happened, what was done is kept
-            table = _write(run, answerer.ladder, out, format, traces)
+        with profiled() if profile else nullcontext() as measured:
+            try:
+                run.go(search, found, answerer, book, how)
+            finally:  # whatever happened, what was done is kept
+                with stage("write"):
+                    table = _write(run, answerer.ladder, out, format, traces)
     if (unused := book.unused()) and not (run.interrupted or limit):
         fitted = f"{len(unused):,} of the images in {questions}"
         console.print(f"[yellow]Not among the inputs:[/] {plain(fitted)}, such as {plain(unused[0])}.")
     _report(run, table, search, console, f"{model} on {answerer.device}", rule, out)
+    if measured is not None:
+        from m3score.cli.summary import show_profile
+
+        show_profile(measured, console)
     if run.interrupted:
         raise typer.Exit(INTERRUPTED)
     if table["complexity"].isna().any():

@@ -17,6 +17,8 @@ from m3score.cli.console import plain
 if TYPE_CHECKING:
     import pandas as pd
 
+    from m3score.profiling import Profile
+
 FAILURES_SHOWN = 5
 BAR_WIDTH = 32
 
@@ -41,6 +43,26 @@ def show_summary(table: pd.DataFrame, console: Console, *, rule: str) -> None:
             console.print(f"  {plain(path)}: {plain(error)}", soft_wrap=True)
         if len(failed) > FAILURES_SHOWN:
             console.print(f"  ... and {len(failed) - FAILURES_SHOWN} more")
+
+
+def show_profile(profile: Profile, console: Console) -> None:
+    """Print the seconds of each stage, and what share of the time the model did not work."""
+    from m3score.profiling import MODEL_STAGES
+
+    table = Table(title="Where the time went", title_justify="left", box=None)
+    for column in ("stage", "seconds", "share", "beside it, in workers"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    wall = max(profile.wall, 1e-9)
+    rest = profile.wall - sum(profile.seconds.values())
+    measured = {**profile.seconds, "everything else": rest}
+    order = [*MODEL_STAGES, *sorted({*measured, *profile.workers} - {*MODEL_STAGES})]
+    for name in order:
+        here, beside = measured.get(name, 0.0), profile.workers.get(name, 0.0)
+        table.add_row(name, f"{here:.2f}", f"{here / wall:.1%}", f"{beside:.2f}" if beside else "")
+    table.add_row("wall clock", f"{profile.wall:.2f}", "100%", "")
+    console.print()
+    console.print(table)
+    console.print(f"Outside the model: {profile.outside / wall:.1%} of the time.")
 
 
 def show_skipped(skipped: Mapping[str, int], console: Console) -> None:

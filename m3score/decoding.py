@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 
 from m3score.errors import M3ScoreError
+from m3score.profiling import stage
 from m3score.trees import Leaf, Node, PromptTrees
 
 
@@ -103,8 +104,9 @@ def greedy_pairs(
         model, max_new_tokens, keep_distributions: as in `greedy`.
     """
     check_max_new_tokens(max_new_tokens)
-    forest, leaves = plant(model, pairs, [tokens])
-    trees = PromptTrees(model.hf_model, forest)
+    with stage("prefill"):
+        forest, leaves = plant(model, pairs, [tokens])
+        trees = PromptTrees(model.hf_model, forest)
     return decode(trees, leaves, model.stop_ids, max_new_tokens, keep_distributions)
 
 
@@ -122,10 +124,11 @@ def decode(
     keep_distributions: bool = False,
 ) -> list[Decoded]:
     """Decode all leaves of trees that have just been read."""
-    logits = trees.logits_at_ends(leaves)
-    if max_new_tokens > 1:
-        trees.begin(leaves)  # (the first token needs no reading)
-    return go_on(trees, logits, stop_ids, [max_new_tokens] * len(leaves), keep_distributions)
+    with stage("decode"):
+        logits = trees.logits_at_ends(leaves)
+        if max_new_tokens > 1:
+            trees.begin(leaves)  # (the first token needs no reading)
+        return go_on(trees, logits, stop_ids, [max_new_tokens] * len(leaves), keep_distributions)
 
 
 def go_on(

@@ -20,6 +20,7 @@ from m3score.images import ImageSource, open_image
 from m3score.ladder import Size, count_visual_tokens, join_tiles, pool
 from m3score.memory import MemoryGuard
 from m3score.preprocess import Tiles, preprocess
+from m3score.profiling import stage
 from m3score.settings import M3Settings
 from m3score.vision_features import vision_feature_names, vision_statistics
 
@@ -73,7 +74,7 @@ class Embedder:
     # -- images ------------------------------------------------------------------------------------------
 
     @overload
-    def encode(self, images: ImageSource | EncodedImage) -> EncodedImage: ...
+    def encode(self, images: ImageSource | Tiles | EncodedImage) -> EncodedImage: ...
 
     @overload
     def encode(self, images: list[Any] | tuple[Any, ...]) -> list[EncodedImage]: ...
@@ -82,8 +83,8 @@ class Embedder:
         """Run the vision tower and the projector, once for all scales and questions.
 
         Args:
-            images: a PIL image, path, bytes or (H, W, 3) uint8 array; or a list of them. Encoded images are
-                passed through.
+            images: a PIL image, path, bytes or (H, W, 3) uint8 array, or what `tiles` made of one; or a list
+                of them. Encoded images are passed through.
 
         Returns:
             An EncodedImage, or a list of them. Raises M3ScoreError for an image that can't be read.
@@ -109,12 +110,17 @@ class Embedder:
         )
 
     @torch.no_grad()
-    def _encode_batch(self, images: Sequence[ImageSource]) -> list[EncodedImage]:
-        return self.project([self.tiles(image) for image in images], train_vision=False)
+    def _encode_batch(self, images: Sequence[ImageSource | Tiles]) -> list[EncodedImage]:
+        tiles = [self.tiles(image) for image in images]
+        with stage("vision tower"):
+            return self.project(tiles, train_vision=False)
 
-    def tiles(self, image: ImageSource) -> Tiles:
+    def tiles(self, image: ImageSource | Tiles) -> Tiles:
         """Preprocess one image: what the vision tower sees."""
-        return preprocess(open_image(image), self.settings)
+        if isinstance(image, Tiles):
+            return image
+        with stage("preprocess"):
+            return preprocess(open_image(image), self.settings)
 
     def project(self, images: Sequence[Tiles], *, train_vision: bool) -> list[EncodedImage]:
         """Vision tower and projector over the tiles of several images; with gradients where they are on."""

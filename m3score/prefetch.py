@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-
-from PIL import Image
+from typing import Any
 
 from m3score.errors import M3ScoreError
 from m3score.finding import FoundImage
 from m3score.images import open_image
+from m3score.profiling import stage
 from m3score.questions import Question
 from m3score.traces import as_question, default_questions
 
@@ -72,23 +72,29 @@ class Opened:
     """One input: its image, upright and RGB, with its questions; or the reason why there is none."""
 
     path: str
-    image: Image.Image | None
+    image: Any
+    """A PIL image, or what a model makes of one before it runs; either knows its `size` in pixels."""
     questions: tuple[Question, ...] = ()
     error: str | None = None
 
     @property
     def pixels(self) -> int:
         """Width times height; 0 without an image."""
-        return self.image.width * self.image.height if self.image else 0
+        return self.image.size[0] * self.image.size[1] if self.image else 0
 
 
-def open_item(item: FoundImage, book: QuestionBook) -> Opened:
-    """Decode one input and find its questions; what stands in the way is the result's error."""
+def open_item(item: FoundImage, book: QuestionBook, prepare: Callable[[Any], Any] | None = None) -> Opened:
+    """Decode one input and find its questions; what stands in the way is the result's error.
+
+    `prepare` makes of an image what the model is to be handed in its place.
+    """
     if item.error:
         return Opened(item.shown, None, error=item.error)
     try:
         questions = book.of(item.path)
-        return Opened(item.shown, open_image(item.path), questions)
+        with stage("open"):
+            image = open_image(item.path)
+        return Opened(item.shown, prepare(image) if prepare else image, questions)
     except M3ScoreError as error:
         return Opened(item.shown, None, error=str(error).removeprefix(f"{item.shown}: "))
     except Exception as error:  # not foreseen, but no reason to lose the other images
@@ -111,7 +117,9 @@ def opened_ahead(
             if item is not None:
                 waiting.append(pool.submit(item))
         if waiting:
-            yield waiting.popleft().result()
+            with stage("waiting"):
+                item_opened = waiting.popleft().result()
+            yield item_opened
 
 
 def _pixels_held(waiting: Iterable[Future[Opened]]) -> int:

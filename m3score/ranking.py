@@ -91,11 +91,12 @@ def rank_stream(
     size = images_at_once(model, batch_size)
     book = questions or QuestionBook()
     threads = workers or min(8, os.cpu_count() or 1)
+    prepare = getattr(model, "tiles", None)  # a model that preprocesses images lets the workers do it
 
     def stream() -> Generator[RankedImage, None, None]:
         with ThreadPoolExecutor(threads, thread_name_prefix="m3score-open") as pool:
             try:
-                openers = (partial(open_item, item, book) for item in found)
+                openers = (partial(open_item, item, book, prepare) for item in found)
                 ahead = opened_ahead(openers, pool, size + threads)
                 yield from rank_opened(ahead, model, size, max_new_tokens, rule, sufficiency)
             finally:

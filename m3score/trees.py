@@ -107,6 +107,8 @@ class PromptTrees:
             [torch.cat([empty, *row]) for row in rows], batch_first=True
         )
         mask = None if causal else self._mask_of(owner, causal_from=past)
+        if (positions == positions[0]).all():
+            positions = positions[:1]  # the rotations of one row then serve all
         self._hidden = self._forward(embeddings, torch.from_numpy(positions).to(self.device), mask)
 
     def _end(self, row: int, node: int) -> int:

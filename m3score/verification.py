@@ -24,6 +24,7 @@ from m3score.decoding import (
     plant,
 )
 from m3score.errors import M3ScoreError
+from m3score.profiling import stage
 from m3score.trees import Leaf, PromptTrees
 
 _LOGITS_AT_ONCE = 2**24
@@ -131,9 +132,11 @@ def verify(
     Returns:
         Per pair one verdict per scale.
     """
-    readings = [_Reading(model, pairs, group, finest) for group in _groups(model, pairs, scales)]
+    with stage("verify"):
+        readings = [_Reading(model, pairs, group, finest) for group in _groups(model, pairs, scales)]
     if answers:
-        _finish_answers(model, readings, max_new_tokens)
+        with stage("decode"):
+            _finish_answers(model, readings, max_new_tokens)
     verdicts: list[list[Verdict]] = [[] for _ in pairs]
     for reading in readings:
         width = len(reading.verdicts) // len(pairs)
