@@ -102,6 +102,15 @@ def rank(
             "unless --question says what to ask them.",
         ),
     ] = None,
+    answers: Annotated[
+        bool,
+        typer.Option(
+            "--answers/--no-answers",
+            help="Whether coarser scales' answers are decoded where they differ from the finest scale's. "
+            "Without: faster; they are empty in --traces then, and ground truths are not judged by.",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = True,
     rule: options.RuleOption = options.Rule.stays,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many images.")] = None,
     profile: Annotated[
@@ -140,7 +149,12 @@ def rank(
             model, device=device, dtype=dtype, quantize=quantize, revision=revision, console=console
         )
         run = _Run(console, keep_traces=traces is not None)
-        how = {"rule": rule, "batch_size": batch_size or "auto", "max_new_tokens": max_new_tokens}
+        how = {
+            "rule": rule,
+            "batch_size": batch_size or "auto",
+            "max_new_tokens": max_new_tokens,
+            "coarse_answers": answers,
+        }
         with profiled() if profile else nullcontext() as measured:
             try:
                 run.go(search, found, answerer, book, how)

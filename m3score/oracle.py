@@ -235,6 +235,7 @@ def score(
     rule: str = "stays",
     sufficiency: str = "auto",
     max_new_tokens: int = 32,
+    coarse_answers: bool = True,
 ) -> Complexity: ...
 
 
@@ -249,6 +250,7 @@ def score(
     rule: str = "stays",
     sufficiency: str = "auto",
     max_new_tokens: int = 32,
+    coarse_answers: bool = True,
 ) -> list[Complexity]: ...
 
 
@@ -262,6 +264,7 @@ def score(
     rule: str = "stays",
     sufficiency: str = "auto",
     max_new_tokens: int = 32,
+    coarse_answers: bool = True,
 ) -> Complexity | list[Complexity]:
     """How complex an image is to `model`: one image in, one Complexity out; a list in, a list out.
 
@@ -277,6 +280,8 @@ def score(
         rule: "stays" or "first", see rules.RULES.
         sufficiency: "auto", "correct" or "consistent", see SUFFICIENCY.
         max_new_tokens: the most tokens that an answer may have.
+        coarse_answers: False leaves out coarser scales' answers that differ from the finest scale's (they
+            are then ""), and judges by consistency alone: cheaper; see trace.
 
     Raises:
         M3ScoreError: an image that cannot be read, or arguments that do not fit together.
@@ -288,7 +293,8 @@ def score(
         questions, answers = [questions], [answers]
     per_image, references = _per_image(questions, answers, images)
     answerer = _loaded(model) if isinstance(model, str | Path) else model
-    rows = trace(answerer, images, per_image, references, metric, max_new_tokens=max_new_tokens)
+    how: dict[str, Any] = {"max_new_tokens": max_new_tokens, "coarse_answers": coarse_answers}
+    rows = trace(answerer, images, per_image, references, metric, **how)
     scored = list(score_trace(rows, rule=rule, sufficiency=sufficiency).values())
     return scored if many else scored[0]
 

@@ -66,6 +66,7 @@ def rank_stream(
     batch_size: int | Literal["auto"] = "auto",
     max_new_tokens: int = 32,
     workers: int | None = None,
+    coarse_answers: bool = True,
 ) -> Generator[RankedImage, None, None]:
     """Score images one after the other, in the order in which they were found.
 
@@ -80,6 +81,7 @@ def rank_stream(
             the others.
         max_new_tokens: the most tokens that an answer may have.
         workers: threads that decode images; by default one per CPU, at most 8.
+        coarse_answers: False for agreement and consistency only, which is cheaper; see traces.trace.
 
     Yields:
         One RankedImage per input. Close the generator to stop early.
@@ -98,7 +100,9 @@ def rank_stream(
             try:
                 openers = (partial(open_item, item, book, prepare) for item in found)
                 ahead = opened_ahead(openers, pool, size + threads)
-                yield from rank_opened(ahead, model, size, max_new_tokens, rule, sufficiency)
+                yield from rank_opened(
+                    ahead, model, size, max_new_tokens, rule, sufficiency, coarse_answers=coarse_answers
+                )
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
@@ -112,10 +116,13 @@ def rank_opened(
     max_new_tokens: int = 32,
     rule: str = "stays",
     sufficiency: str = "auto",
+    *,
+    coarse_answers: bool = True,
 ) -> Iterator[RankedImage]:
     """One RankedImage per opened input, in order; the arguments are those of rank_stream."""
     for batch in batches(opened, batch_size):
-        rows = iter(_trace(model, [item for item in batch if item.image], max_new_tokens))
+        images = [item for item in batch if item.image]
+        rows = iter(_trace(model, images, max_new_tokens, coarse_answers))
         for item in batch:
             yield _result(item, next(rows) if item.image else (), rule, sufficiency)
 
@@ -211,7 +218,7 @@ def score_table(rows: Iterable[Mapping[Any, Any]], ladder: Sequence[int]) -> pd.
 
 
 def _trace(
-    model: LadderAnswerer, batch: Sequence[Opened], max_new_tokens: int
+    model: LadderAnswerer, batch: Sequence[Opened], max_new_tokens: int, coarse_answers: bool
 ) -> list[tuple[TraceRow, ...] | str]:
     """Each image's trace, or what went wrong. A batch that fails is tried again in halves."""
     if not batch:
@@ -223,11 +230,13 @@ def _trace(
             [item.questions for item in batch],
             ids=[item.path for item in batch],
             max_new_tokens=max_new_tokens,
+            coarse_answers=coarse_answers,
         )
     except Exception as error:  # whatever a model raises, the other images must not pay for it
         if len(batch) > 1:
             half = len(batch) // 2
-            return _trace(model, batch[:half], max_new_tokens) + _trace(model, batch[half:], max_new_tokens)
+            halves = batch[:half], batch[half:]
+            return [row for one in halves for row in _trace(model, one, max_new_tokens, coarse_answers)]
         logger.debug("the model failed on %s", batch[0].path, exc_info=True)
         return [_sentence(error)]
     lengths = [len(item.questions) * len(model.ladder) for item in batch]

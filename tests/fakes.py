@@ -58,7 +58,7 @@ class FakeAnswerer:
     ) -> str:
         """The answer at one scale, by default the finest."""
         wanted = tokens or self.ladder[-1]
-        return next(scale.answer for scale in self._ladder(image, question) if scale.tokens == wanted)
+        return next(scale.answer or "" for scale in self._ladder(image, question) if scale.tokens == wanted)
 
     def _ladder(self, image: Image.Image, question: str) -> tuple[ScaleAnswer, ...]:
         needed = self.needed(image)

@@ -16,6 +16,7 @@ from m3score.decoding import Decoded, decode, go_on, greedy, plant
 from m3score.errors import M3ScoreError
 from m3score.memory import MemoryGuard, free_memory
 from m3score.model import EncodedImage, M3Model
+from m3score.oracle import Question, score, trace
 from m3score.trees import Node, PromptTrees
 from tests.goldens import GOLDEN, IMAGES, LLAVA, NEXT, SEPARATE, encoded, golden, model, picture
 
@@ -121,6 +122,20 @@ def test_without_coarse_answers_nothing_but_the_finest_scale_decodes(
                 pytest.approx(full.logprob, abs=1e-4) if same else pytest.approx(math.nan, nan_ok=True)
             )
     assert kinds == {True, False}
+
+
+def test_without_coarse_answers_only_agreement_and_consistency_count() -> None:
+    asked = Question("How many?", answers=("x",))
+    picture = Image.effect_mandelbrot((64, 48), (-2, -1, 1, 1), 60).convert("RGB")
+    m3 = model("m3-tiny")
+    whole = trace(m3, [picture], [[asked]], max_new_tokens=3)
+    lean = trace(m3, [picture], [[asked]], max_new_tokens=3, coarse_answers=False)
+    assert [row.agreement for row in lean] == pytest.approx([row.agreement for row in whole], abs=1e-5)
+    assert all(row.correct is None and row.references == () for row in lean)
+    for row, full in zip(lean, whole, strict=True):
+        assert row.answer == (full.answer if row.consistent else "")
+    scored = score(picture, model=m3, questions="How many?", answers="x", coarse_answers=False)
+    assert scored.questions[0].judged_by == "consistent"
 
 
 def assert_same(one: Any, other: Any) -> None:
