@@ -47,7 +47,9 @@ def answer_ladder(
     if len(images) != len(questions):
         raise M3ScoreError(f"There are {len(images)} images, but questions for {len(questions)}.")
     check_max_new_tokens(max_new_tokens)
-    pairs = [(index, question) for index, asked in enumerate(questions) for question in asked]
+    # Alike lengths together: a batch is as long as its longest.
+    order = sorted(range(len(images)), key=lambda index: model.most_visual_tokens(images[index]))
+    pairs = [(index, question) for index in order for question in questions[index]]
     encoded: dict[int, Any] = {}
 
     def run(batch: Sequence[tuple[int, str]]) -> list[tuple[ScaleAnswer, ...]]:
@@ -60,7 +62,8 @@ def answer_ladder(
         return _answer_pairs(model, asked, max_new_tokens, answers)
 
     answered = iter((guard or MemoryGuard()).map(run, pairs, batch_size))
-    return [[next(answered) for _ in asked] for asked in questions]
+    by_image = {index: [next(answered) for _ in questions[index]] for index in order}
+    return [by_image[index] for index in range(len(images))]
 
 
 def _answer_pairs(

@@ -53,7 +53,11 @@ _TRACE_KINDS = {
 SCORE_COLUMNS: tuple[str, ...] = tuple(_SCORE_KINDS)
 """Columns of a score table; one `agreement_T` for each T of the model's ladder follows `monotone`."""
 TRACE_COLUMNS: tuple[str, ...] = tuple(_TRACE_KINDS)
-"""Columns of a trace table: those of traces.TraceRow, and `error` for an image that could not be traced."""
+"""Columns of a trace table: those of traces.TraceRow, and `error` for an image that could not be traced.
+
+Where coarse answers were not asked for, `answer` is empty and `answer_logprob` absent in rows whose answer
+is known only to differ from the finest scale's; `consistent` is then false.
+"""
 
 _AGREEMENT = re.compile(r"agreement_(\d+)")
 

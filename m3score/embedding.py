@@ -13,13 +13,14 @@ from typing import Any, overload
 
 import numpy as np
 import torch
+from PIL import Image
 
 from m3score import prompts
 from m3score.errors import M3ScoreError
 from m3score.images import ImageSource, open_image
 from m3score.ladder import Size, count_visual_tokens, join_tiles, pool
 from m3score.memory import MemoryGuard
-from m3score.preprocess import Tiles, preprocess
+from m3score.preprocess import Tiles, best_canvas, preprocess
 from m3score.profiling import stage
 from m3score.settings import M3Settings
 from m3score.vision_features import vision_feature_names, vision_statistics
@@ -160,6 +161,20 @@ class Embedder:
         """How many rows `visual_tokens` has."""
         return count_visual_tokens(
             self._scale(tokens), self.settings.grid, encoded.size, encoded.tiles, self.settings.merge
+        )
+
+    def most_visual_tokens(self, image: Any) -> int:
+        """`visual_token_count` at the finest scale, before encoding; 0 where a picture must be opened."""
+        if isinstance(image, (EncodedImage, Tiles)):
+            return count_visual_tokens(
+                self.ladder[-1], self.settings.grid, image.size, image.tiles, self.settings.merge
+            )
+        if self.settings.image_aspect_ratio != "anyres" or not isinstance(image, Image.Image):
+            return 0
+        canvas = best_canvas(image.size, self.settings.image_grid_pinpoints)
+        tiles = canvas[0] // self.settings.image_size, canvas[1] // self.settings.image_size
+        return count_visual_tokens(
+            self.ladder[-1], self.settings.grid, image.size, tiles, self.settings.merge
         )
 
     def _scale(self, tokens: int | None) -> int:

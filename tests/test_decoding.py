@@ -283,6 +283,17 @@ def test_batches_are_of_whole_images_and_fit_into_memory(monkeypatch: pytest.Mon
     assert model(NEXT)._batch_size("auto", 32, 5) == 5
 
 
+def test_images_of_alike_lengths_go_together() -> None:
+    m3 = model(NEXT)
+    images = [picture(image) for image in IMAGES] + [Image.new("RGB", EMPTY)]
+    counts = [m3.visual_token_count(one, m3.ladder[-1]) for one in m3.encode(images)]
+    assert [m3.most_visual_tokens(image) for image in images] == counts
+    assert [m3.most_visual_tokens(m3.tiles(image)) for image in images] == counts
+    assert m3.most_visual_tokens("a path.jpg") == 0
+    expected = [m3.answer_ladder([image], [["Why?"]], max_new_tokens=2)[0] for image in images]
+    assert_same(m3.answer_ladder(images, [["Why?"]] * 4, max_new_tokens=2, batch_size=2), expected)
+
+
 def test_nothing_to_answer() -> None:
     assert model(LLAVA).answer_ladder([], []) == []
     assert model(LLAVA).answer_ladder([picture("gray_336x336")], [[]]) == [[]]
