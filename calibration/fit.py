@@ -218,10 +218,7 @@ def operating_points(
         certificate = predictor.certificate(drop, confidence, with_question=asked)
         name = f"certified {drop:.0%}" if certificate.certified else f"{drop:.0%}: none certified"
         points.append((name, certificate.margin, drop if certificate.certified else None))
-    X = inputs(calibrate, form)
-    ensemble = predictor.with_question if asked else predictor.image_only
-    assert ensemble is not None
-    predicted = clip_predictions(ensemble.predict(X), predictor.ladder)
+    predicted = predictor.predict(calibrate.features, calibrate.question_features() if asked else None)
     points.append((f"{SMALL_LOSS:.0%} lost on calibration", small_loss_margin(predicted, calibrate), None))
     return [*points, ("no margin", 0.0, None)]
 

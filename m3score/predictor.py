@@ -25,6 +25,8 @@ from m3score.rules import choose
 FEATURE_SETS = ("pixels", "vision")
 """What image features are made of: the picture (features.py), or the model's own vision tower."""
 
+_NO_QUESTIONS = "the predictor was fitted on images alone: leave the question out."
+
 
 @dataclass(frozen=True, eq=False)
 class CalibrationRecord:
@@ -44,7 +46,7 @@ class CalibrationRecord:
         """float32 (n,) of one form; M3ScoreError if there is none."""
         chosen = self.with_question if with_question else self.image_only
         if chosen is None:
-            raise M3ScoreError("the predictor was fitted on images alone: leave the question out.")
+            raise M3ScoreError(_NO_QUESTIONS)
         return chosen
 
 
@@ -141,8 +143,8 @@ class Predictor:
         return clip_predictions(ensemble.predict(rows), self.ladder)
 
     def _form_with_question(self) -> Ensemble:
-        self.calibration.predictions(with_question=True)  # complains where there is none
-        assert self.with_question is not None
+        if self.with_question is None:
+            raise M3ScoreError(_NO_QUESTIONS)
         return self.with_question
 
     def complexity(self, predictions: Any) -> np.ndarray:

@@ -29,8 +29,8 @@ PROBE_PANEL: tuple[str, ...] = (
 )
 """What an image is asked when no question is given.
 
-Of nine candidates the three whose complexity rises with human ratings and known content when m3-tiny is
-asked (calibration/panel.py; the figures are in its card).
+Of nine candidates the three whose complexity rose with human ratings and known content when an earlier
+m3-tiny was asked (calibration/panel.py; the figures, and how little they separate, are in its card).
 """
 
 Answers = str | Sequence[str] | None

@@ -18,7 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 from m3score.errors import M3ScoreError
 
@@ -110,9 +110,8 @@ class _Crew:
             return self._function(image)
         process = getattr(self._mine, "process", None) or self._start()
         try:
-            assert process.stdout is not None
-            _send(process.stdin, image)
-            fine, result = pickle.load(process.stdout)
+            _send(process, image)
+            fine, result = pickle.load(cast(IO[bytes], process.stdout))
         except (OSError, EOFError, pickle.UnpicklingError):
             raise M3ScoreError(f"a worker process died at {str(image)[:200]}.") from None
         if not fine:
@@ -125,7 +124,7 @@ class _Crew:
         )
         self._all.append(process)
         self._mine.process = process
-        _send(process.stdin, (self._function.__module__, self._function.__qualname__))
+        _send(process, (self._function.__module__, self._function.__qualname__))
         return process
 
     def dismiss(self) -> None:
@@ -141,8 +140,8 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
 
 
-def _send(pipe: IO[bytes] | None, value: Any) -> None:
-    assert pipe is not None
+def _send(process: subprocess.Popen[bytes], value: Any) -> None:
+    pipe = cast(IO[bytes], process.stdin)
     pickle.dump(value, pipe, pickle.HIGHEST_PROTOCOL)
     pipe.flush()
 
