@@ -13,21 +13,29 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from m3score.images import image_suffixes, printable, system_error, why_not_a_file
+
+if TYPE_CHECKING:
+    from m3score.questions import Question
 
 PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class FoundImage:
-    """One input: a file to open, or the reason why there is none."""
+    """One input: a file to open or its content, or the reason why there is neither."""
 
     path: str
-    """As given, or the folder as given joined with what lies in it."""
+    """As given, or the folder as given joined with what lies in it: what the tables call this input."""
     relative: str
     """Relative to the folder that was given; the file name for a file that was given."""
     error: str | None = None
+    content: bytes | None = field(default=None, repr=False)
+    """The encoded image, for an input that is no file of its own (a member of a shard, a row of a data set)."""
+    questions: tuple[Question, ...] = ()
+    """What the source itself asks about this image."""
 
     @property
     def shown(self) -> str:

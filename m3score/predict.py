@@ -267,15 +267,17 @@ def _text(question: Any) -> str | None:
 def _look(item: _Item) -> tuple[str | None, str | None, np.ndarray | str]:
     """In a worker: (path, question, image features or what is wrong)."""
     source, question = item
-    if isinstance(source, FoundImage):
-        if source.error:
-            return source.shown, question, source.error
-        source = source.path
     path = printable(source) if isinstance(source, str | os.PathLike) else None
+    if isinstance(source, FoundImage):
+        path = source.shown
+        if source.error:
+            return path, question, source.error
+        source = source.path if source.content is None else source.content
     try:
         return path, question, image_features(source)
     except M3ScoreError as error:
-        return path, question, str(error).removeprefix(f"{path}: ")
+        prefix = "the image: " if path and isinstance(source, bytes) else f"{path}: "
+        return path, question, str(error).removeprefix(prefix)
     except Exception as error:  # not foreseen, but no reason to lose the other images
         detail = " ".join(str(error).split())[:200]
         return path, question, f"can't be used ({type(error).__name__}: {detail})"

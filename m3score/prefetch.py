@@ -51,15 +51,18 @@ class QuestionBook:
                 raise M3ScoreError("no question given: leave questions out to ask the probe panel.")
         self._unused = set(self._by_image)
 
-    def of(self, path: str) -> tuple[Question, ...]:
-        """The questions of the image at `path`; M3ScoreError if there are none."""
+    def of(self, path: str, own: tuple[Question, ...] = ()) -> tuple[Question, ...]:
+        """The questions of the image at `path`; M3ScoreError if there are none.
+
+        `own` are those that came with the image: asked where no key fits, before any fallback.
+        """
         parts = _parts(os.path.abspath(path))
         for start in range(len(parts)) if self._by_image else ():
             if asked := self._by_image.get(parts[start:]):
                 self._unused.discard(parts[start:])
                 return asked
-        if self._fallback:
-            return self._fallback
+        if own or self._fallback:
+            return own or self._fallback
         raise M3ScoreError("no question for this image among those given")
 
     def unused(self) -> list[str]:
@@ -91,16 +94,21 @@ def open_item(item: FoundImage, book: QuestionBook, prepare: Callable[[Any], Any
     if item.error:
         return Opened(item.shown, None, error=item.error)
     try:
-        questions = book.of(item.path)
+        questions = book.of(item.path, item.questions)
         with stage("open"):
-            image = open_image(item.path)
+            image = open_image(item.path if item.content is None else item.content)
         return Opened(item.shown, prepare(image) if prepare else image, questions)
     except M3ScoreError as error:
-        return Opened(item.shown, None, error=str(error).removeprefix(f"{item.shown}: "))
+        return Opened(item.shown, None, error=reason(item, error))
     except Exception as error:  # not foreseen, but no reason to lose the other images
         logger.debug("could not open %s", item.shown, exc_info=True)
         detail = " ".join(str(error).split())[:200]
         return Opened(item.shown, None, error=f"can't be opened ({type(error).__name__}: {detail})")
+
+
+def reason(item: FoundImage, error: M3ScoreError) -> str:
+    """What is wrong with an input, without its name."""
+    return str(error).removeprefix(f"{item.shown}: " if item.content is None else "the image: ")
 
 
 def opened_ahead(
