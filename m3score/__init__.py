@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from m3score.predictor import Predictor
     from m3score.predictors import load_predictor
     from m3score.ranking import rank
+    from m3score.selection import select
 
     __version__: str
 
@@ -37,6 +38,7 @@ __all__ = [
     "predict_scale",
     "rank",
     "score",
+    "select",
 ]
 
 _WHERE = {
@@ -49,6 +51,7 @@ _WHERE = {
     "predict_scale": "m3score.predict",
     "rank": "m3score.ranking",
     "score": "m3score.oracle",
+    "select": "m3score.selection",
 }
 
 
