@@ -228,8 +228,7 @@ def _scored(table: pd.DataFrame) -> np.ndarray:
 def _is_unsolved(table: pd.DataFrame) -> np.ndarray:
     if "solved" not in table.columns:
         return np.zeros(len(table), bool)
-    solved = table["solved"].map({True: 1, False: 0, "true": 1, "false": 0, "True": 1, "False": 0})
-    return (solved == 0).to_numpy(bool)
+    return table["solved"].astype("string").str.lower().isin(["false", "0"]).to_numpy(bool)
 
 
 def _filled(table: pd.DataFrame, column: str, unsolved: bool) -> np.ndarray:
