@@ -18,10 +18,9 @@ from __future__ import annotations
 import io
 import math
 import os
-import stat
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import IO, TypeAlias
@@ -30,11 +29,28 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from m3score.errors import M3ScoreError
+from m3score.files import check_bytes, open_regular, printable, system_error, why_not_a_file
+from m3score.limits import MAX_BYTES, MAX_PIXELS
+
+__all__ = [
+    "ImageSource",
+    "image_suffixes",
+    "open_image",
+    "open_reduced",
+    "printable",
+    "system_error",
+    "why_not_a_file",
+]
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
 
-MAX_PIXELS = 178_956_970
-"""Largest image that is decoded: about half a gigabyte as RGB, and where Pillow itself gives up."""
+LARGE = 16_777_216
+"""Pixels of a picture whose decoding takes memory worth speaking of."""
+
+before_large: Callable[[int], None] = lambda pixels: None  # noqa: E731
+"""Called before a picture of more than LARGE pixels is decoded. Worker processes wait for their turn here."""
+
+_PIXELS_AT_ONCE = 2**22
 
 # Read by Pillow in name only (a stub without a decoder) or by starting another program (Ghostscript).
 _NOT_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
@@ -53,13 +69,6 @@ _UPRIGHT = {
 }
 _SIDEWAYS = (5, 6, 7, 8)
 
-_SPECIAL_FILES = (
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
-
 
 @lru_cache(maxsize=1)
 def _raster_formats() -> tuple[str, ...]:
@@ -76,18 +85,16 @@ def image_suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
 
 
-def printable(path: str | os.PathLike[str]) -> str:
-    """The path as text that any table can hold: bytes that are not UTF-8 are written as \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(
+    source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+) -> Image.Image:
     """Open, decode and convert one image.
 
     Args:
         source: a path, the bytes of an image file, a PIL image, or a numpy array: uint8 of shape (H, W),
             (H, W, 1), (H, W, 3) or (H, W, 4), or uint16 of shape (H, W).
         max_pixels: refuse, before decoding, an image of more pixels than this.
+        max_bytes: refuse, before reading, a file (or bytes) of more bytes than this.
 
     Returns:
         A decoded, upright image of mode RGB. A PIL image that already is one comes back itself, not a copy.
@@ -95,11 +102,11 @@ def open_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     Raises:
         M3ScoreError: one sentence that names the file and what is wrong with it.
     """
-    return _open(source, max_pixels, None)[0]
+    return _open(source, max_pixels, max_bytes, None)[0]
 
 
 def open_reduced(
-    source: ImageSource, side: int, *, max_pixels: int = MAX_PIXELS
+    source: ImageSource, side: int, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
 ) -> tuple[Image.Image, tuple[int, int]]:
     """`open_image` for those who need no more than a small picture: same checks, same errors, often faster.
 
@@ -109,10 +116,12 @@ def open_reduced(
     Returns:
         The image (mode RGB, upright), and the (width, height) in pixels that it would have had in full.
     """
-    return _open(source, max_pixels, side)
+    return _open(source, max_pixels, max_bytes, side)
 
 
-def _open(source: ImageSource, max_pixels: int, side: int | None) -> tuple[Image.Image, tuple[int, int]]:
+def _open(
+    source: ImageSource, max_pixels: int, max_bytes: int, side: int | None
+) -> tuple[Image.Image, tuple[int, int]]:
     """The image, at least `side` pixels long where it is a file that can be reduced, and its full size."""
     with _quiet_pillow():
         if isinstance(source, np.ndarray):
@@ -124,46 +133,15 @@ def _open(source: ImageSource, max_pixels: int, side: int | None) -> tuple[Image
             data = bytes(source)
             if not data:
                 raise M3ScoreError("the image: no data (0 bytes)")
+            check_bytes(len(data), "the image", max_bytes)
             return _decode(io.BytesIO(data), "the image", max_pixels, side)
         if isinstance(source, str | os.PathLike):
-            return _open_file(source, max_pixels, side)
+            name = printable(source)
+            with open_regular(source, max_bytes) as file:
+                return _decode(file, name, max_pixels, side)
     raise M3ScoreError(
         f"an image must be a path, bytes, a PIL image or a numpy array, not {type(source).__name__}"
     )
-
-
-def why_not_a_file(path: str | os.PathLike[str]) -> str | None:
-    """What stands in the way of reading the path as a regular file, without opening it; None if nothing."""
-    try:
-        status = os.stat(path)
-    except FileNotFoundError:
-        if os.path.islink(path):
-            return f"broken link: its target {printable(os.readlink(path))} does not exist"
-        return "no such file"
-    except OSError as error:
-        return system_error(error)
-    except ValueError:  # a NUL byte in the name
-        return "not a valid file name"
-    if stat.S_ISDIR(status.st_mode):
-        return "is a folder, not an image file"
-    for is_special, kind in _SPECIAL_FILES:
-        if is_special(status.st_mode):
-            return f"is {kind}, not an image file"
-    return "empty file (0 bytes)" if status.st_size == 0 and stat.S_ISREG(status.st_mode) else None
-
-
-def _open_file(
-    path: str | os.PathLike[str], max_pixels: int, side: int | None
-) -> tuple[Image.Image, tuple[int, int]]:
-    name = printable(path)
-    problem = why_not_a_file(path)
-    if problem:
-        raise M3ScoreError(f"{name}: {problem}")
-    try:
-        with open(path, "rb") as file:
-            return _decode(file, name, max_pixels, side)
-    except OSError as error:
-        raise M3ScoreError(f"{name}: {system_error(error)}") from None
 
 
 def _decode(
@@ -180,25 +158,34 @@ def _decode(
 def _to_rgb(
     image: Image.Image, name: str, max_pixels: int, side: int | None = None
 ) -> tuple[Image.Image, tuple[int, int]]:
-    pixels = image.width * image.height
-    if pixels == 0:
-        raise M3ScoreError(f"{name}: has no pixels ({image.width}x{image.height})")
-    if pixels > max_pixels:
-        size = f"{image.width}x{image.height}"
-        raise M3ScoreError(f"{name}: {pixels:,} pixels ({size}), more than the limit of {max_pixels:,}")
+    _check_pixels(image.size, name, max_pixels)
     full = image.size
+    if full[0] * full[1] > LARGE:
+        before_large(full[0] * full[1])
     try:
         if side is not None and max(full) > side:
             image.draft(None, (math.ceil(full[0] * side / max(full)), math.ceil(full[1] * side / max(full))))
         reduced = image.size != full
         image.load()
+        _check_pixels(image.size, name, max_pixels)  # an icon may hold more than its directory says
         orientation = _orientation(image)
         upright = _upright(_as_mode_rgb(image), orientation)
         if not reduced:  # some formats know their true size only when they are loaded
             return upright, upright.size
         return upright, full[::-1] if orientation in _SIDEWAYS else full
+    except M3ScoreError:
+        raise
     except Exception as error:  # as in _decode
         raise M3ScoreError(f"{name}: {_explain(error, max_pixels)}") from None
+
+
+def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
+    pixels = size[0] * size[1]
+    if pixels <= 0:
+        raise M3ScoreError(f"{name}: has no pixels ({size[0]}x{size[1]})")
+    if pixels > max_pixels:
+        shape = f"{size[0]}x{size[1]}"
+        raise M3ScoreError(f"{name}: {pixels:,} pixels ({shape}), more than the limit of {max_pixels:,}")
 
 
 def _orientation(image: Image.Image) -> object:
@@ -218,7 +205,7 @@ def _as_mode_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = Image.fromarray(_to_8_bit(np.asarray(image), image.mode))
+        image = _to_8_bit(image)
     elif image.mode in ("La", "RGBa"):  # premultiplied alpha
         image = image.convert(image.mode.upper())
     elif image.mode == "P" and "transparency" in image.info:
@@ -227,22 +214,36 @@ def _as_mode_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bit(values: np.ndarray, mode: str) -> np.ndarray:
-    """(H, W) grey values of a wide type to uint8.
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Grey values of a wide type to mode L.
 
     16-bit modes: 0..65535 to 0..255. Mode I (32-bit integers): values within 0..255 are kept and values
     within 0..65535 taken as 16 bits. Mode F: values within 0..1 are scaled, values within 0..255 kept.
     Anything else is stretched from its minimum to its maximum, as a viewer would.
     """
-    if mode.startswith("I;16"):
-        return _scaled(values, 0, 65535)
-    values = np.nan_to_num(values.astype(np.float64))
-    low, high = float(values.min()), float(values.max())
-    ceilings = (255, 65535) if mode == "I" else (1, 255)
-    for ceiling in ceilings:
+    low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else _range(image)
+    grey = Image.new("L", image.size)
+    for top, values in _strips(image):
+        grey.paste(Image.fromarray(_scaled(values, low, high)), (0, top))
+    return grey
+
+
+def _range(image: Image.Image) -> tuple[float, float]:
+    """What becomes 0 and 255 of mode I or F."""
+    extremes = [(float(values.min()), float(values.max())) for _, values in _strips(image)]
+    low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
+    for ceiling in (255, 65535) if image.mode == "I" else (1, 255):
         if low >= 0 and high <= ceiling:
-            return _scaled(values, 0, ceiling)
-    return _scaled(values, low, high)
+            return 0, ceiling
+    return low, high
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, np.ndarray]]:
+    """(first row, grey values as float64 (rows, W)) of one strip after the other: wide types take memory."""
+    rows = max(1, _PIXELS_AT_ONCE // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(image.height, top + rows)))
+        yield top, np.nan_to_num(np.asarray(strip).astype(np.float64))
 
 
 def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -278,11 +279,6 @@ def _explain(error: Exception, max_pixels: int) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return system_error(error)
     return f"damaged image data ({detail})"
-
-
-def system_error(error: OSError) -> str:
-    """An operating system's error in its own words, without errno and path: "permission denied"."""
-    return (error.strerror or str(error) or type(error).__name__).lower()
 
 
 _quiet_lock = threading.Lock()
