@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -69,13 +69,16 @@ class TableKind:
     name: str
     kinds: Mapping[str, str]
     required: tuple[str, ...]
+    optional: Mapping[str, str] = field(default_factory=dict)
+    """Columns that only some such tables have: they stand behind the others, before `error`."""
 
     def kind(self, column: str) -> str:
         """The kind of a column: a scale's agreement is a float, other extra columns are left as they are."""
-        return self.kinds.get(column, "float" if _AGREEMENT.fullmatch(column) else "any")
+        known = self.kinds.get(column) or self.optional.get(column)
+        return known or ("float" if _AGREEMENT.fullmatch(column) else "any")
 
 
-SCORES = TableKind("score table", _SCORE_KINDS, ("path", "complexity"))
+SCORES = TableKind("score table", _SCORE_KINDS, ("path", "complexity"), optional={"predicted_tokens": "int"})
 PREDICTIONS = TableKind(
     "prediction table",
     {

@@ -1,7 +1,7 @@
-"""Table formats: a frame to bytes and back. One class and one line register a format.
+"""Table formats: frames to bytes and back. One class and one line register a format.
 
-Knows bytes, not files. What comes back is what went in: floats to the last bit, lists through csv, whole
-numbers whole where some are missing.
+Knows bytes, not names of files. A table is written piece by piece: it may be larger than memory. What comes
+back is what went in: floats to the last bit, lists through csv, whole numbers whole where some are missing.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from m3score.columns import TableKind, absent, cast, printable
 from m3score.errors import M3ScoreError
@@ -31,8 +33,8 @@ class TableFormat(Protocol):
         """Endings of file names, in lower case, with their dot."""
         ...
 
-    def write(self, frame: pd.DataFrame, kind: TableKind) -> bytes:
-        """The file's content."""
+    def write(self, frames: Iterable[pd.DataFrame], kind: TableKind, file: IO[bytes]) -> None:
+        """Write a table that comes in pieces with the same columns: one at least, which may be empty."""
         ...
 
     def read(self, content: bytes, kind: TableKind, name: str) -> pd.DataFrame:
@@ -61,12 +63,16 @@ class Csv:
 
     suffixes = (".csv",)
 
-    def write(self, frame: pd.DataFrame, kind: TableKind) -> bytes:
-        lines = [",".join(_quoted(guard_cell(printable(name))) for name in frame.columns)]
-        kinds = [kind.kind(name) for name in frame.columns]
-        for values in frame.itertuples(index=False, name=None):
-            lines.append(",".join(_quoted(_cell(v, k)) for v, k in zip(values, kinds, strict=True)))
-        return "".join(f"{line}\n" for line in lines).encode()
+    def write(self, frames: Iterable[pd.DataFrame], kind: TableKind, file: IO[bytes]) -> None:
+        for number, frame in enumerate(frames):
+            if number == 0:
+                file.write(
+                    (",".join(_quoted(guard_cell(printable(c))) for c in frame.columns) + "\n").encode()
+                )
+            kinds = [kind.kind(name) for name in frame.columns]
+            for values in frame.itertuples(index=False, name=None):
+                cells = (_quoted(_cell(v, k)) for v, k in zip(values, kinds, strict=True))
+                file.write((",".join(cells) + "\n").encode())
 
     def read(self, content: bytes, kind: TableKind, name: str) -> pd.DataFrame:
         import pandas as pd
@@ -130,12 +136,11 @@ class JsonLines:
 
     suffixes = (".jsonl", ".ndjson")
 
-    def write(self, frame: pd.DataFrame, kind: TableKind) -> bytes:
-        lines = []
-        for values in frame.itertuples(index=False, name=None):
-            row = {name: _plain(v) for name, v in zip(frame.columns, values, strict=True)}
-            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-        return "".join(lines).encode()
+    def write(self, frames: Iterable[pd.DataFrame], kind: TableKind, file: IO[bytes]) -> None:
+        for frame in frames:
+            for values in frame.itertuples(index=False, name=None):
+                row = {name: _plain(v) for name, v in zip(frame.columns, values, strict=True)}
+                file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
 
     def read(self, content: bytes, kind: TableKind, name: str) -> pd.DataFrame:
         import pandas as pd
@@ -157,10 +162,16 @@ class Parquet:
 
     suffixes = (".parquet", ".pq")
 
-    def write(self, frame: pd.DataFrame, kind: TableKind) -> bytes:
-        buffer = io.BytesIO()
-        frame.to_parquet(buffer, engine="pyarrow", index=False)
-        return buffer.getvalue()
+    def write(self, frames: Iterable[pd.DataFrame], kind: TableKind, file: IO[bytes]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pieces = iter(frames)
+        first = next(pieces)
+        schema = _schema(first, kind)
+        with pq.ParquetWriter(file, schema) as writer:
+            for frame in chain([first], pieces):
+                writer.write_table(pa.Table.from_pandas(frame, schema, preserve_index=False))
 
     def read(self, content: bytes, kind: TableKind, name: str) -> pd.DataFrame:
         import pandas as pd
@@ -170,6 +181,18 @@ class Parquet:
             return pd.read_parquet(io.BytesIO(content), engine="pyarrow")
         except (pa.ArrowException, OSError, ValueError) as error:
             raise M3ScoreError(f"{name}: not a readable parquet file ({error}).") from None
+
+
+def _schema(frame: pd.DataFrame, kind: TableKind) -> Any:
+    """An arrow schema by the columns' kinds: the same whether or not a column holds anything yet."""
+    import pyarrow as pa
+
+    types = {"text": pa.string(), "text?": pa.string(), "list": pa.list_(pa.string())}
+    schema = pa.Schema.from_pandas(frame, preserve_index=False)
+    for i, name in enumerate(schema.names):
+        if kind.kind(name) in types:
+            schema = schema.set(i, pa.field(name, types[kind.kind(name)]))
+    return schema
 
 
 def _decoded(content: bytes, name: str) -> str:

@@ -4,10 +4,13 @@ and parquet formats in formats.py, and a file of questions is read by questions.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from m3score.columns import (
     SCORE_COLUMNS,
@@ -20,7 +23,7 @@ from m3score.columns import (
     score_columns,
 )
 from m3score.errors import M3ScoreError
-from m3score.formats import FORMATS, format_for
+from m3score.formats import FORMATS, Parquet, TableFormat, format_for
 from m3score.questions import Question, read_questions
 
 if TYPE_CHECKING:
@@ -43,6 +46,8 @@ __all__ = [
     "read_table",
     "read_traces",
     "score_columns",
+    "write_atomically",
+    "write_rows",
     "write_scores",
     "write_table",
     "write_traces",
@@ -50,6 +55,8 @@ __all__ = [
 ]
 
 PathLike = str | os.PathLike[str]
+CHUNK_ROWS = 10_000
+"""Rows of a table that are in memory while it is written; also the size of a parquet row group."""
 
 
 def write_scores(rows: Rows, path: PathLike, *, format: str | None = None) -> None:
@@ -78,29 +85,86 @@ def write_table(rows: Rows, path: PathLike, kind: TableKind, *, format: str | No
     Whatever was at `path` stays there until the new table is complete. M3ScoreError for an unknown format or
     a place that cannot be written to.
     """
-    content = format_for(path, format).write(conform(rows, kind), kind)
+    chosen, frame = format_for(path, format), conform(rows, kind)
+    _write(chosen, [frame], path, kind)
+
+
+def write_rows(
+    rows: Iterable[Mapping[str, Any]],
+    path: PathLike,
+    kind: TableKind,
+    columns: Sequence[str] = (),
+    *,
+    format: str | None = None,
+    before_rename: Callable[[str, os.stat_result], None] | None = None,
+) -> None:
+    """write_table for any number of rows: only CHUNK_ROWS of them are in memory.
+
+    Args:
+        rows: mappings, in the table's order.
+        path, kind, format: as for write_table.
+        columns: all that the table has beside those of its kind: what is missing in the rows' first chunk
+            has to be known from here.
+        before_rename: called with the real path and the new file's status just before it takes its place.
+    """
+    _write(format_for(path, format), _frames(rows, kind, columns), path, kind, before_rename)
+
+
+def _frames(
+    rows: Iterable[Mapping[str, Any]], kind: TableKind, columns: Sequence[str]
+) -> Iterator[pd.DataFrame]:
+    empty = dict.fromkeys(columns)
+    items = iter(rows)
+    first = True
+    while (chunk := [{**empty, **row} for row in islice(items, CHUNK_ROWS)]) or first:
+        yield conform(chunk or [empty], kind).iloc[: len(chunk)]
+        first = False
+
+
+def _write(
+    chosen: TableFormat,
+    frames: Iterable[pd.DataFrame],
+    path: PathLike,
+    kind: TableKind,
+    before_rename: Callable[[str, os.stat_result], None] | None = None,
+) -> None:
     if str(path) == "-":
         sys.stdout.flush()
-        sys.stdout.buffer.write(content)
+        buffer = io.BytesIO()  # a parquet writer closes, and seeks in, what it writes to
+        seekable = not isinstance(chosen, Parquet)
+        chosen.write(frames, kind, sys.stdout.buffer if seekable else buffer)
+        sys.stdout.buffer.write(buffer.getvalue())
         sys.stdout.flush()
         return
-    write_whole(path, content)
+    write_atomically(path, lambda file: chosen.write(frames, kind, file), before_rename)
 
 
 def write_whole(path: PathLike, content: bytes) -> None:
     """Write a file so that no reader, and no crash, ever sees half of it. M3ScoreError where it cannot be."""
+    write_atomically(path, lambda file: file.write(content))
+
+
+def write_atomically(
+    path: PathLike,
+    write: Callable[[IO[bytes]], object],
+    before_rename: Callable[[str, os.stat_result], None] | None = None,
+) -> None:
+    """write_whole for content that comes piece by piece; `before_rename` as for write_rows."""
     target = os.path.realpath(path)  # a link keeps pointing at what was written
     try:
         if os.path.exists(target) and not os.path.isfile(target):  # a pipe or a device cannot be replaced
-            Path(target).write_bytes(content)
+            with open(target, "wb") as file:
+                write(file)
             return
         folder, name = os.path.split(target)
         temporary = os.path.join(folder, f".{name[:200]}.{os.getpid()}.tmp")
         try:
             with open(temporary, "wb") as file:
-                file.write(content)
+                write(file)
                 file.flush()
                 os.fsync(file.fileno())  # else a power cut may keep the new name and lose its content
+            if before_rename:
+                before_rename(target, os.stat(temporary))
             os.replace(temporary, target)
         finally:
             Path(temporary).unlink(missing_ok=True)
