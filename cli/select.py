@@ -244,9 +244,11 @@ def _place(
 def _write(rows: pd.DataFrame, out: Path, kind: Format | None) -> None:
     if kind is not Format.list:
         from m3score.columns import SCORES
-        from m3score.compact import write_compact
+        from m3score.tables import write_rows
 
-        write_compact(rows, out, SCORES, format=kind)
+        names = [str(name) for name in rows.columns]
+        values = rows.itertuples(index=False, name=None)
+        write_rows((dict(zip(names, row, strict=True)) for row in values), out, SCORES, names, format=kind)
         return
     content = _listed(rows["path"].astype(str).tolist())
     if str(out) == "-":

@@ -6,12 +6,11 @@ the slow reader is called where that fails, to say which line is to blame.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
-from m3score.columns import TableKind, conform
+from m3score.columns import TableKind
 from m3score.formats import Csv, Parquet, format_for, unguard_cell
-from m3score.tables import PathLike, read_table, write_whole
+from m3score.tables import PathLike, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,23 +77,3 @@ def _compact(frame: pd.DataFrame, kind: TableKind) -> pd.DataFrame:
         wanted = _TEXT if kind.kind(str(name)) in ("text", "text?") else _DTYPES.get(kind.kind(str(name)))
         columns[str(name)] = frame[name] if wanted is None else frame[name].astype(wanted)  # type: ignore[call-overload]
     return pd.DataFrame(columns)
-
-
-def write_compact(frame: pd.DataFrame, path: PathLike, kind: TableKind, *, format: str | None = None) -> None:
-    """Write a table ("-" is stdout) as tables.write_table does, a piece at a time."""
-    chosen = format_for(path, format)
-    if isinstance(chosen, Parquet):
-        content = chosen.write(conform(frame, kind), kind)
-    else:
-        pieces = []
-        for start in range(0, max(len(frame), 1), _ROWS_AT_ONCE):
-            piece = chosen.write(conform(frame.iloc[start : start + _ROWS_AT_ONCE], kind), kind)
-            header = isinstance(chosen, Csv) and start > 0
-            pieces.append(piece.partition(b"\n")[2] if header else piece)
-        content = b"".join(pieces)
-    if str(path) == "-":
-        sys.stdout.flush()
-        sys.stdout.buffer.write(content)
-        sys.stdout.flush()
-    else:
-        write_whole(path, content)
