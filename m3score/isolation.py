@@ -1,0 +1,66 @@
+"""Decoding of pictures that nobody has vouched for: in worker processes, within limits.
+
+A picture can crash a decoder, keep it busy for ever or make it ask for all memory there is; here it costs one
+error. What a model sees is made by the same code as in this process, so pixels are the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+from PIL import Image
+
+from m3score.images import open_image
+from m3score.limits import Limits
+from m3score.preprocess import Tiles, preprocess
+from m3score.processes import Crew
+from m3score.settings import M3Settings
+
+
+class Decoder:
+    """`open_image` in worker processes, for one run; used from several threads. Close it at the end."""
+
+    def __init__(self, limits: Limits | None = None, settings: M3Settings | None = None) -> None:
+        """
+        Args:
+            limits: what one picture may cost.
+            settings: the image handling of a model: pictures then come back as the tiles that it sees, which
+                are small however large the picture is.
+        """
+        self._limits = limits or Limits()
+        self._settings = asdict(settings) if settings else None
+        self._crew = Crew(self._limits)
+
+    def __enter__(self) -> Decoder:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __call__(self, source: str | os.PathLike[str] | bytes) -> Image.Image | Tiles:
+        """The picture, upright and RGB, or its tiles.
+
+        Raises:
+            M3ScoreError: one sentence that says what is wrong with the file, or that decoding it took too
+                long or killed its process.
+        """
+        limits = self._limits
+        made = self._crew.call(_opened, source, limits.max_pixels, limits.max_bytes, self._settings)
+        return Tiles(*made) if isinstance(made, tuple) else made
+
+    def close(self) -> None:
+        """Let the processes go; what they are in the middle of fails."""
+        self._crew.close()
+
+
+def _opened(
+    source: str | os.PathLike[str] | bytes, max_pixels: int, max_bytes: int, settings: dict[str, Any] | None
+) -> Any:
+    """In a worker."""
+    image = open_image(source, max_pixels=max_pixels, max_bytes=max_bytes)
+    if settings is None:
+        return image
+    tiles = preprocess(image, M3Settings(**settings))
+    return tiles.pixel_values, tiles.size, tiles.tiles
