@@ -28,8 +28,9 @@ logger = logging.getLogger(__name__)
 KEPT = 2
 """Idle workers that stay when a crew is done; each has some 40 MB."""
 
-START_UP = 0.5
-"""Seconds of work for which another worker is worth its start: a handful of images needs but one."""
+START_UP = 0.3
+"""Seconds of work, or as many as the last start took, for which another worker is worth its start: a handful
+of images needs but one."""
 
 _SERVE = "from m3score.serving import serve; serve()"
 
@@ -111,13 +112,21 @@ class _Worker:
         self.deadline: float | None = None
         self.late = False
         self.killed = False
-        self.begun = time.monotonic()
+        self.started = time.monotonic()
+        self.begun: float | None = None
+        """When its work began; None while it comes up."""
+        self.start_up: float | None = None
 
     def ask(self, order: tuple[bytes, list[Any]], seconds: float | None, memory: int) -> Any:
         orders, answers = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
         room = False
         try:
             self._wait(seconds)
+            if self.start_up is None:
+                wire.receive(answers, 0)
+                self.begun = time.monotonic()
+                self.start_up = self.begun - self.started
+                self._wait(seconds)
             wire.send(orders, order)
             kind, value = wire.receive(answers, memory)
             if kind == "large":
@@ -172,6 +181,7 @@ class _Pool:
         self._idle: list[_Worker] = []
         self._busy: set[_Worker] = set()
         self._worked = 0.0
+        self._start_up = START_UP
         self._watch: threading.Thread | None = None
 
     def borrow(self) -> _Worker:
@@ -184,13 +194,13 @@ class _Pool:
                         return self._taken(worker)
                     worker.end()
                 now = time.monotonic()
-                worked = self._worked + sum(now - worker.begun for worker in self._busy)
-                if worked >= START_UP * len(self._busy):
+                worked = self._worked + sum(now - (worker.begun or now) for worker in self._busy)
+                if worked >= self._start_up * len(self._busy):
                     return self._taken(_Worker())
                 self.changed.wait(0.02)
 
     def _taken(self, worker: _Worker) -> _Worker:
-        worker.begun = time.monotonic()
+        worker.begun = None if worker.start_up is None else time.monotonic()
         self._busy.add(worker)
         if self._watch is None:
             self._watch = threading.Thread(target=self._watch_clock, name="m3score-clock", daemon=True)
@@ -200,7 +210,9 @@ class _Pool:
     def give_back(self, worker: _Worker) -> None:
         with self.changed:
             self._busy.discard(worker)
-            self._worked += time.monotonic() - worker.begun
+            if worker.begun is not None and worker.start_up is not None:
+                self._worked += time.monotonic() - worker.begun
+                self._start_up = max(START_UP, worker.start_up)
             if worker.alive:
                 self._idle.append(worker)
             else:

@@ -32,6 +32,7 @@ def serve() -> None:
     orders, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a function may print must not end up among the answers
     _one_thread_each()
+    wire.send(answers, wire.pack("ready"))
     while True:
         try:
             module, name, arguments, seconds, memory = wire.receive(orders, _ANY_SIZE)
