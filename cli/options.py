@@ -12,6 +12,7 @@ MODEL = "Model"
 ROUTING = "Routing"
 TABLES = "Tables"
 OUTPUT = "Output"
+LIMITS = "Limits of one picture"
 
 
 class Format(StrEnum):
@@ -174,4 +175,29 @@ Confidence = Annotated[
 Workers = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Images at once.", show_default="one per CPU"),
+]
+MaxPixels = Annotated[
+    int,
+    typer.Option(
+        "--max-pixels",
+        min=1,
+        metavar="N",
+        help="A larger picture is an error; more take more memory.",
+        rich_help_panel=LIMITS,
+    ),
+]
+MaxBytes = Annotated[
+    int,
+    typer.Option(
+        "--max-bytes", min=1, metavar="N", help="A larger file is an error.", rich_help_panel=LIMITS
+    ),
+]
+ImageTimeout = Annotated[
+    float,
+    typer.Option(
+        "--image-timeout",
+        metavar="SECONDS",
+        help="A picture that takes longer to decode is an error.",
+        rich_help_panel=LIMITS,
+    ),
 ]
