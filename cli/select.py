@@ -35,6 +35,7 @@ Ranges come first; of what is in range --top, --bottom, --sample or --per-level 
 
 LISTS = (".txt", ".list")
 PLACES = "Copies and links"
+FAILURES_SHOWN = 5
 
 
 class Format(StrEnum):
@@ -208,7 +209,6 @@ def _place(
 ) -> tuple[int, list[str | None]]:
     """The exit code, and where each row's image lies now."""
     from m3score.cli.progress import progress
-    from m3score.cli.summary import FAILURES_SHOWN
     from m3score.placing import How, common_folder, place
 
     start = os.fspath(root or "")
