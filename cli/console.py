@@ -82,8 +82,11 @@ def load(
         return load_model(name, device=device, dtype=dtype, quantize=bits, revision=revision)
 
 
-def check_target(path: Path | None, format: str | None, *, overwrite: bool) -> None:
-    """Complain about an output file now, not after hours of work."""
+def check_target(path: Path | None, format: str | None, *, overwrite: bool, out: Path | None = None) -> None:
+    """Complain about an output file now, not after hours of work.
+
+    `out` is the output of a run with a journal: what an unfinished run into it wrote may be replaced.
+    """
     if path is None or str(path) == "-":
         return
     from m3score.formats import format_for
@@ -95,7 +98,9 @@ def check_target(path: Path | None, format: str | None, *, overwrite: bool) -> N
         raise M3ScoreError(f"{path}: there is no folder {path.parent}.")
     if not os.access(path.parent, os.W_OK):
         raise M3ScoreError(f"{path}: no permission to write to the folder {path.parent}.")
-    if path.is_file() and not overwrite:
+    from m3score.journal import written_by_earlier_run
+
+    if path.is_file() and not overwrite and not written_by_earlier_run(out, path):
         raise M3ScoreError(f"{path}: exists already; give --overwrite to replace it.")
 
 

@@ -26,9 +26,10 @@ class _Pace(ProgressColumn):
     """Speed and time left, by the mean so far: results come in batches, so that any shorter window jumps."""
 
     def render(self, task: Task) -> Text:
-        if not task.completed or not task.elapsed:
+        worked = task.completed - task.fields["skipped"]
+        if not worked or not task.elapsed:
             return Text("")
-        speed = task.completed / task.elapsed
+        speed = worked / task.elapsed
         pace = speed_text(speed)
         if task.total:
             left = timedelta(seconds=round((task.total - task.completed) / speed))
@@ -45,8 +46,10 @@ def speed_text(images_per_second: float) -> str:
 @contextmanager
 def progress(
     console: Console, count: Callable[[], int] | None, verb: str = "Ranking"
-) -> Iterator[Callable[[], None]]:
+) -> Iterator[Callable[..., None]]:
     """Show the progress of a loop; call what this yields once per image.
+
+    `worked=False` is for an image that was done before: it counts, but not for the speed.
 
     Args:
         console: where to show it.
@@ -55,14 +58,14 @@ def progress(
         verb: what is being done.
     """
     if console.quiet:
-        yield lambda: None
+        yield lambda worked=True: None
     elif console.is_terminal:
         yield from _bar(console, count, verb)
     else:
         yield _lines(console)
 
 
-def _bar(console: Console, count: Callable[[], int] | None, verb: str) -> Iterator[Callable[[], None]]:
+def _bar(console: Console, count: Callable[[], int] | None, verb: str) -> Iterator[Callable[..., None]]:
     columns = (
         TextColumn(verb),
         BarColumn(bar_width=None if console.width < 80 else 40),
@@ -70,23 +73,31 @@ def _bar(console: Console, count: Callable[[], int] | None, verb: str) -> Iterat
         _Pace(),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=None)
+        task = bar.add_task("", total=None, skipped=0)
+        skipped = 0
         if count is not None:
             counter = threading.Thread(target=lambda: bar.update(task, total=count()), daemon=True)
             counter.start()
-        yield lambda: bar.advance(task)
+
+        def advance(worked: bool = True) -> None:
+            nonlocal skipped
+            skipped += not worked
+            bar.update(task, advance=1, skipped=skipped)
+
+        yield advance
 
 
-def _lines(console: Console) -> Callable[[], None]:
+def _lines(console: Console) -> Callable[..., None]:
     begun = said = time.monotonic()
-    done = 0
+    done = skipped = 0
 
-    def advance() -> None:
-        nonlocal done, said
+    def advance(worked: bool = True) -> None:
+        nonlocal done, skipped, said
         done += 1
+        skipped += not worked
         now = time.monotonic()
         if now - said >= SECONDS_BETWEEN_LINES:
             said = now
-            console.print(f"{done:,} images, {speed_text(done / (now - begun))}")
+            console.print(f"{done:,} images, {speed_text((done - skipped) / (now - begun))}")
 
     return advance

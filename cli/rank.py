@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from m3score.cli import options
-from m3score.cli.console import (
-    INTERRUPTED,
-    SOME_FAILED,
-    check_target,
-    load,
-    plain,
-    set_up,
-    sigterm_as_interrupt,
-)
+from m3score.cli.console import check_target, load, plain, set_up, sigterm_as_interrupt
 from m3score.errors import M3ScoreError
 
 if TYPE_CHECKING:
-    from m3score.answers import LadderAnswerer
-    from m3score.cli.search import Search
     from m3score.finding import FoundImage
     from m3score.prefetch import QuestionBook
     from m3score.ranking import RankedImage
@@ -125,12 +112,20 @@ def rank(
     Every input is one row: an image that can't be read has its reason in the column error.
     """
     console = set_up(quiet=quiet, verbose=verbose)
-    check_target(out, format, overwrite=overwrite)
-    check_target(traces, None, overwrite=overwrite)
+    check_target(out, format, overwrite=overwrite, out=out)
+    check_target(traces, None, overwrite=overwrite, out=out)
     if out is not None and out == traces:
         raise M3ScoreError("--out and --traces need different files.")
+    from hashlib import sha256
+
+    from m3score.cli.running import Run, Target
     from m3score.cli.search import Search
-    from m3score.profiling import profiled, stage
+    from m3score.cli.summary import show_profile, show_summary
+    from m3score.columns import SCORES
+    from m3score.journal import keeps_journal, open_journal
+    from m3score.profiling import profiled
+    from m3score.ranking import BLOCK_BATCHES, images_at_once, rank_stream
+    from m3score.tables import read_whole
 
     search = Search(paths, limit)
     if scorer is options.Scorer.predictor:
@@ -140,81 +135,69 @@ def rank(
             raise M3ScoreError(
                 "--scorer predictor allows one --question, and no --questions, --traces or --profile."
             )
-        rank_by_predictor(search, question[0] if question else None, predictor, console, out, format)
+        asked = question[0] if question else None
+        rank_by_predictor(search, asked, predictor, console, out, format, overwrite=overwrite)
         return
     book = _book(question, questions)
     found = search.begin()
+    how: dict[str, Any] = {
+        "rule": rule,
+        "batch_size": batch_size or "auto",
+        "max_new_tokens": max_new_tokens,
+        "coarse_answers": answers,
+    }
     with sigterm_as_interrupt():
         answerer = load(
             model, device=device, dtype=dtype, quantize=quantize, revision=revision, console=console
         )
-        run = _Run(console, keep_traces=traces is not None)
-        how = {
-            "rule": rule,
-            "batch_size": batch_size or "auto",
-            "max_new_tokens": max_new_tokens,
-            "coarse_answers": answers,
+        depends_on = {
+            "command": "rank",
+            "--model": _identity(model, revision) if keeps_journal(out) else model,
+            "--device": str(answerer.device).partition(":")[0],
+            "--dtype": str(getattr(answerer, "dtype", dtype)),
+            "--quantize": quantize,
+            "--question": question,
+            "--questions": None if questions is None else sha256(read_whole(questions)).hexdigest(),
+            "--rule": rule,
+            "--max-new-tokens": max_new_tokens,
+            "--answers": answers,
+            "--traces": traces is not None,
         }
+        journal = open_journal(out, depends_on, overwrite=overwrite)
+        block = BLOCK_BATCHES * images_at_once(answerer, batch_size or "auto")
+
+        def ask_for(item: FoundImage) -> None:
+            with suppress(M3ScoreError):
+                book.of(item.path)  # its questions are used, if not now
+
+        run = Run(journal, search, console, block=block, on_skip=ask_for)
+
+        def keep(result: RankedImage) -> None:
+            run.collector.keep(result.to_row(), result.trace_rows() if traces is not None else ())
+
+        columns = tuple(f"agreement_{tokens}" for tokens in answerer.ladder)
+        target = Target(out, format, SCORES, columns, answerer.ladder, ranked=True, traces=traces)
         with profiled() if profile else nullcontext() as measured:
-            try:
-                run.go(search, found, answerer, book, how)
-            finally:  # whatever happened, what was done is kept
-                with stage("write"):
-                    table = _write(run, answerer.ladder, out, format, traces)
+            tally = run.go(found, lambda items: rank_stream(items, answerer, book, **how), keep, target)
     if (unused := book.unused()) and not (run.interrupted or limit):
         fitted = f"{len(unused):,} of the images in {questions}"
         console.print(f"[yellow]Not among the inputs:[/] {plain(fitted)}, such as {plain(unused[0])}.")
-    _report(run, table, search, console, f"{model} on {answerer.device}", rule, out)
+    run.tell(tally, "Ranked", f" with {plain(model)} on {answerer.device}")
+    show_summary(tally, console, rule=rule)
     if measured is not None:
-        from m3score.cli.summary import show_profile
-
         show_profile(measured, console)
-    if run.interrupted:
-        raise typer.Exit(INTERRUPTED)
-    if table["complexity"].isna().any():
-        raise typer.Exit(SOME_FAILED)
+    run.leave(tally, out)
 
 
-class _Run:
-    """What a run has produced so far, whole or interrupted."""
+def _identity(model: str, revision: str | None) -> str:
+    """What the model's answers depend on: its weights, whatever it is called."""
+    from m3score import hub
+    from m3score.fingerprint import fingerprint
 
-    def __init__(self, console: Console, *, keep_traces: bool) -> None:
-        self.console = console
-        self.keep_traces = keep_traces
-        self.rows: list[dict[str, Any]] = []
-        self.traces: list[dict[str, Any]] = []
-        self.seconds = 0.0
-        self.interrupted = False
-
-    def go(
-        self,
-        search: Search,
-        found: Iterator[FoundImage],
-        answerer: LadderAnswerer,
-        book: QuestionBook,
-        how: Mapping[str, Any],
-    ) -> None:
-        """Rank until the end or Ctrl-C."""
-        from m3score.cli.progress import progress
-        from m3score.ranking import rank_stream
-
-        begun = time.monotonic()
-        try:
-            with (
-                closing(rank_stream(found, answerer, book, **how)) as stream,
-                progress(self.console, None if "-" in search.paths else search.count) as advance,
-            ):
-                for result in stream:
-                    self._keep(result)
-                    advance()
-        except KeyboardInterrupt:
-            self.interrupted = True
-        self.seconds = time.monotonic() - begun
-
-    def _keep(self, result: RankedImage) -> None:
-        self.rows.append(result.to_row())
-        if self.keep_traces:
-            self.traces.extend(result.trace_rows())
+    try:
+        return fingerprint(hub.locate(model, revision))
+    except M3ScoreError:  # loaded by other means
+        return model
 
 
 def _book(question: list[str] | None, questions: Path | None) -> QuestionBook:
@@ -224,36 +207,3 @@ def _book(question: list[str] | None, questions: Path | None) -> QuestionBook:
     if questions is None:
         return QuestionBook(question or None)
     return QuestionBook(read_questions(questions), fallback=question or ())
-
-
-def _write(
-    run: _Run, ladder: tuple[int, ...], out: Path | None, format: str | None, traces: Path | None
-) -> Any:
-    from m3score.ranking import score_table
-    from m3score.tables import write_scores, write_traces
-
-    table = score_table(run.rows, ladder)
-    try:
-        write_scores(table, out or "-", format=format)
-    finally:  # a full disk under one file may have room for the other elsewhere
-        if traces is not None:
-            write_traces(run.traces, traces)
-    return table
-
-
-def _report(
-    run: _Run, table: Any, search: Search, console: Console, model: str, rule: str, out: Path | None
-) -> None:
-    from m3score.cli.progress import speed_text
-    from m3score.cli.summary import show_skipped, show_summary
-
-    verb = "Interrupted after" if run.interrupted else "Ranked"
-    speed = len(table) / max(run.seconds, 1e-9)
-    console.print(
-        f"{verb} {len(table):,} image{'' if len(table) == 1 else 's'} in {run.seconds:.1f} s "
-        f"({speed_text(speed)}) with {plain(model)}."
-    )
-    show_skipped(search.skipped, console)
-    show_summary(table, console, rule=rule)
-    if out is not None and str(out) != "-":
-        console.print(f"\nWrote {plain(out)}.")

@@ -39,6 +39,7 @@ def rescore(
     from m3score.oracle import rescore as rescore_traces
     from m3score.ranking import score_table
     from m3score.tables import read_traces, write_scores
+    from m3score.tally import Tally
 
     console = set_up(quiet=quiet, verbose=verbose)
     check_target(out, format, overwrite=overwrite)
@@ -46,7 +47,9 @@ def rescore(
     table = score_table(scored.to_dict("records"), ladder_of(scored))
     write_scores(table, out or "-", format=format)
     console.print(f"Rescored {len(table):,} images from {plain(traces)}.")
-    show_summary(table, console, rule=rule)
+    tally = Tally(ladder_of(scored))
+    tally.count({str(name): value for name, value in row.items()} for row in table.to_dict("records"))
+    show_summary(tally, console, rule=rule)
     if out is not None and str(out) != "-":
         console.print(f"\nWrote {plain(out)}.")
     if table["complexity"].isna().any():

@@ -13,13 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from m3score.cli.console import plain
+from m3score.cli.extremes import show_extremes
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from m3score.profiling import Profile
+    from m3score.tally import Tally
 
-FAILURES_SHOWN = 5
 BAR_WIDTH = 32
 
 
@@ -29,20 +30,29 @@ def ladder_of(table: pd.DataFrame) -> tuple[int, ...]:
     return tuple(sorted(int(name[1]) for name in names if name))
 
 
-def show_summary(table: pd.DataFrame, console: Console, *, rule: str) -> None:
-    """Print how many images need how many tokens, the means, and the first failures."""
-    scored = table[table["complexity"].notna()]
-    if len(scored):
+def show_summary(tally: Tally, console: Console, *, rule: str) -> None:
+    """Print how many images need how many tokens, the means, and the first failures.
+
+    `tally` has the counts and sums of a table of any length, and a few of its rows: `first` (the most complex
+    images), `last` (the simplest) and `failures`.
+    """
+    if tally.scored:
         console.print(f"\nImages by visual tokens needed per grid (rule: {rule})")
-        console.print(_histogram(scored, ladder_of(table)))
-        console.print(_means(scored, ladder_of(table)))
-    failed = table[table["complexity"].isna()]
-    if len(failed):
-        console.print(f"\n[bold red]{_count(len(failed), 'input')} failed[/] (see the column error):")
-        for path, error in failed[["path", "error"]].head(FAILURES_SHOWN).itertuples(index=False):
-            console.print(f"  {plain(path)}: {plain(error)}", soft_wrap=True)
-        if len(failed) > FAILURES_SHOWN:
-            console.print(f"  ... and {len(failed) - FAILURES_SHOWN} more")
+        console.print(_histogram(tally))
+        console.print(_means(tally))
+        show_extremes(tally.first, tally.last, console)
+    show_failures(tally, console)
+
+
+def show_failures(tally: Tally, console: Console) -> None:
+    """Print how many inputs failed, and why the first of them did."""
+    if not tally.failed:
+        return
+    console.print(f"\n[bold red]{_count(tally.failed, 'input')} failed[/] (see the column error):")
+    for row in tally.failures:
+        console.print(f"  {plain(row['path'])}: {plain(row['error'])}", soft_wrap=True)
+    if tally.failed > len(tally.failures):
+        console.print(f"  ... and {tally.failed - len(tally.failures):,} more")
 
 
 def show_profile(profile: Profile, console: Console) -> None:
@@ -83,12 +93,10 @@ def suffix_of(path: str) -> str:
     return os.path.splitext(path)[1].lower() or "no suffix"
 
 
-def _histogram(scored: pd.DataFrame, ladder: tuple[int, ...]) -> Table:
-    counts = {tokens: int((scored["required_tokens"] == tokens).sum()) for tokens in ladder}
-    rows = [(str(tokens), counts[tokens]) for tokens in ladder]
-    unsolved = int(scored["required_tokens"].isna().sum())
-    if unsolved:
-        rows.append(("unsolved", unsolved))
+def _histogram(tally: Tally) -> Table:
+    rows = [(str(tokens), tally.tokens[tokens]) for tokens in tally.ladder]
+    if tally.tokens[None]:
+        rows.append(("unsolved", tally.tokens[None]))
     return histogram(rows)
 
 
@@ -107,19 +115,18 @@ def histogram(rows: Sequence[tuple[str, int]]) -> Table:
     return grid
 
 
-def _means(scored: pd.DataFrame, ladder: tuple[int, ...]) -> str:
+def _means(tally: Tally) -> str:
+    finest = tally.ladder[-1]
     lines = [
-        f"Mean complexity {scored['complexity'].mean():.3f}; "
-        f"mean effective tokens {scored['effective_tokens'].mean():.1f} of {ladder[-1]}."
+        f"Mean complexity {tally.complexity_sum / tally.scored:.3f}; "
+        f"mean effective tokens {tally.effective_sum / tally.scored:.1f} of {finest}."
     ]
-    unsolved = int(scored["required_tokens"].isna().sum())
-    if unsolved:
+    if tally.tokens[None]:
         lines.append(
             "Unsolved: no scale gives a right answer; "
-            f"such a question counts as {ladder[-1]} tokens in the means."
+            f"such a question counts as {finest} tokens in the means."
         )
-    jumps = int((~scored["monotone"].astype(bool)).sum())
-    if jumps:
+    if jumps := tally.not_monotone:
         verb = "is" if jumps == 1 else "are"
         lines.append(f"{_count(jumps, 'image')} {verb} not monotone: fewer tokens suffice where more do not.")
     return "\n".join(lines)

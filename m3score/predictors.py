@@ -5,6 +5,7 @@ Knows files and models' names, no images. Warnings are given once per process.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from functools import lru_cache
@@ -61,6 +62,19 @@ def _locate(name_or_path: str | os.PathLike[str]) -> str:
             )
         return str(path)
     return os.fspath(name_or_path)
+
+
+def predictor_digest(name_or_path: str | os.PathLike[str]) -> str:
+    """SHA-256 (hexadecimal) of a predictor's file: what its predictions depend on.
+
+    M3ScoreError if the file cannot be read.
+    """
+    path = _locate(name_or_path)
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise M3ScoreError(f"{printable(path)}: cannot read ({error.strerror or error}).") from error
 
 
 @lru_cache(maxsize=8)

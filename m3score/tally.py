@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,7 +61,12 @@ class Tally:
         monotone = row.get("monotone")
         self.not_monotone += not absent(monotone) and not monotone
 
-    def passing(self, rows: Iterable[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    def count(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take in rows, in the table's order."""
+        for row in rows:
+            self.add(row)
+
+    def passing(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """The rows, taken in as they pass."""
         for row in rows:
             self.add(row)
