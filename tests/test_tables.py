@@ -273,7 +273,12 @@ def test_repeated_rows_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture
     ("name", "content", "message"),
     [
         ("q.txt", "", r"q\.txt: unknown suffix '\.txt' of questions; allowed: \.csv, \.jsonl"),
-        ("q.csv", "", r"q\.csv, line 1: missing column image, question"),
+        ("q.csv", "", r"q\.csv: empty file"),
+        ("q.csv", "\n", r"q\.csv, line 1: missing column image, question"),
+        ("q.csv", "image,question\na,q\0\n", r"line 2: a question with a NUL character"),
+        ("q.jsonl", '{"image": "a", "question": "q", "question": "r"}', r"line 1: the key 'question' appear"),
+        ("q.jsonl", '{"image": "a", "question": "\\ud800"}', r"line 1: a question that is not valid Unicode"),
+        ("q.jsonl", '{"image": ["a"], "question": "q"}', r"line 1: no image given"),
         ("q.csv", "image,text\n", r"missing column question; needed are image and question"),
         ("q.csv", "image,question,answer\n", r"unknown column 'answer', did you mean 'answers'\?"),
         ("q.csv", "image,question\na\n", r"q\.csv, line 2: 1 cells under 2 columns"),
@@ -294,9 +299,40 @@ def test_what_is_wrong_with_questions(tmp_path: Path, name: str, content: str, m
         questions(tmp_path, name, content)
 
 
+def test_questions_of_monstrous_size(tmp_path: Path) -> None:
+    row = '{"image": "a", "question": "q", "answers": %s}'
+    for name, content, message in (
+        ("q.csv", "image,question\na," + "x" * 200_000, "line 2: field larger than field limit"),
+        (
+            "q.jsonl",
+            row.replace('"q"', f'"{"x" * 10_485_760}"') % 1,
+            "line 1: a question of 10,485,760 characters",
+        ),
+        ("q.jsonl", row % ("[" * 200_000), "line 1: not JSON"),
+        ("q.jsonl", row % ("1" * 9999), "line 1: not JSON"),
+    ):
+        with pytest.raises(M3ScoreError, match=message) as caught:
+            questions(tmp_path, name, content)
+        assert len(str(caught.value)) < 300 + len(str(tmp_path)) and "\n" not in str(caught.value)
+
+
 def test_questions_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(M3ScoreError, match=r"none\.csv: cannot read"):
+    with pytest.raises(M3ScoreError, match=r"none\.csv: no such file"):
         read_questions(tmp_path / "none.csv")
     (tmp_path / "q.csv").write_bytes(b"image,question\n\xff,q\n")
-    with pytest.raises(M3ScoreError, match=r"not UTF-8 text \(byte 15\)"):
+    with pytest.raises(M3ScoreError, match=r"q\.csv, line 2: not UTF-8 text \(byte 15\)"):
         read_questions(tmp_path / "q.csv")
+    (tmp_path / "q.csv").write_bytes("image,question\na,q\n".encode("utf-16"))
+    with pytest.raises(M3ScoreError, match=r"q\.csv, line 1: not UTF-8 text"):
+        read_questions(tmp_path / "q.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(M3ScoreError, match=r"pipe\.csv: is a named pipe, not a questions file"):
+        read_questions(tmp_path / "pipe.csv")
+
+
+def test_other_answers_to_a_question_are_added_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = "image,question,answers\na,q,yes\na,q,no\na,q,maybe\n"
+    assert questions(tmp_path, "q.csv", rows)["a"][0].answers == ("yes", "no", "maybe")
+    assert "q.csv, line 3 asks again" in caplog.text and "1 more" in caplog.text
