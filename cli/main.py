@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from m3score.cli import ask, calibrate, check_predictor, evaluate, info, predict, rank, rescore, train
+from m3score.cli import ask, calibrate, check_predictor, evaluate, info, predict, rank, report, rescore, train
 from m3score.cli.console import USAGE, say_error
 from m3score.errors import M3ScoreError
 
@@ -34,6 +34,7 @@ app = typer.Typer(
 )
 app.command("rank", epilog=rank.EPILOG)(rank.rank)
 app.command("predict", epilog=predict.EPILOG)(predict.predict)
+app.command("report", epilog=report.EPILOG)(report.report)
 app.command("rescore", epilog=rescore.EPILOG)(rescore.rescore)
 app.command("ask", epilog=ask.EPILOG)(ask.ask)
 app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.evaluate)
