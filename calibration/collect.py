@@ -10,21 +10,22 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from m3score.answers import LadderAnswerer
 from m3score.calibration.sources import Item, Source, key_of
 from m3score.errors import M3ScoreError
-from m3score.features import FEATURE_VERSION, IMAGE_FEATURES, image_features, map_images
+from m3score.features import FEATURE_VERSION, IMAGE_FEATURES, image_features
 from m3score.images import ImageSource
-from m3score.prefetch import opened_ahead
+from m3score.prefetch import Opened, opened_ahead
 from m3score.ranking import RankedImage, images_at_once, rank_opened
 from m3score.tables import TRACE_COLUMNS, read_traces, read_whole, write_traces, write_whole
 
@@ -109,7 +110,8 @@ def collect(
         feature_set: "pixels" (features.image_features) or "vision" (vision_features.py).
         batch_size, max_new_tokens: as in rank_stream.
         per_shard: images to a shard.
-        workers: threads that decode images; by default one per CPU, at most 8.
+        workers: threads that decode and preprocess images ahead of the model, and take the features of
+            their pixels; by default one per CPU, at most 8.
         overwrite: begin anew, whatever is in the folder.
         progress: called with a number of images that are done, those of earlier runs first.
 
@@ -143,66 +145,75 @@ def collect(
         progress(len(done))
     pending = source.items(limit, done)
     size = images_at_once(answerer, batch_size)
-    extract = _extractor(answerer, feature_set, workers)
     threads = workers or min(8, os.cpu_count() or 1)
     with (
         ThreadPoolExecutor(threads, thread_name_prefix="m3score-open") as pool,
-        closing(_answered(pending, answerer, pool, size, threads, max_new_tokens)) as results,
+        closing(_answered(pending, answerer, pool, feature_set, size, threads, max_new_tokens)) as results,
     ):
-        shard: list[tuple[Item, RankedImage]] = []
+        shard: list[tuple[_Looked, RankedImage]] = []
         try:
-            for item, result in results:
-                shard.append((item, result))
+            for looked, result in results:
+                shard.append((looked, result))
                 if progress:
                     progress(1)
                 if len(shard) == per_shard:
-                    _write_shard(run, shard, extract)
+                    _write_shard(run, shard)
                     shard = []
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             if shard:
-                _write_shard(run, shard, extract)
+                _write_shard(run, shard)
     return run
+
+
+@dataclass
+class _Looked:
+    """An item on its way to the model, and what workers found out about it meanwhile."""
+
+    item: Item
+    key: str = ""
+    values: np.ndarray | None = None
+    """Its features; None if they can't be had, or not yet."""
+
+    def open(self, prepare: Callable[[Any], Any] | None, pixels: bool) -> Opened:
+        """In a worker: the image as the model wants it; with the key and, if wanted, the pixels' features."""
+        self.key = key_of(self.item.source, self.item.name)
+        opened = self.item.open()
+        if opened.image is None:
+            return opened
+        try:
+            if pixels:
+                self.values = pixel_features(self.item.source)
+            return replace(opened, image=prepare(opened.image)) if prepare else opened
+        except Exception as error:  # not foreseen, but no reason to lose the other images
+            detail = " ".join(str(error).split())[:200]
+            return replace(opened, image=None, error=f"can't be used ({type(error).__name__}: {detail})")
 
 
 def _answered(
     pending: Iterator[Item],
-    answerer: LadderAnswerer,
+    answerer: Any,
     pool: ThreadPoolExecutor,
+    feature_set: str,
     size: int,
     threads: int,
     max_new_tokens: int,
-) -> Generator[tuple[Item, RankedImage], None, None]:
-    """Items with what the model said, in order."""
-    passed: list[Item] = []
+) -> Generator[tuple[_Looked, RankedImage], None, None]:
+    """Items with their features and what the model said, in order."""
+    prepare = getattr(answerer, "tiles", None)  # a model that preprocesses images lets the workers do it
+    passed: list[_Looked] = []
 
-    def openers() -> Iterator[Callable[[], Any]]:
+    def openers() -> Iterator[Callable[[], Opened]]:
         for item in pending:
-            passed.append(item)
-            yield item.open
+            passed.append(looked := _Looked(item))
+            yield partial(looked.open, prepare, feature_set == "pixels")
 
     opened = opened_ahead(openers(), pool, size + threads)
     for result in rank_opened(opened, answerer, size, max_new_tokens):
-        yield passed.pop(0), result
-
-
-# ---- features -----------------------------------------------------------------------------------------
-
-Extract: TypeAlias = "Callable[[Sequence[ImageSource | None]], list[np.ndarray | None]]"
-
-
-def _extractor(answerer: Any, feature_set: str, workers: int | None) -> Extract:
-    """A function from images to their features; None for one that has none."""
-    if feature_set == "pixels":
-        return lambda sources: list(map_images(pixel_features, sources, workers))
-
-    def one(source: ImageSource | None) -> np.ndarray | None:
-        try:
-            return None if source is None else answerer.vision_features(source)
-        except M3ScoreError:
-            return None
-
-    return lambda sources: [one(source) for source in sources]
+        looked = passed.pop(0)
+        if feature_set == "vision" and result.error is None and looked.item.source is not None:
+            looked.values = answerer.vision_features(looked.item.source)
+        yield looked, result
 
 
 def pixel_features(source: ImageSource | None) -> np.ndarray | None:
@@ -218,12 +229,15 @@ def pixel_features(source: ImageSource | None) -> np.ndarray | None:
 _FEATURE_COLUMNS = ["image", "key", "values"]
 
 
-def _write_shard(run: Collection, shard: list[tuple[Item, RankedImage]], extract: Extract) -> None:
+def _write_shard(run: Collection, shard: list[tuple[_Looked, RankedImage]]) -> None:
     number = 1 + max((int(path.stem.partition("-")[2]) for path, _ in run._shards()), default=-1)
-    readable = [item.source if result.error is None else None for item, result in shard]
     rows = [
-        {"image": item.name, "key": key_of(item.source, item.name), "values": values}
-        for (item, _), values in zip(shard, extract(readable), strict=True)
+        {
+            "image": looked.item.name,
+            "key": looked.key,
+            "values": looked.values if result.error is None else None,
+        }
+        for looked, result in shard
     ]
     write_whole(run.folder / f"features-{number:05d}.parquet", _feature_bytes(rows))
     answers = [row for _, result in shard for row in result.trace_rows()]

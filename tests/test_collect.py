@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,25 @@ def test_labels_of_another_run_are_refused(tmp_path: Path):
     with pytest.raises(M3ScoreError, match=r"\(model differ\)"):
         gather(Drawn(9), tmp_path / "w", other, limit=2)
     assert gather(Drawn(10), tmp_path / "w", limit=2, overwrite=True).done() == {"drawn:10/0", "drawn:10/1"}
+
+
+class Prepares(FakeAnswerer):
+    """Preprocesses images in the workers, and cannot do so with one of them."""
+
+    def tiles(self, image: Any) -> Any:
+        assert threading.current_thread().name.startswith("m3score-open")
+        if image.width == 22:
+            raise ValueError("odd")
+        return image
+
+
+def test_workers_preprocess_and_a_failure_is_a_row(photos: Path, tmp_path: Path):
+    held = gather(find_source(str(photos)), tmp_path / "w", Prepares())
+    (broken,) = held.traces().query("tokens.isna()").to_dict("records")
+    assert broken["image"].endswith("2.png") and broken["error"] == "can't be used (ValueError: odd)"
+    features = held.features()
+    assert features["values"].isna().tolist() == [i == 2 for i in range(7)]
+    assert len(set(features["key"])) == 7
 
 
 def test_only_a_model_that_has_them_gives_vision_features(tmp_path: Path):
