@@ -16,6 +16,12 @@ from rich.table import Table
 
 from m3score.cli.console import plain
 
+EPILOG = """Examples:
+
+m3score info
+
+m3score info --json > versions.json"""
+
 PACKAGES = (
     *("m3score", "torch", "transformers", "accelerate", "bitsandbytes", "huggingface-hub"),
     *("pillow", "numpy", "pandas", "pyarrow", "scikit-learn", "typer"),

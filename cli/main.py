@@ -7,7 +7,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from m3score.cli import ask, calibrate, check_predictor, evaluate, info, predict, rank, report, rescore, train
+from m3score.cli import (
+    ask,
+    calibrate,
+    check_predictor,
+    compare,
+    demo,
+    evaluate,
+    info,
+    predict,
+    rank,
+    report,
+    rescore,
+    select,
+    train,
+)
 from m3score.cli.console import USAGE, say_error
 from m3score.errors import M3ScoreError
 
@@ -29,11 +43,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["--help", "-h"]},
-    epilog="Exit codes: 0 fine, 2 wrong usage, 3 some inputs failed (their rows say why), 130 interrupted "
+    epilog="Example: [bold]m3score rank photos/ --out scores.csv[/]. Every command's --help has more.\n\n"
+    "Exit codes: 0 fine, 2 wrong usage, 3 some inputs failed (their rows say why), 130 interrupted "
     "(what was done is kept).",
 )
 app.command("rank", epilog=rank.EPILOG)(rank.rank)
 app.command("predict", epilog=predict.EPILOG)(predict.predict)
+app.command("select", epilog=select.EPILOG)(select.select)
+app.command("compare", epilog=compare.EPILOG)(compare.compare)
 app.command("report", epilog=report.EPILOG)(report.report)
 app.command("rescore", epilog=rescore.EPILOG)(rescore.rescore)
 app.command("ask", epilog=ask.EPILOG)(ask.ask)
@@ -41,7 +58,8 @@ app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command("calibrate", epilog=calibrate.EPILOG)(calibrate.calibrate)
 app.command("check-predictor", epilog=check_predictor.EPILOG)(check_predictor.check_predictor)
 app.command("train", epilog=train.EPILOG)(train.train)
-app.command("info")(info.info)
+app.command("demo", epilog=demo.EPILOG)(demo.demo)
+app.command("info", epilog=info.EPILOG)(info.info)
 
 
 def _show_version(wanted: bool) -> None:
