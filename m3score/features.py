@@ -15,6 +15,7 @@ import numpy as np
 
 from m3score import measures
 from m3score.images import ImageSource, open_reduced
+from m3score.limits import MAX_BYTES, MAX_PIXELS
 from m3score.question_features import QUESTION_FEATURES, question_features
 from m3score.square import SIDE, Square
 from m3score.workers import available_processors, map_images
@@ -116,16 +117,19 @@ MEANINGS: dict[str, str] = {
 IMAGE_FEATURES: tuple[str, ...] = tuple(MEANINGS)
 
 
-def image_features(img: ImageSource) -> np.ndarray:
+def image_features(
+    img: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+) -> np.ndarray:
     """Features of one picture: float32 (len(IMAGE_FEATURES),), finite.
 
     Args:
         img: a path, bytes, a PIL image or an array, as `m3score.images.open_image` takes them.
+        max_pixels, max_bytes: as there.
 
     Raises:
         M3ScoreError: the image can't be opened; the sentence names the file.
     """
-    image, (width, height) = open_reduced(img, SIDE)
+    image, (width, height) = open_reduced(img, SIDE, max_pixels=max_pixels, max_bytes=max_bytes)
     square = Square.of(image)
     levels = square.levels()
     values, cells = measures.losses(square, levels)

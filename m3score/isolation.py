@@ -15,7 +15,7 @@ from PIL import Image
 from m3score.images import open_image
 from m3score.limits import Limits
 from m3score.preprocess import Tiles, preprocess
-from m3score.processes import Crew
+from m3score.processes import Crew, available
 from m3score.settings import M3Settings
 
 
@@ -47,6 +47,8 @@ class Decoder:
                 long or killed its process.
         """
         limits = self._limits
+        if not available():
+            return open_image(source, max_pixels=limits.max_pixels, max_bytes=limits.max_bytes)
         made = self._crew.call(_opened, source, limits.max_pixels, limits.max_bytes, self._settings)
         return Tiles(*made) if isinstance(made, tuple) else made
 

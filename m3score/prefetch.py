@@ -86,17 +86,23 @@ class Opened:
         return self.image.size[0] * self.image.size[1] if self.image else 0
 
 
-def open_item(item: FoundImage, book: QuestionBook, prepare: Callable[[Any], Any] | None = None) -> Opened:
+def open_item(
+    item: FoundImage,
+    book: QuestionBook,
+    prepare: Callable[[Any], Any] | None = None,
+    decode: Callable[[Any], Any] | None = None,
+) -> Opened:
     """Decode one input and find its questions; what stands in the way is the result's error.
 
-    `prepare` makes of an image what the model is to be handed in its place.
+    `prepare` makes of an image what the model is to be handed in its place. `decode` opens a path or bytes;
+    by default open_image does, in this process.
     """
     if item.error:
         return Opened(item.shown, None, error=item.error)
     try:
         questions = book.of(item.path, item.questions)
         with stage("open"):
-            image = open_image(item.path if item.content is None else item.content)
+            image = (decode or open_image)(item.path if item.content is None else item.content)
         return Opened(item.shown, prepare(image) if prepare else image, questions)
     except M3ScoreError as error:
         return Opened(item.shown, None, error=reason(item, error))

@@ -38,6 +38,11 @@ _one_large = threading.Lock()
 """Who holds it may let a worker decode a large picture: however many workers, there is one at a time."""
 
 
+def available() -> bool:
+    """Whether there can be worker processes."""
+    return bool(sys.executable) and not getattr(sys, "frozen", False)
+
+
 class WorkerError(M3ScoreError):
     """A worker process died, or was killed because it took too long."""
 

@@ -20,9 +20,12 @@ from m3score.columns import SCORES, conform
 from m3score.errors import M3ScoreError
 from m3score.finding import FoundImage, PathLike, find_images
 from m3score.formats import format_for
+from m3score.isolation import Decoder
+from m3score.limits import Limits
 from m3score.oracle import SUFFICIENCY, Complexity, score_trace
 from m3score.prefetch import Opened, QuestionBook, Questions, batches, open_item, opened_ahead
 from m3score.rules import RULES, choose
+from m3score.settings import M3Settings
 from m3score.tables import write_traces
 from m3score.traces import TraceRow, trace
 
@@ -71,6 +74,7 @@ def rank_stream(
     max_new_tokens: int = 32,
     workers: int | None = None,
     coarse_answers: bool = True,
+    limits: Limits | None = None,
 ) -> Generator[RankedImage, None, None]:
     """Score images one after the other, in the order in which they were found.
 
@@ -84,8 +88,10 @@ def rank_stream(
             that fails is tried again in halves, so that one bad image (or too little memory) does not cost
             the others.
         max_new_tokens: the most tokens that an answer may have.
-        workers: threads that decode images; by default one per CPU, at most 8.
+        workers: processes that decode images, at most; by default one per CPU, at most 8.
         coarse_answers: False for agreement and consistency only, which is cheaper; see traces.trace.
+        limits: what decoding one picture may cost; one that costs more, or kills its process, is an error of
+            its own.
 
     Yields:
         One RankedImage per input. Close the generator to stop early.
@@ -97,17 +103,24 @@ def rank_stream(
     size = images_at_once(model, batch_size)
     book = questions or QuestionBook()
     threads = workers or min(8, os.cpu_count() or 1)
-    prepare = getattr(model, "tiles", None)  # a model that preprocesses images lets the workers do it
+    # A model that preprocesses images lets the workers do it; tiles are smaller to send than large pictures.
+    prepare, settings = getattr(model, "tiles", None), getattr(model, "settings", None)
+    if not (prepare and isinstance(settings, M3Settings)):
+        settings = None
 
     def stream() -> Generator[RankedImage, None, None]:
-        with ThreadPoolExecutor(threads, thread_name_prefix="m3score-open") as pool:
+        with (
+            ThreadPoolExecutor(threads, thread_name_prefix="m3score-open") as pool,
+            Decoder(limits, settings) as decode,
+        ):
             try:
-                openers = (partial(open_item, item, book, prepare) for item in found)
+                openers = (partial(open_item, item, book, prepare, decode) for item in found)
                 ahead = opened_ahead(openers, pool, size + threads)
                 yield from rank_opened(
                     ahead, model, size, max_new_tokens, rule, sufficiency, coarse_answers=coarse_answers
                 )
             finally:
+                decode.close()
                 pool.shutdown(wait=False, cancel_futures=True)
 
     return stream()
@@ -150,6 +163,7 @@ def rank(
     max_new_tokens: int = 32,
     traces: PathLike | None = None,
     limit: int | None = None,
+    limits: Limits | None = None,
     progress: Callable[[RankedImage], None] | None = None,
 ) -> pd.DataFrame:
     """Rank images by how many visual tokens the model needs, most complex first.
@@ -158,7 +172,7 @@ def rank(
         paths: folders, files, glob patterns, or "-" for a list on stdin; see find_images.
         model: a loaded model, or what load_model takes: a name, a hub id, a folder.
         questions: what to ask; see Questions and QuestionBook. Default: the probe panel.
-        rule, sufficiency, batch_size, max_new_tokens: as in rank_stream.
+        rule, sufficiency, batch_size, max_new_tokens, limits: as in rank_stream.
         traces: write the trace table here (.csv, .jsonl or .parquet).
         limit: at most so many inputs.
         progress: called with every result as it is made.
@@ -190,6 +204,7 @@ def rank(
         sufficiency=sufficiency,
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
+        limits=limits,
     )
     rows: list[dict[str, Any]] = []
     trace_rows: list[dict[str, Any]] = []

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from m3score.errors import M3ScoreError
 from m3score.limits import Limits
-from m3score.processes import Crew, WorkerError
+from m3score.processes import Crew, WorkerError, available
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -106,7 +106,7 @@ def _mapped(
 def _importable(function: Callable[..., Any]) -> bool:
     """Whether a process of its own can import the function, and there can be such a process."""
     name, module = getattr(function, "__qualname__", ""), getattr(function, "__module__", "__main__")
-    if not sys.executable or getattr(sys, "frozen", False) or module == "__main__":
+    if not available() or module == "__main__":
         return False
     return getattr(sys.modules.get(module), name, None) is function
 

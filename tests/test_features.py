@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from m3score.features import (
     question_features,
 )
 from m3score.images import ImageSource, open_image, open_reduced
+from m3score.limits import Limits
 from m3score.square import SIDE, Square, pooled
 
 
@@ -364,12 +366,11 @@ def test_processes_give_what_threads_give(tmp_path: Path) -> None:
         list(map_images(image_features, [*paths, tmp_path / "none.png"], 2))
 
 
-@pytest.mark.usefixtures("soon")
-def test_a_worker_that_dies_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(workers, "_SERVE", "pass")
-    noise(20, 20).save(tmp_path / "a.png")
-    with pytest.raises(M3ScoreError, match=r"a worker process died at .*a\.png"):
-        list(map_images(image_features, [tmp_path / "a.png"] * 9, 2))
+def test_a_worker_that_dies_is_an_error_or_what_is_given_instead() -> None:
+    with pytest.raises(M3ScoreError, match=r"7: the process that worked on it died \(exit code 7\)"):
+        list(map_images(os._exit, [7] * 9, 2, limits=Limits()))
+    found = list(map_images(os._exit, [1, 2, 3], 2, limits=Limits(), instead=lambda code, error: code))
+    assert found == [1, 2, 3]
 
 
 def test_scripts_need_no_guard(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from m3score import prefetch
 from m3score.errors import M3ScoreError
 from m3score.finding import FoundImage, find_images
 from m3score.images import open_image
+from m3score.isolation import Decoder
 from m3score.prefetch import QuestionBook
 from m3score.questions import Question
 from m3score.ranking import RankedImage, rank, rank_stream
@@ -92,12 +93,12 @@ def test_failing_image_does_not_cost_its_batch(folder: Path) -> None:
 
 
 def test_what_nobody_foresaw_is_a_row_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_badly(path: str) -> Image.Image:
+    def open_badly(self: Decoder, path: str) -> Image.Image:
         if "mid" in path:
             raise KeyError("surprise")
         return open_image(path)
 
-    monkeypatch.setattr(prefetch, "open_image", open_badly)
+    monkeypatch.setattr(Decoder, "__call__", open_badly)
     table = rank(folder, model=FakeAnswerer()).set_index("path")
     assert table.loc[str(folder / "mid.png"), "error"] == "can't be opened (KeyError: 'surprise')"
     assert table["complexity"].notna().sum() == 4
