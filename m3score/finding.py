@@ -1,50 +1,44 @@
-"""Find image files: folders, files, glob patterns and lists on stdin, one after the other, lazily.
+"""Find images: whatever the paths on a command line stand for, one input after the other, lazily.
 
-Opens no file. What can't be read (a broken link, a folder without permission, a path that leads nowhere) is
-found too, with its error, so that every input stays visible to the end.
+Chooses among the sources (folders.py, shards.py, rows.py, data_sets.py, remote.py) and keeps names apart.
 """
 
 from __future__ import annotations
 
 import glob
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from typing import IO, TYPE_CHECKING, TypeAlias
 
-from m3score.images import image_suffixes, printable, system_error, why_not_a_file
+from m3score.errors import M3ScoreError
+from m3score.folders import FolderSearch, found_file
+from m3score.found import Columns, FoundImage, PathLike, ToFetch
+from m3score.images import image_suffixes, why_not_a_file
+from m3score.naming import distinct
+from m3score.remote import RemoteFile, fetched, is_url, local_path, placed, remote_files
+from m3score.rows import is_table, parquet_images, parquet_rows
+from m3score.shards import is_shard, shard_images
 
 if TYPE_CHECKING:
-    from m3score.questions import Question
+    from m3score.data_sets import DataSet
 
-PathLike = str | os.PathLike[str]
+__all__ = ["Columns", "FoundImage", "PathLike", "count_images", "exists_somewhere", "find_images"]
 
+Source: TypeAlias = "PathLike | DataSet"
 
-@dataclass(frozen=True)
-class FoundImage:
-    """One input: a file to open or its content, or the reason why there is neither."""
-
-    path: str
-    """As given, or the folder as given joined with what lies in it: what the tables call this input."""
-    relative: str
-    """Relative to the folder that was given; the file name for a file that was given."""
-    error: str | None = None
-    content: bytes | None = field(default=None, repr=False)
-    """The encoded image, for an input that is no file of its own (a member of a shard, a row of a data set)."""
-    questions: tuple[Question, ...] = ()
-    """What the source itself asks about this image."""
-
-    @property
-    def shown(self) -> str:
-        """The path as text that any table can hold."""
-        return printable(self.path)
+_Found: TypeAlias = Iterator[FoundImage | ToFetch]
 
 
 def find_images(
-    paths: PathLike | Iterable[PathLike], *, on_skip: Callable[[str], None] | None = None
+    paths: Source | Iterable[Source],
+    *,
+    columns: Columns | None = None,
+    on_skip: Callable[[str], None] | None = None,
 ) -> Iterator[FoundImage]:
     """Find the images that the paths stand for, in a fixed order: as given, folders sorted by name.
 
@@ -52,115 +46,176 @@ def find_images(
       that Pillow reads. Names that start with a dot are left out. Links are followed; a folder that several
       arguments or links (or a loop of links) lead to is searched once.
     - A file is taken whatever its name, as often as it is given.
+    - A tar file ("shard.tar", also .tar.gz, .tgz, .tar.bz2, .tar.xz, .tar.zst) gives the images in it, and a
+      parquet file one image per row.
+    - "{0000..0009}" and "{a,b}" stand for several paths, unless there is a file of that name.
     - A pattern ("photos/**/*.jpg", quoted so that the shell leaves it alone) gives the images that match; one
-      that names another suffix ("*.dat") is taken at its word.
-    - "-" reads paths of files or folders from stdin, one per line.
+      that names another suffix ("*.dat", "*.tar") is taken at its word.
+    - A URL gives what is there: a file, a folder, or what matches a pattern with "*"; see remote.py.
+    - "-" reads all these but patterns from stdin, one per line.
+    - A DataSet gives one image per row.
+
+    Every input has a path of its own: see naming.distinct. What can't be read is an input with an error; a
+    damaged shard or table costs one such input, and what follows in it.
 
     Args:
         paths: one or many of these.
-        on_skip: called with the path of every file in a folder that is left out because it is not an image.
+        columns: what to read of parquet files.
+        on_skip: called with the path of every file in a folder or shard that is left out because it is not an
+            image.
 
     Yields:
         One FoundImage per input, lazily.
     """
-    search = _Search(on_skip or (lambda path: None))
-    for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
-        text = os.fspath(path)
-        if text == "-":
-            for line in _stdin_lines():
-                yield from search.path(line)
-        elif glob.has_magic(text) and not os.path.lexists(text):
-            yield from search.pattern(text)
-        else:
-            yield from search.path(text)
+    return distinct(fetched(_all(paths, _Search(columns or Columns(), on_skip or (lambda path: None)))))
 
 
-def exists_somewhere(paths: Iterable[PathLike]) -> bool:
+def count_images(paths: Source | Iterable[Source], limit: int | None = None) -> int | None:
+    """How many inputs find_images will find; None where only reading everything would tell."""
+    total = 0
+    for path in _several(paths):
+        number = _count(path)
+        if number is None:
+            return None
+        total += number
+        if limit is not None and total >= limit:
+            return limit
+    return total
+
+
+def exists_somewhere(paths: Source | Iterable[Source]) -> bool:
     """Whether any of the paths leads, or may lead, to something: cheap, to be asked before a model loads."""
-    texts = [os.fspath(path) for path in paths]
-    return any(text == "-" or glob.has_magic(text) or os.path.lexists(text) for text in texts)
+    return any(
+        not isinstance(path, str | os.PathLike)
+        or os.fspath(path) == "-"
+        or os.path.lexists(path)
+        or glob.has_magic(os.fspath(path))
+        or is_url(os.fspath(path))
+        or _BRACES.search(os.fspath(path)) is not None
+        for path in _several(paths)
+    )
 
 
 @dataclass
 class _Search:
+    """What a path stands for."""
+
+    columns: Columns
     on_skip: Callable[[str], None]
-    searched: set[tuple[int, int]] = field(default_factory=set)
-    """Device and inode of every folder that was entered: what ends loops of links."""
+    ordered: bool = True
 
-    def path(self, path: str) -> Iterator[FoundImage]:
-        if os.path.isdir(path):
-            yield from self._below(path, self._is_image)
+    def __post_init__(self) -> None:
+        self.folders = FolderSearch(self.on_skip, self.ordered)
+        self.ask = self.columns.question != ""
+
+    def given(self, path: Source) -> _Found:
+        """An argument."""
+        if not isinstance(path, str | os.PathLike):
+            yield from path.images()
+            return
+        text = os.fspath(path)
+        if text == "-":
+            for line in _stdin_lines():
+                yield from self.path(line)
+        elif _BRACES.search(text) and not os.path.lexists(text):
+            for one in _expanded(text):
+                yield from self.given(one)
+        elif glob.has_magic(text) and not os.path.lexists(text) and not is_url(text):
+            for found in self.folders.pattern(text):
+                yield from self._within(found)
         else:
-            yield FoundImage(path, os.path.basename(path) or path, why_not_a_file(path))
+            yield from self.path(text)
 
-    def pattern(self, pattern: str) -> Iterator[FoundImage]:
-        nothing = True
-        for item in self._deep_matches(pattern) if "**" in pattern else self._flat_matches(pattern):
-            nothing = False
-            yield item
-        if nothing:
-            yield FoundImage(pattern, pattern, "no image matches this pattern")
+    def path(self, path: str) -> _Found:
+        """A path or URL that is no pattern."""
+        path = local_path(path) or path
+        if is_url(path) and not os.path.lexists(path):
+            yield from self._url(path)
+        elif is_shard(path) or is_table(path):
+            yield from self._within(found_file(path)) if not os.path.isdir(path) else self.folders.path(path)
+        else:
+            yield from self.folders.path(path)
 
-    def _flat_matches(self, pattern: str) -> Iterator[FoundImage]:
-        keep = self._kept_by(pattern)
-        for path in sorted(glob.iglob(pattern)):
-            if os.path.isdir(path) or keep(path):
-                yield from self.path(path)
+    def _within(self, file: FoundImage) -> _Found:
+        """A local file, or what is in it."""
+        if file.error or not (is_shard(file.path) or is_table(file.path)):
+            yield file
+        elif is_shard(file.path):
+            yield from shard_images(file.path, partial(_opened, file.path), self.on_skip, ask=self.ask)
+        else:
+            folder = os.path.dirname(file.path)
+            rows = parquet_images(file.path, partial(_opened, file.path), self.columns)
+            yield from (placed(*row, folder) for row in rows)
 
-    def _deep_matches(self, pattern: str) -> Iterator[FoundImage]:
-        """Files that match a pattern with "**". (The glob module would run in circles on loops of links.)"""
-        parts = Path(pattern).parts
-        fixed = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-        root = os.path.join(*parts[:fixed]) if fixed else os.curdir
-        for item in _Search(self.on_skip)._below(root, lambda path: True):  # what it passes isn't used up
-            fits = _matches(Path(item.relative).parts, parts[fixed:])
-            if fits and self._kept_by(pattern)(item.path):
-                yield item
+    def _url(self, url: str) -> _Found:
+        try:
+            for file in remote_files(url, self._keeps):
+                yield from self._within_remote(file)
+        except M3ScoreError as error:
+            yield FoundImage(url, url, str(error).removeprefix(f"{url}: "))
 
-    def _kept_by(self, pattern: str) -> Callable[[str], bool]:
-        """A pattern that names a suffix is taken at its word; any other gives images only."""
-        suffix = os.path.splitext(pattern)[1]
-        return (lambda path: True) if suffix and not glob.has_magic(suffix) else self._is_image
+    def _within_remote(self, file: RemoteFile) -> _Found:
+        if is_shard(file.path):
+            yield from shard_images(file.url, file.open, self.on_skip, ask=self.ask)
+        elif is_table(file.path):
+            yield from (placed(*row) for row in parquet_images(file.url, file.open, self.columns))
+        else:
+            yield file.to_fetch()
 
-    def _below(self, root: str, keep: Callable[[str], bool]) -> Iterator[FoundImage]:
-        """Files in a folder and below it, sorted by name at each level, each real folder once."""
-        pending = [root]  # a stack of paths, not recursion: trees can be deeper than Python's stack
-        while pending:
-            path = pending.pop()
-            relative = os.path.relpath(path, root)
-            if os.path.isdir(path):
-                try:
-                    pending.extend(self._entries(path))
-                except OSError as error:
-                    reason = f"can't search this folder: {system_error(error)}"
-                    yield FoundImage(path, relative, reason)
-            elif keep(path):
-                yield FoundImage(path, relative, why_not_a_file(path))
-
-    def _entries(self, folder: str) -> list[str]:
-        """Paths of what lies in a folder, last one first; nothing if it was searched before."""
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in self.searched:
-            return []
-        self.searched.add((status.st_dev, status.st_ino))
-        names = sorted((name for name in os.listdir(folder) if not name.startswith(".")), reverse=True)
-        return [os.path.join(folder, name) for name in names]
-
-    def _is_image(self, path: str) -> bool:
+    def _keeps(self, path: str) -> bool:
         if os.path.splitext(path)[1].lower() in image_suffixes():
             return True
         self.on_skip(path)
         return False
 
 
-def _matches(parts: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    """Whether a path's parts match a pattern's parts, "**" standing for any number of folders."""
-    if not pattern:
-        return not parts
-    if pattern[0] == "**":
-        last = len(pattern) == 1
-        return (last and bool(parts)) or any(_matches(parts[i:], pattern[1:]) for i in range(len(parts) + 1))
-    return bool(parts) and fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+def _several(paths: Source | Iterable[Source]) -> Iterable[Source]:
+    return paths if isinstance(paths, Iterable) and not isinstance(paths, str) else [paths]
+
+
+def _all(paths: Source | Iterable[Source], search: _Search) -> _Found:
+    return chain.from_iterable(search.given(path) for path in _several(paths))
+
+
+def _count(path: Source) -> int | None:
+    if not isinstance(path, str | os.PathLike):
+        return path.count()
+    text = os.fspath(path)
+    if text == "-" or is_url(text) or _BRACES.search(text) or is_shard(text):
+        return None
+    if is_table(text) and not glob.has_magic(text):
+        return 1 if why_not_a_file(text) else parquet_rows(text)
+    if glob.has_magic(text) and (is_table(text) or os.path.splitext(text)[1] in ("", ".*")):
+        return None
+    return sum(1 for _ in _all([text], _Search(Columns(), lambda path: None, ordered=False)))
+
+
+def _opened(path: str) -> IO[bytes]:
+    return open(path, "rb")
+
+
+# ---- several in one -----------------------------------------------------------------------------------
+
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
+
+
+def _expanded(text: str) -> Iterator[str]:
+    """The paths that a path with braces stands for, as in a shell: "a{08..10}" is a08, a09, a10."""
+    match = _BRACES.search(text)
+    if match is None:
+        yield text
+        return
+    for word in _choices(match):
+        yield from _expanded(text[: match.start()] + word + text[match.end() :])
+
+
+def _choices(match: re.Match[str]) -> Iterable[str]:
+    first, last, words = match.groups()
+    if words is not None:
+        return words.split(",")
+    width = max(len(first), len(last)) if first.startswith("0") or last.startswith("0") else 0
+    step = 1 if int(first) <= int(last) else -1
+    return (f"{number:0{width}d}" for number in range(int(first), int(last) + step, step))
 
 
 def _stdin_lines() -> Iterator[str]:

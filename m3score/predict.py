@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, overload
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 
 from m3score.certify import check_levels
 from m3score.errors import M3ScoreError
 from m3score.features import image_features, map_images, question_features
-from m3score.finding import FoundImage
+from m3score.found import FoundImage
 from m3score.images import ImageSource, printable
 from m3score.predictor import Predictor
 from m3score.predictors import check_model, load_predictor, warn_once
@@ -177,7 +177,9 @@ def predict_many(
     """Predict for many images, lazily and in order; an image that cannot be read is a result with its error.
 
     Args:
-        images: any number of images, or what find_images yields.
+        images: any number of images, or what find_images yields. What a source itself asks about an image
+            goes before one text for all; of several questions the most demanding one decides about tokens,
+            and complexity is their mean.
         questions: None, one text for all, or one (or None) per image.
 
     The other arguments are those of predict_scale. Arguments that cannot be used are M3ScoreErrors at once,
@@ -209,24 +211,33 @@ def _predict_many(
     confidence: float,
     workers: int | None,
 ) -> Iterator[Prediction]:
-    for path, question, found in map_images(_look, _pairs(images, questions), workers):
+    for path, asked, found in map_images(_look, _pairs(images, questions), workers):
         if isinstance(found, str):
             yield Prediction(path, None, None, None, found)
             continue
-        asked = question is not None
         try:
-            predicted = predictor.predict(found, question_features(question) if asked else None)
+            several = [_predicted(predictor, found, one, max_drop, confidence) for one in asked]
         except M3ScoreError as error:
             yield Prediction(path, None, None, None, str(error))
             continue
-        scales = predictor.route(predicted, max_drop=max_drop, confidence=confidence, with_question=asked)
         yield Prediction(
             path=path,
-            tokens=int(scales[0]),
-            complexity=float(predictor.complexity(predicted)[0]),
-            certified=_certified(predictor, max_drop, confidence, asked),
+            tokens=max(tokens for tokens, _, _ in several),
+            complexity=sum(complexity for _, complexity, _ in several) / len(several),
+            certified=all(certified for _, _, certified in several),
             error=None,
         )
+
+
+def _predicted(
+    predictor: Predictor, found: np.ndarray, question: str | None, max_drop: float | None, confidence: float
+) -> tuple[int, float, bool]:
+    """(tokens, complexity, certified) of one question about an image, or of the image alone."""
+    asked = question is not None
+    predicted = predictor.predict(found, question_features(question) if asked else None)
+    scales = predictor.route(predicted, max_drop=max_drop, confidence=confidence, with_question=asked)
+    certified = _certified(predictor, max_drop, confidence, asked)
+    return int(scales[0]), float(predictor.complexity(predicted)[0]), certified
 
 
 def _certified(predictor: Predictor, max_drop: float | None, confidence: float, asked: bool) -> bool:
@@ -239,22 +250,29 @@ def _certified(predictor: Predictor, max_drop: float | None, confidence: float, 
     return certificate.certified
 
 
-_Item = tuple[Any, "str | None"]
+_Asked: TypeAlias = "tuple[str | None, ...]"
+_Item: TypeAlias = "tuple[Any, _Asked]"
 _END = object()
 
 
 def _pairs(images: Iterable[Any], questions: str | Iterable[str | None] | None) -> Iterator[_Item]:
     if questions is None or isinstance(questions, str):
-        yield from ((image, _text(questions)) for image in images)
+        text = _text(questions)
+        yield from ((image, _own(image) or (text,)) for image in images)
         return
     asked = iter(questions)
     for image in images:
         question = next(asked, _END)
         if question is _END:
             raise M3ScoreError("there are more images than questions.")
-        yield image, _text(question)
+        yield image, (_text(question),)
     if next(asked, _END) is not _END:
         raise M3ScoreError("there are more questions than images.")
+
+
+def _own(image: Any) -> _Asked:
+    """What an image's source asks about it."""
+    return tuple(one.question for one in image.questions) if isinstance(image, FoundImage) else ()
 
 
 def _text(question: Any) -> str | None:
@@ -264,20 +282,20 @@ def _text(question: Any) -> str | None:
     return question if question and question.strip() else None
 
 
-def _look(item: _Item) -> tuple[str | None, str | None, np.ndarray | str]:
-    """In a worker: (path, question, image features or what is wrong)."""
+def _look(item: _Item) -> tuple[str | None, _Asked, np.ndarray | str]:
+    """In a worker: (path, questions, image features or what is wrong)."""
     source, question = item
     path = printable(source) if isinstance(source, str | os.PathLike) else None
     if isinstance(source, FoundImage):
         path = source.shown
         if source.error:
             return path, question, source.error
-        source = source.path if source.content is None else source.content
     try:
-        return path, question, image_features(source)
+        return path, question, image_features(source.source if isinstance(source, FoundImage) else source)
     except M3ScoreError as error:
-        prefix = "the image: " if path and isinstance(source, bytes) else f"{path}: "
-        return path, question, str(error).removeprefix(prefix)
+        if isinstance(source, FoundImage):
+            return path, question, source.reason(error)
+        return path, question, str(error).removeprefix(f"{path}: ")
     except Exception as error:  # not foreseen, but no reason to lose the other images
         detail = " ".join(str(error).split())[:200]
         return path, question, f"can't be used ({type(error).__name__}: {detail})"

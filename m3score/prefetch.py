@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from m3score.errors import M3ScoreError
-from m3score.finding import FoundImage
+from m3score.found import FoundImage
 from m3score.images import open_image
 from m3score.profiling import stage
 from m3score.questions import Question
@@ -100,21 +100,16 @@ def open_item(
     if item.error:
         return Opened(item.shown, None, error=item.error)
     try:
-        questions = book.of(item.path, item.questions)
+        questions = book.of(item.name, item.questions)
         with stage("open"):
-            image = (decode or open_image)(item.path if item.content is None else item.content)
+            image = (decode or open_image)(item.source)
         return Opened(item.shown, prepare(image) if prepare else image, questions)
     except M3ScoreError as error:
-        return Opened(item.shown, None, error=reason(item, error))
+        return Opened(item.shown, None, error=item.reason(error))
     except Exception as error:  # not foreseen, but no reason to lose the other images
         logger.debug("could not open %s", item.shown, exc_info=True)
         detail = " ".join(str(error).split())[:200]
         return Opened(item.shown, None, error=f"can't be opened ({type(error).__name__}: {detail})")
-
-
-def reason(item: FoundImage, error: M3ScoreError) -> str:
-    """What is wrong with an input, without its name."""
-    return str(error).removeprefix(f"{item.shown}: " if item.content is None else "the image: ")
 
 
 def opened_ahead(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,8 @@ def test_folder_is_searched_in_order_with_what_is_skipped(tree: Tree) -> None:
 
 def test_named_files_are_always_taken(tree: Tree) -> None:
     found = list(find_images(["a/notes.txt", Path("a/.dot.png"), "missing.jpg", "a/1.JPG", "a/1.JPG"]))
-    assert paths(found) == ["a/notes.txt", "a/.dot.png", "missing.jpg", "a/1.JPG", "a/1.JPG"]
+    assert paths(found) == ["a/notes.txt", "a/.dot.png", "missing.jpg", "a/1.JPG", "a/1.JPG#2"]
+    assert found[4].source == "a/1.JPG"
     assert [item.error for item in found] == [None, None, "no such file", None, None]
     assert found[0].relative == "notes.txt"
 
@@ -113,7 +115,8 @@ def test_file_whose_name_looks_like_a_pattern(tree: Tree) -> None:
 
 
 def test_pattern_does_not_use_up_a_folder(tree: Tree) -> None:
-    assert paths(list(find_images(["a/b/**/*.webp", "a/b"]))).count("a/b/2.webp") == 2
+    found = list(find_images(["a/b/**/*.webp", "a/b"]))
+    assert [item.name for item in found].count("a/b/2.webp") == 2
 
 
 def test_stdin_lists_paths(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,10 +148,10 @@ def test_folder_without_permission_is_a_row_with_an_error(tree: Tree) -> None:
 
 
 def test_folder_that_fails_while_listing(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: str) -> list[str]:
+    def refuse(path: str) -> Iterator[os.DirEntry[str]]:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     assert list(find_images("a")) == [FoundImage("a", ".", "can't search this folder: permission denied")]
 
 
