@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from m3score.dataset_columns import map_features
     from m3score.errors import M3ScoreError
     from m3score.model import load_model
     from m3score.oracle import score
@@ -34,6 +35,7 @@ __all__ = [
     "load_model",
     "load_predictor",
     "map_batch",
+    "map_features",
     "predict_complexity",
     "predict_scale",
     "rank",
@@ -47,6 +49,7 @@ _WHERE = {
     "load_model": "m3score.model",
     "load_predictor": "m3score.predictors",
     "map_batch": "m3score.predict",
+    "map_features": "m3score.dataset_columns",
     "predict_complexity": "m3score.predict",
     "predict_scale": "m3score.predict",
     "rank": "m3score.ranking",
