@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from m3score.calibration.drawn import draw
+from m3score.calibration.varied import Varied, vary
 from m3score.errors import M3ScoreError
 from m3score.finding import find_images
 from m3score.images import ImageSource, open_image
@@ -24,7 +25,8 @@ from m3score.questions import Question
 from m3score.traces import as_question, default_questions
 
 DRAWN = "drawn"
-_DRAWN = re.compile(r"drawn:(\d+)/(\d+)")
+VARIED = "varied"
+_DRAWN = re.compile(r"(drawn|varied):(\d+)/(\d+)")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")
 
@@ -78,6 +80,32 @@ class Drawn:
                 drawing = draw(self.seed, index)
                 asked = tuple(Question(a.question, (a.answer,), metric="exact_match") for a in drawing.asked)
                 yield Item(name, drawing.image, partial(Opened, name, drawing.image, asked))
+
+
+@dataclass(frozen=True)
+class VariedDrawings:
+    """The same stream as picture files of many sizes and shapes, most of them JPEGs; see varied.py."""
+
+    seed: int
+
+    @property
+    def told(self) -> dict[str, Any]:
+        return {"source": VARIED, "seed": self.seed}
+
+    def count(self) -> None:
+        return None
+
+    def items(self, limit: int | None = None, done: Container[str] = ()) -> Iterator[Item]:
+        for index in islice(count(), limit):
+            name = f"{VARIED}:{self.seed}/{index}"
+            if name not in done:
+                varied = vary(self.seed, index)
+                if varied.asked:
+                    yield Item(name, varied.content, partial(self._open, name, varied))
+
+    def _open(self, name: str, varied: Varied) -> Opened:
+        asked = tuple(Question(a.question, (a.answer,), metric="exact_match") for a in varied.asked)
+        return Opened(name, open_image(varied.content), asked)
 
 
 @dataclass(frozen=True)
@@ -178,7 +206,7 @@ def find_source(
     """The source that a word on the command line stands for.
 
     Args:
-        source: "drawn"; image files, a folder of them, or a quoted pattern; a data set that
+        source: "drawn" or "varied"; image files, a folder of them, or a quoted pattern; a data set that
             `Dataset.save_to_disk` wrote; or the id of a data set on the Hugging Face hub.
         seed: of drawn images.
         questions: a questions file (see read_questions), for image files only.
@@ -190,6 +218,8 @@ def find_source(
     """
     if source == DRAWN:
         found: Source = Drawn(seed)
+    elif source == VARIED:
+        found = VariedDrawings(seed)
     elif _is_saved(source) or (_HUB_ID.fullmatch(source) and not os.path.exists(source)):
         found = _data_set(source, split, image, question, answers)
     else:
@@ -205,8 +235,8 @@ def _files(source: str, questions: str | os.PathLike[str] | None) -> Files:
 
     if source == "-" or not exists_somewhere([source]):
         raise M3ScoreError(
-            f"{source}: no such source; allowed: {DRAWN}, image files or a folder of them, a data set saved "
-            "on disk, or a data set's id on the Hugging Face hub."
+            f"{source}: no such source; allowed: {DRAWN}, {VARIED}, image files or a folder of them, a data "
+            "set saved on disk, or a data set's id on the Hugging Face hub."
         )
     return Files((source,), None if questions is None else read_questions(questions))
 
@@ -250,14 +280,17 @@ def _data_set(name: str, split: str | None, image: str, question: str | None, an
 def image_named(name: str) -> ImageSource:
     """The image that a trace calls `name`: drawn again, or its path."""
     if match := _DRAWN.fullmatch(name):
-        return draw(int(match[1]), int(match[2])).image
+        seed, index = int(match[2]), int(match[3])
+        return vary(seed, index).content if match[1] == VARIED else draw(seed, index).image
     return name
 
 
 def questions_named(name: str) -> list[str] | None:
     """What a drawn image is asked, by its name in a trace; None for other images."""
-    match = _DRAWN.fullmatch(name)
-    return [asked.question for asked in draw(int(match[1]), int(match[2])).asked] if match else None
+    if match := _DRAWN.fullmatch(name):
+        seed, index = int(match[2]), int(match[3])
+        return [a.question for a in (vary if match[1] == VARIED else draw)(seed, index).asked]
+    return None
 
 
 def key_of(item_source: ImageSource | None, name: str) -> str:

@@ -30,8 +30,9 @@ def calibrate(
         list[str],
         typer.Argument(
             metavar="SOURCES",
-            help="drawn (images with known answers); image files or folders; a data set that datasets saved "
-            "on disk, or its hub id; or folders of labels that this command collected.",
+            help="drawn (images with known answers); varied (the same as files of many sizes, most of them "
+            "JPEGs); image files or folders; a data set that datasets saved on disk, or its hub id; or folders "
+            "of labels that this command collected.",
         ),
     ],
     out: Annotated[
