@@ -31,8 +31,8 @@ def calibrate(
         typer.Argument(
             metavar="SOURCES",
             help="drawn (images with known answers); varied (the same as files of many sizes, most of them "
-            "JPEGs); image files or folders; a data set that datasets saved on disk, or its hub id; or folders "
-            "of labels that this command collected.",
+            "JPEGs); image files or folders; a data set that datasets saved on disk, or its hub id; or "
+            "folders of labels that this command collected.",
         ),
     ],
     out: Annotated[
