@@ -1,17 +1,21 @@
-"""Accuracy per task and scale on drawn images that training never used, and what follows from it.
+"""Accuracy per scale: on benchmarks (tasks.py), and on drawn images that training never used.
 
 Works through the public face (anything with `answer_ladder`), so that what is judged is what users get.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from m3score.answers import LadderAnswerer
+from m3score.calibration.collect import collect
 from m3score.calibration.drawn import Drawing, draw
+from m3score.calibration.judged import Judged, judge
+from m3score.calibration.task_data import TaskSource
 from m3score.calibration.wordings import Asked
 from m3score.grading import grade
 from m3score.rules import required_tokens
@@ -25,6 +29,57 @@ READABLE = 40
 """Letters of signs from this height (px) on are expected to be read."""
 LARGE = 60
 """Shapes from this diameter (px) on are large."""
+
+
+def evaluate_task(
+    source: TaskSource,
+    model: LadderAnswerer,
+    folder: str | os.PathLike[str],
+    *,
+    fingerprint: str,
+    limit: int | None = None,
+    batch_size: int | Literal["auto"] = "auto",
+    max_new_tokens: int | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int], None] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Judged:
+    """Ask a model the questions of a benchmark at every scale, and judge it.
+
+    Args:
+        source: the benchmark (task_data.load_task or load_own).
+        model: anything that answers at every scale.
+        folder: where traces and features are kept: a collection (collect.py), which goes on where it stopped
+            and which predictors are calibrated on.
+        fingerprint: hash of the model's weights.
+        limit: only the first images.
+        max_new_tokens: by default what the task says.
+        resamples, seed: of the bootstrap.
+        batch_size, workers, overwrite, progress: as in collect.
+
+    Raises:
+        M3ScoreError: a folder that holds something else, or nothing was answered.
+    """
+    held = collect(
+        source,
+        model,
+        folder,
+        fingerprint=fingerprint,
+        limit=limit,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens or source.task.max_new_tokens,
+        workers=workers,
+        overwrite=overwrite,
+        progress=progress,
+    )
+    kept = held.features()
+    keys = dict(zip(kept["image"], kept["key"], strict=True))
+    return judge(held.traces(), source, limit=limit, keys=keys, resamples=resamples, seed=seed)
+
+
+# ---- drawn images -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

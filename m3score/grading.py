@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from m3score.errors import M3ScoreError
@@ -64,6 +65,7 @@ _CONTRACTIONS = {word.replace("'", ""): word for word in _CONTRACTION_WORDS.spli
 _QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2212": "-"})
 
 
+@lru_cache(maxsize=1 << 16)  # references come back at every scale, and for every chance level
 def normalise(text: str) -> str:
     """The normal form of an answer, after the official VQA evaluation (Antol et al., arXiv 1505.00468).
 
@@ -250,6 +252,52 @@ def _option_text(text: str, options: Sequence[str]) -> int | None:
     return longest[0] if len(longest) == 1 else None
 
 
+_WORD = re.compile(r"[a-z']+")
+
+
+def yes_or_no(text: str) -> bool | None:
+    """Whether an answer says yes (True) or no (False); None for neither.
+
+    The first yes or no of its first sentence; without one, a "not" or "n't" there is a no. (LLaVA's script
+    for POPE takes every answer without no or not for a yes.)
+    """
+    words = _WORD.findall(text.translate(_QUOTES).lower().strip().partition(".")[0])
+    for word in words:
+        if word in ("yes", "no"):
+            return word == "yes"
+    return False if any(word == "not" or word.endswith("n't") for word in words) else None
+
+
+def yes_no(prediction: str, references: Sequence[str], options: Sequence[str] = ()) -> float:
+    """1.0 if the prediction says yes where a reference does, or no where that does; see yes_or_no()."""
+    said = yes_or_no(prediction)
+    return float(said is not None and any(said == yes_or_no(reference) for reference in references))
+
+
+_NUMBER_INSIDE = re.compile(r"(?<![\w.])[+-]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)(?!\w)", re.ASCII)
+
+
+def contains(prediction: str, references: Sequence[str], options: Sequence[str] = ()) -> float:
+    """1.0 if the prediction holds a reference: for open answers, in the manner of MMMU's evaluation.
+
+    A reference that is a number has to be among the prediction's numbers, to two decimals; any other has to
+    occur in it as whole words, both normalised.
+    """
+    return float(any(_holds(prediction, reference) for reference in references))
+
+
+def _holds(prediction: str, reference: str) -> bool:
+    wanted = _as_number(reference)
+    if wanted is not None and "%" not in reference:
+        found = (float(match.replace(",", "")) for match in _NUMBER_INSIDE.findall(prediction))
+        return (
+            any(round(number, 2) == round(wanted, 2) for number in found)
+            or exact_match(prediction, (reference,)) == 1.0
+        )  # "three" for 3
+    words = normalise(reference)
+    return words == normalise(prediction) or (bool(words) and f" {words} " in f" {normalise(prediction)} ")
+
+
 # ---- the registry -------------------------------------------------------------------------------------
 
 METRICS: dict[str, Metric] = {
@@ -260,6 +308,8 @@ METRICS: dict[str, Metric] = {
         Metric("anls", anls, threshold=0.5),  # the metric's own cut-off: anything above zero
         Metric("relaxed_accuracy", relaxed_accuracy, threshold=1.0),
         Metric("multiple_choice", multiple_choice, threshold=1.0),
+        Metric("yes_no", yes_no, threshold=1.0),
+        Metric("contains", contains, threshold=1.0),
     )
 }
 """Every metric by name. A new one is a function (prediction, references, options) and a line here."""
