@@ -34,8 +34,7 @@ CSS = """
   font-weight: 600; background: color-mix(in srgb, #c0392b 12%, transparent); color: var(--body-text-color); }
 #answer textarea { font-size: 1.5rem; font-weight: 600; line-height: 1.35; }
 #level-line { margin-top: -.6rem; } #main > * { min-width: 0 !important; }
-@media (max-width: 800px) { #main { flex-direction: column; } }
- #examples .gallery-item img { height: 4.6rem; width: 4.6rem; }
+#examples .gallery-item img { height: 4.6rem; width: 4.6rem; }
 .m3 { color: var(--body-text-color); font-size: .95rem; }
 .m3 .soft, .m3 figcaption, .m3 th, .m3 .card span { color: var(--m3-soft); font-size: .84rem; }
 .m3 table, .m3 tr { border: 0 !important; }
@@ -44,7 +43,7 @@ CSS = """
 .m3 th, .m3 td { text-align: left; padding: .42rem .6rem; border: 0 !important;
   border-bottom: 1px solid var(--border-color-primary) !important; }
 .m3 th { font-weight: 600; vertical-align: bottom; }
-.m3 td.answer { font-weight: 600; overflow-wrap: anywhere; min-width: 9rem; }
+.m3 td.answer { font-weight: 600; overflow-wrap: anywhere; min-width: 7rem; }
 .m3 td.number, .m3 th.number { text-align: right; white-space: nowrap; }
 .m3 tr.chosen td { background: color-mix(in srgb, var(--color-accent) 16%, transparent); }
 .m3 tr.chosen td:first-child { box-shadow: inset 4px 0 0 var(--color-accent); }
@@ -55,7 +54,7 @@ CSS = """
 .m3 .bar i { display: block; height: 100%; background: var(--color-accent); }
 .m3 .mark { display: inline-block; font-size: .75rem; padding: 0 .45rem; border-radius: 999px;
   font-weight: 400; white-space: nowrap; border: 1px solid var(--m3-soft); margin: 0 0 0 .45rem; }
-.m3 .wide { overflow-x: auto; }
+.m3 .wide { overflow-x: auto; contain: inline-size; }
 .m3 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .7rem; }
 .m3 .card { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: .5rem .8rem;
   background: var(--block-background-fill); }
@@ -63,6 +62,11 @@ CSS = """
 .m3 .seen { display: grid; grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); gap: .8rem; }
 .m3 figure { margin: 0; }
 .m3 img { width: 100%; border-radius: 6px; display: block; margin-bottom: .3rem; }
+@media (max-width: 800px) {
+  #main { flex-direction: column; }
+  .m3 .bar, .m3 .total { display: none; } .m3 th, .m3 td { padding: .4rem .3rem; }
+  .m3 th.number { white-space: normal; }
+}
 """
 
 
@@ -139,7 +143,7 @@ def table(
             ("Answer", ""),
             (f"As with {ladder[-1]:,}", ""),
             ("Agreement", ""),
-            ("Visual tokens", ' class="number"'),
+            ("Visual tokens", ' class="number total"'),
             ("Time", ' class="number"'),
         )
     )
@@ -154,7 +158,7 @@ def _answer_cells(
     tokens: int, finest: int, said: Said | None, judged: Judged | None, marks: str
 ) -> list[str]:
     if said is None:
-        return [f'<td class="answer soft">…{marks}</td>', "<td></td>" * 4]
+        return [f'<td class="answer soft">…{marks}</td>', "<td></td>" * 2, '<td class="total"></td><td></td>']
     text = escape(said.answer) or '<span class="soft">(nothing)</span>'
     cells = [f'<td class="answer">{text}{marks}</td>']
     if judged is None:
@@ -166,7 +170,7 @@ def _answer_cells(
         share = judged.agreement[tokens]
         bar = f'<span class="bar" aria-hidden="true"><i style="width:{share:.0%}"></i></span>'
         cells.append(f"<td>{bar}{share:.2f}</td>")
-    cells.append(f'<td class="number">{said.visual_tokens:,}</td>')
+    cells.append(f'<td class="number total">{said.visual_tokens:,}</td>')
     cells.append(f'<td class="number">{milliseconds(said.seconds)}</td>')
     return cells
 
