@@ -96,7 +96,6 @@ def report(
             rich_help_panel=options.ROUTING,
         ),
     ] = None,
-    rule: options.RuleOption = options.Rule.stays,
     seed: Annotated[int, typer.Option("--seed", help="Of the drawing of pictures.")] = 0,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
@@ -112,9 +111,7 @@ def report(
     from m3score.report import gather
 
     with _steps(console, "Reading") as step:
-        page = gather(
-            scores, traces=traces, pictures=pictures, rule=rule, title=title, seed=seed, on_row=step
-        )
+        page = gather(scores, traces=traces, pictures=pictures, title=title, seed=seed, on_row=step)
     how = {"device": device, "dtype": dtype, "quantize": quantize, "revision": revision}
     wanted = None if heat_maps is False else model or _model_of(page, insist=bool(heat_maps))
     finish(page, scores, out, console, model=wanted, how=how, predictor=predictor)
@@ -167,8 +164,8 @@ def finish(
     size = save(page, out)
     if page.unreadable:
         console.print(
-            f"[yellow]{page.unreadable:,} of the {len(page.paths):,} shown pictures cannot be opened[/]; paths "
-            "are tried as they are, and from the folder of the table."
+            f"[yellow]{page.unreadable:,} of the {len(page.paths):,} shown pictures cannot be opened[/]; "
+            "paths are tried as they are, and from the folder of the table."
         )
     if str(out) != "-":
         console.print(f"Wrote {plain(out)} ({size / 1e6:.1f} MB, {len(page.paths):,} pictures).")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from importlib import resources
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from m3score.columns import SCORES, TRACES, printable
@@ -43,7 +44,6 @@ class Report:
     title: str
     survey: Survey
     answers: Answers | None
-    rule: str
     thumbnails: list[Any] = field(default_factory=list)
     maps: list[dict[str, Any] | None] = field(default_factory=list)
     map_model: str | None = None
@@ -65,7 +65,6 @@ def write_report(
     model: M3Model | None = None,
     predictor: Predictor | None = None,
     pictures: int = PICTURES,
-    rule: str = "stays",
     title: str | None = None,
     seed: int = 0,
 ) -> Report:
@@ -78,7 +77,6 @@ def write_report(
         model: for maps of the detail that pooling loses; a loaded model, the one that made the scores.
         predictor: a router to draw beside the fixed scales, where the traces know right answers.
         pictures: about how many pictures are shown, drawn evenly from all levels of the ladder.
-        rule: the rule that the oracle goes by; see rules.RULES.
         title: of the page.
         seed: of the drawing.
 
@@ -89,7 +87,7 @@ def write_report(
         M3ScoreError: a table that cannot be read, tables that do not belong together, or a place that cannot
             be written to. A picture that cannot be opened is shown as such.
     """
-    report = gather(scores, traces=traces, pictures=pictures, rule=rule, title=title, seed=seed)
+    report = gather(scores, traces=traces, pictures=pictures, title=title, seed=seed)
     find = finder(folder_of_table(scores))
     add_pictures(report, find)
     if model is not None:
@@ -105,7 +103,6 @@ def gather(
     *,
     traces: Table | None = None,
     pictures: int = PICTURES,
-    rule: str = "stays",
     title: str | None = None,
     seed: int = 0,
     on_row: Callable[[], None] | None = None,
@@ -131,7 +128,7 @@ def gather(
         if seen.shown and not answers.images:
             raise M3ScoreError("the traces are about none of the pictures in the score table.")
     name = title or (os.path.basename(str(scores)) if folder_of_table(scores) is not None else "scores")
-    return Report(printable(name), seen, answers, rule, curves=frontier(answers, rule) if answers else None)
+    return Report(printable(name), seen, answers, curves=frontier(answers) if answers else None)
 
 
 def add_pictures(
@@ -237,7 +234,7 @@ def _levels(seen: Survey) -> list[dict[str, Any]]:
     """Bars of the distribution over the ladder, the unsolved last."""
     rows: list[tuple[str, int, str]] = [(f"{t:,}", count, str(t)) for t, count in seen.levels.items()]
     if seen.unsolved:
-        rows.append(("never", seen.unsolved, "unsolved"))
+        rows.append(("unsolved", seen.unsolved, "unsolved"))
     most, total = max((count for _, count, _ in rows), default=0) or 1, max(1, seen.scored)
     return [
         {"label": label, "count": count, "share": count / total, "width": count / most, "show": show}
@@ -248,7 +245,20 @@ def _levels(seen: Survey) -> list[dict[str, Any]]:
 def _folders(seen: Survey) -> list[dict[str, Any]]:
     """Folders that a shown picture or a listed error lies in, with what they have in the whole table."""
     used = {_folder_in(seen, row) for row in [*seen.shown, *seen.errors]}
-    return [{"name": name, "count": seen.folders.get(name, 0)} for name in sorted(used)]
+    shared = _shared(sorted(used))
+    return [
+        {"name": name, "label": name[len(shared) :] or name or "(none)", "count": seen.folders.get(name, 0)}
+        for name in sorted(used)
+    ]
+
+
+def _shared(folders: Sequence[str]) -> str:
+    """What all folders begin with, up to a slash: it tells nothing."""
+    if len(folders) < 2:
+        return ""
+    parts = [f"{folder}/".split("/") for folder in folders]
+    same = takewhile(lambda names: len(set(names)) == 1, zip(*(names[:-1] for names in parts), strict=False))
+    return "".join(f"{names[0]}/" for names in same)
 
 
 def _folder_in(seen: Survey, row: Row) -> str:

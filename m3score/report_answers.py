@@ -134,17 +134,18 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else round(value, 3)
 
 
-def frontier(answers: Answers, rule: str = "stays") -> dict[str, Any] | None:
+def frontier(answers: Answers) -> dict[str, Any] | None:
     """Accuracy against mean tokens: every fixed scale, and the oracle; None without a ground truth.
 
-    The oracle knows the required tokens of every question. An unsolved one counts as one token of the
-    coarsest scale, as in the M3 paper: it is lost at any price.
+    The oracle is the M3 paper's (arXiv 2405.17430, section 4.2): the fewest tokens with a right answer, under
+    the rule "first" whatever the scores' rule, since no router can do better. A question that no scale solves
+    costs the coarsest scale.
     """
     if not answers.patterns:
         return None
     ladder, sufficient = answers.ladder, answers.sufficient()
     kinds, counts = np.unique(sufficient, axis=0, return_counts=True)
-    needed = [required_tokens(list(kind), ladder, rule) for kind in kinds]
+    needed = [required_tokens(list(kind), ladder, "first") for kind in kinds]
     spent = np.array([tokens or ladder[0] for tokens in needed], dtype=float)
     solved = np.array([tokens is not None for tokens in needed], dtype=float)
     return {

@@ -141,17 +141,17 @@ def _grid_box(size: tuple[int, int], aspect_ratio: str) -> tuple[float, float, f
 def as_digits(maps: Sequence[DetailMap | None]) -> list[dict[str, Any] | None]:
     """The maps for the page: per scale one hexadecimal digit per cell, row by row, on one scale for all.
 
-    "f" is what one cell in two hundred reaches at the coarsest scale.
+    "0" is what one cell in ten stays below, over all scales, and "f" what one in two hundred exceeds.
     """
-    coarsest = [next(iter(one.loss.values())) for one in maps if one and one.loss]
-    top = float(np.quantile(np.stack([loss.ravel() for loss in coarsest]), 0.995)) if coarsest else 1.0
-    return [one and _digits(one, top or 1.0) for one in maps]
+    values = [loss.ravel() for one in maps if one for loss in one.loss.values()]
+    low, high = np.quantile(np.concatenate(values), (0.1, 0.995)) if values else (0.0, 1.0)
+    return [one and _digits(one, float(low), float(max(high - low, 1e-9))) for one in maps]
 
 
-def _digits(one: DetailMap, top: float) -> dict[str, Any]:
+def _digits(one: DetailMap, low: float, span: float) -> dict[str, Any]:
     scales = {}
     for tokens, loss in one.loss.items():
-        levels = np.clip(np.rint(loss / top * (_LEVELS - 1)), 0, _LEVELS - 1).astype(int)
+        levels = np.clip(np.rint((loss - low) / span * (_LEVELS - 1)), 0, _LEVELS - 1).astype(int)
         scales[str(tokens)] = "".join(f"{level:x}" for level in levels.ravel())
     means = {str(tokens): round(float(loss.mean()), 3) for tokens, loss in one.loss.items()}
     grid = len(next(iter(one.loss.values()))) if one.loss else 0

@@ -44,7 +44,8 @@ def stream_rows(table: Table, kind: TableKind) -> Iterator[dict[str, Any]]:
     if isinstance(table, str) or hasattr(table, "__fspath__"):
         yield from _file_rows(str(table), kind)
         return
-    records = _frame_rows(table) if hasattr(table, "itertuples") else table
+    rows: Any = table
+    records = _frame_rows(rows) if hasattr(rows, "itertuples") else rows
     for number, row in enumerate(records, start=1):
         yield _record(row, kind, f"row {number}")
 

@@ -38,7 +38,7 @@ for (const bar of document.querySelectorAll(".bar")) {
 // ---- tiles ----------------------------------------------------------------------------------------
 
 function need(item) {
-  if (item.solved === false) return "never";
+  if (item.solved === false) return "unsolved";
   return item.needed === null ? "" : count(item.needed, "token");
 }
 
@@ -157,7 +157,8 @@ byId("filters").addEventListener("submit", (event) => event.preventDefault());
 
 function chart(label, ticks, series, options = {}) {
   // series: {points: [[tokens, share]], style, dots, line}; the axis of tokens is logarithmic.
-  const wide = 560, high = options.high || 300, left = 44, right = 18, top = 12, bottom = 46;
+  const wide = options.wide || Math.min(540, innerWidth - 40), high = options.high || 300;
+  const left = 44, right = 18, top = 12, bottom = 46;
   const first = Math.log(ticks[0]), last = Math.log(ticks[ticks.length - 1]);
   const x = (tokens) => left + (last > first ? (Math.log(Math.max(tokens, ticks[0])) - first) / (last - first) : 0.5) * (wide - left - right);
   const high_share = options.most || 1;
@@ -193,8 +194,8 @@ if (data.curves) {
   const highest = Math.max(oracle[1], ...fixed.map((point) => point[1]));
   const most = [0.2, 0.4, 0.6, 0.8, 1].find((share) => highest <= share) || 1;
   byId("frontier").append(
-    chart("Accuracy against mean visual tokens; the numbers are in the table", data.ladder, series, { percent: true, most, axis: "mean visual tokens per grid" }),
-    legend(["k0", "one scale for all"], ...(router ? [["k1", "router"]] : []), ["k2", "oracle"]));
+    chart("Accuracy against mean visual tokens; the numbers are in the table", data.ladder, series, { percent: true, most, axis: "mean visual tokens per grid", wide: Math.max(300, byId("frontier").clientWidth - 44), high: innerWidth < 820 ? 300 : 380 }),
+    legend(["k0", "one scale for all"], ...(router ? [["k1", "router"]] : []), ["kdot", "oracle"]));
 }
 
 // ---- one picture ----------------------------------------------------------------------------------
@@ -245,8 +246,9 @@ function facts(item) {
   if (item.solved === false) add("tokens needed", "none suffice");
   else if (item.needed !== null) add(item.foretold ? "tokens foretold" : "tokens needed", number(item.needed, 0));
   if (item.rank) add("rank", number(item.rank, 0));
-  if (item.monotone === false) add("not monotone", "fewer did, more did not");
-  return line;
+  return item.monotone === false
+    ? make("div", {}, line, make("p", { class: "note" }, "Not monotone: fewer tokens were enough where more were not."))
+    : line;
 }
 
 function view(item) {
@@ -291,7 +293,7 @@ function heat(item, frame) {
 function paint(canvas, grid, digits, tokens) {
   const brush = canvas.getContext("2d"), cell = canvas.width / grid;
   brush.clearRect(0, 0, canvas.width, canvas.height);
-  const stops = [[74, 74, 74, 0], [138, 47, 29, 0.55], [240, 122, 19, 0.75], [255, 228, 94, 0.88]];
+  const stops = [[90, 30, 20, 0], [150, 45, 25, 0.4], [240, 122, 19, 0.7], [255, 228, 94, 0.88]];
   for (let i = 0; i < digits.length; i++) {
     const value = (parseInt(digits[i], 16) / 15) * 3, low = Math.min(2, Math.floor(value)), part = value - low;
     const mix = stops[low].map((from, k) => from + (stops[low + 1][k] - from) * part);
@@ -325,18 +327,23 @@ function answers(item) {
   if (!item.questions.length) {
     part.append(make("p", { class: "note" }, data.hasAnswers ? "The trace table has none of this picture." : "They come with the trace table: m3score report --traces FILE."));
   }
+  if (!item.questions.length) return part;
+  const scales = item.questions[0].scales.map((scale) => scale.tokens);
+  const table = make("table", { class: "answers" }, make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "tokens"),
+    ...scales.map((tokens) => make("th", { scope: "col" }, number(tokens, 0))))));
   for (const asked of item.questions) {
-    const finest = asked.scales[0].tokens;
-    const caption = make("caption", {}, asked.question, asked.known ? make("span", {}, `Right: ${asked.references.join(" | ") || "known"}`) : null);
-    const judged = asked.known ? "right" : `as with ${finest}`;
-    const head = make("tr", {}, ...["tokens", "answer", judged, "agreement"].map((name, i) => make("th", { scope: "col", class: i === 3 || i === 0 ? "num" : null }, name)));
-    const rows = asked.scales.map((scale) => make("tr", {},
-      make("th", { scope: "row", class: "num" }, number(scale.tokens, 0)),
-      make("td", {}, scale.answer || "(nothing)"),
-      make("td", {}, make("span", { class: scale.good ? "tick yes" : "tick no" }, make("span", { "aria-hidden": "true" }, scale.good ? "✓" : "✗"), make("span", { class: "hidden" }, scale.good ? "yes" : "no"))),
-      make("td", { class: "num" }, scale.agreement === null ? "" : number(scale.agreement, 2))));
-    part.append(make("div", { class: "scroll" }, make("table", { class: "answers" }, caption, make("thead", {}, head), make("tbody", {}, ...rows))));
+    const at = new Map(asked.scales.map((scale) => [scale.tokens, scale]));
+    const row = (name, cell) => make("tr", {}, make("th", { scope: "row" }, name),
+      ...scales.map((tokens) => make("td", {}, at.has(tokens) ? cell(at.get(tokens)) : "")));
+    table.append(make("tbody", {},
+      make("tr", {}, make("th", { scope: "rowgroup", colspan: scales.length + 1, class: "asked" }, asked.question,
+        asked.known ? make("span", {}, `Right: ${asked.references.join(" | ") || "known"}`) : null)),
+      row("answer", (scale) => scale.answer || "(nothing)"),
+      row(asked.known ? "right" : `as with ${number(scales[0], 0)}`, (scale) => make("span", { class: scale.good ? "tick yes" : "tick no" },
+        make("span", { "aria-hidden": "true" }, scale.good ? "✓" : "✗"), make("span", { class: "hidden" }, scale.good ? "yes" : "no"))),
+      row("agreement", (scale) => scale.agreement === null ? "" : number(scale.agreement, 2))));
   }
+  part.append(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Answers" }, table));
   return part;
 }
 
