@@ -31,7 +31,9 @@ def key_of(item: FoundImage) -> dict[str, Any]:
     elif item.content is not None:
         key["digest"] = _digest(item.content)
     else:
-        key["status"] = _status(item.path)
+        key["status"] = _status(item.name)
+        if item.name != item.path:
+            key["file"] = item.name
     return key
 
 
@@ -40,7 +42,7 @@ def digest_of(key: Mapping[str, Any]) -> str | None:
     if not key.get("status") or key["status"][0] > LARGEST_HASHED:
         return None
     try:  # never wait for a pipe that has taken the file's place
-        handle = os.open(key["path"], os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        handle = os.open(key.get("file", key["path"]), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         with open(handle, "rb") as file:
             found = os.fstat(handle)
             if not stat.S_ISREG(found.st_mode) or list(status_of(found)) != list(key["status"]):
@@ -52,7 +54,7 @@ def digest_of(key: Mapping[str, Any]) -> str | None:
 
 def has_changed(key: Mapping[str, Any]) -> bool:
     """Whether the file is another than when its key was made."""
-    return "status" in key and _status(key["path"]) != key["status"]
+    return "status" in key and _status(key.get("file", key["path"])) != key["status"]
 
 
 def is_same(now: Mapping[str, Any], then: Mapping[str, Any], *, failed: bool) -> bool:
@@ -65,12 +67,12 @@ def is_same(now: Mapping[str, Any], then: Mapping[str, Any], *, failed: bool) ->
         return False
     if "error" in now or "error" in then:
         return bool(now.get("error") == then.get("error"))
+    if "status" not in now:  # its content came along
+        return bool(now["digest"] == then.get("digest"))
     if now.get("status") and then.get("status") and list(now["status"]) == list(then["status"]):
         return not failed or then.get("digest") is not None
     if failed or then.get("digest") is None:
         return False
-    if "digest" in now:
-        return bool(now["digest"] == then["digest"])
     same_size = now.get("status") and then.get("status") and now["status"][0] == then["status"][0]
     return bool(same_size) and digest_of(now) == then["digest"]
 

@@ -1,0 +1,73 @@
+"""Runs of the command in processes of their own, with a model that needs no time, to be killed at will."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from m3score.journal import journal_path
+
+ROOT = Path(__file__).parent.parent
+
+_SCRIPT = """
+import os, sys, time
+from m3score.cli import rank
+from m3score.cli.main import main
+from tests.fakes import FakeAnswerer
+
+class Model(FakeAnswerer):
+    def answer_ladder(self, *arguments, **options):
+        time.sleep(float(os.environ["SECONDS_PER_BATCH"]))
+        return super().answer_ladder(*arguments, **options)
+
+rank.load = lambda name, **options: Model()
+main()
+"""
+
+
+def start(*arguments: object, seconds_per_batch: float = 0.0, **options: object) -> subprocess.Popen[str]:
+    """`m3score ARGUMENTS` with a fake model."""
+    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
+        [sys.executable, "-c", _SCRIPT, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "SECONDS_PER_BATCH": str(seconds_per_batch), "PYTHONPATH": str(ROOT)},
+        **options,
+    )
+
+
+def run(*arguments: object, **options: object) -> tuple[int, str]:
+    """Its exit code and what it said on stderr."""
+    process = start(*arguments, **options)
+    _, said = process.communicate(timeout=120)
+    return process.returncode, said
+
+
+def kill_when(
+    condition: Callable[[], bool],
+    *arguments: object,
+    seconds_per_batch: float = 0.0,
+    with_signal: int = signal.SIGKILL,
+) -> int:
+    """Start the command and kill it as soon as the condition holds; its exit code."""
+    process = start(*arguments, seconds_per_batch=seconds_per_batch)
+    until = time.monotonic() + 60
+    while not condition() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.002)
+    process.send_signal(with_signal)
+    process.communicate(timeout=60)
+    return process.returncode
+
+
+def records(out: Path) -> int:
+    """Lines in the journal of an output."""
+    try:
+        return journal_path(out).read_bytes().count(b"\n")
+    except FileNotFoundError:
+        return 0
