@@ -18,6 +18,7 @@ from m3score.errors import M3ScoreError
 from m3score.features import image_features, map_images, question_features
 from m3score.found import FoundImage
 from m3score.images import ImageSource, printable
+from m3score.limits import Limits
 from m3score.predictor import Predictor
 from m3score.predictors import check_model, load_predictor, warn_once
 
@@ -173,6 +174,7 @@ def predict_many(
     predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
     model: Any = None,
     workers: int | None = None,
+    limits: Limits | None = None,
 ) -> Iterator[Prediction]:
     """Predict for many images, lazily and in order; an image that cannot be read is a result with its error.
 
@@ -181,6 +183,8 @@ def predict_many(
             goes before one text for all; of several questions the most demanding one decides about tokens,
             and complexity is their mean.
         questions: None, one text for all, or one (or None) per image.
+        limits: for images that nobody has vouched for: what one of them may cost. They are all decoded in
+            worker processes then, also the first ones, and one that kills its process is an error of its own.
 
     The other arguments are those of predict_scale. Arguments that cannot be used are M3ScoreErrors at once,
     and too few or too many questions when it shows.
@@ -200,7 +204,7 @@ def predict_many(
             raise M3ScoreError(f"{option} must be a list, even of one.")
     if isinstance(images, Sequence) and isinstance(questions, list | tuple) and len(images) != len(questions):
         raise M3ScoreError(f"{len(images)} images need as many questions, not {len(questions)}.")
-    return _predict_many(chosen, images, questions, max_drop, confidence, workers)
+    return _predict_many(chosen, images, questions, max_drop, confidence, workers, limits)
 
 
 def _predict_many(
@@ -210,8 +214,10 @@ def _predict_many(
     max_drop: float | None,
     confidence: float,
     workers: int | None,
+    limits: Limits | None,
 ) -> Iterator[Prediction]:
-    for path, asked, found in map_images(_look, _pairs(images, questions), workers):
+    items = (_item(image, asked, limits or Limits()) for image, asked in _pairs(images, questions))
+    for path, asked, found in map_images(_look, items, workers, limits=limits, instead=_lost):
         if isinstance(found, str):
             yield Prediction(path, None, None, None, found)
             continue
@@ -251,11 +257,16 @@ def _certified(predictor: Predictor, max_drop: float | None, confidence: float, 
 
 
 _Asked: TypeAlias = "tuple[str | None, ...]"
-_Item: TypeAlias = "tuple[Any, _Asked]"
+_Item: TypeAlias = "tuple[str | None, Any, _Asked, str | None, int, int]"
+"""What goes to a worker: path, what is to be decoded, questions, error, the limits of pixels and bytes."""
+_Looked: TypeAlias = "tuple[str | None, _Asked, np.ndarray | str]"
+"""What comes back: path, questions, image features or what is wrong."""
 _END = object()
 
 
-def _pairs(images: Iterable[Any], questions: str | Iterable[str | None] | None) -> Iterator[_Item]:
+def _pairs(
+    images: Iterable[Any], questions: str | Iterable[str | None] | None
+) -> Iterator[tuple[Any, _Asked]]:
     if questions is None or isinstance(questions, str):
         text = _text(questions)
         yield from ((image, _own(image) or (text,)) for image in images)
@@ -282,23 +293,32 @@ def _text(question: Any) -> str | None:
     return question if question and question.strip() else None
 
 
-def _look(item: _Item) -> tuple[str | None, _Asked, np.ndarray | str]:
-    """In a worker: (path, questions, image features or what is wrong)."""
-    source, question = item
-    path = printable(source) if isinstance(source, str | os.PathLike) else None
-    if isinstance(source, FoundImage):
-        path = source.shown
-        if source.error:
-            return path, question, source.error
+def _item(image: Any, asked: _Asked, limits: Limits) -> _Item:
+    sizes = limits.max_pixels, limits.max_bytes
+    if isinstance(image, FoundImage):
+        return image.shown, None if image.error else image.source, asked, image.error, *sizes
+    path = printable(image) if isinstance(image, str | os.PathLike) else None
+    return path, image, asked, None, *sizes
+
+
+def _look(item: _Item) -> _Looked:
+    """In a worker."""
+    path, source, asked, error, max_pixels, max_bytes = item
+    if error is not None:
+        return path, asked, error
+    name = printable(source) if isinstance(source, str | os.PathLike) else "the image"
     try:
-        return path, question, image_features(source.source if isinstance(source, FoundImage) else source)
-    except M3ScoreError as error:
-        if isinstance(source, FoundImage):
-            return path, question, source.reason(error)
-        return path, question, str(error).removeprefix(f"{path}: ")
-    except Exception as error:  # not foreseen, but no reason to lose the other images
-        detail = " ".join(str(error).split())[:200]
-        return path, question, f"can't be used ({type(error).__name__}: {detail})"
+        return path, asked, image_features(source, max_pixels=max_pixels, max_bytes=max_bytes)
+    except M3ScoreError as problem:
+        return path, asked, str(problem) if path is None else str(problem).removeprefix(f"{name}: ")
+    except Exception as problem:  # not foreseen, but no reason to lose the other images
+        detail = " ".join(str(problem).split())[:200]
+        return path, asked, f"can't be used ({type(problem).__name__}: {detail})"
+
+
+def _lost(item: _Item, error: M3ScoreError) -> _Looked:
+    """An image that its process did not survive."""
+    return item[0], item[2], str(error)
 
 
 def map_batch(

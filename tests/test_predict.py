@@ -126,7 +126,7 @@ def test_broken_image_among_many(predictor: Predictor, pictures: list[Path], tmp
 
 
 def test_what_nobody_foresaw_is_a_row_too(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(source: object) -> np.ndarray:
+    def fail(source: object, **limits: int) -> np.ndarray:
         raise KeyError("surprise")
 
     monkeypatch.setattr(predict, "image_features", fail)
