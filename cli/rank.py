@@ -10,6 +10,7 @@ import typer
 
 from m3score.cli import options
 from m3score.cli.console import check_target, load, plain, set_up, sigterm_as_interrupt
+from m3score.cli.report import check_page, page_of_run
 from m3score.errors import M3ScoreError
 
 if TYPE_CHECKING:
@@ -46,6 +47,15 @@ def rank(
             "--traces",
             metavar="FILE",
             help="Also write every answer at every scale; m3score rescore reads it.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="Also write a page of the results (.html); needs --out. See m3score report.",
             rich_help_panel=options.OUTPUT,
         ),
     ] = None,
@@ -114,6 +124,9 @@ def rank(
     console = set_up(quiet=quiet, verbose=verbose)
     check_target(out, format, overwrite=overwrite, out=out)
     check_target(traces, None, overwrite=overwrite, out=out)
+    check_page(report, overwrite=overwrite)
+    if report is not None and (out is None or str(out) == "-"):
+        raise M3ScoreError("--report needs --out FILE: the page is made of the finished table.")
     if out is not None and out == traces:
         raise M3ScoreError("--out and --traces need different files.")
     from hashlib import sha256
@@ -131,9 +144,9 @@ def rank(
     if scorer is options.Scorer.predictor:
         from m3score.cli.predict import rank_by_predictor
 
-        if traces is not None or questions is not None or len(question or ()) > 1 or profile:
+        if traces is not None or questions is not None or len(question or ()) > 1 or profile or report:
             raise M3ScoreError(
-                "--scorer predictor allows one --question, and no --questions, --traces or --profile."
+                "--scorer predictor allows one --question, and no --questions, --traces, --report, --profile."
             )
         asked = question[0] if question else None
         rank_by_predictor(search, asked, predictor, console, out, format, overwrite=overwrite)
@@ -186,6 +199,8 @@ def rank(
     show_summary(tally, console, rule=rule)
     if measured is not None:
         show_profile(measured, console)
+    if report is not None and out is not None and not run.interrupted:
+        page_of_run(report, out, format, traces, answerer, console)
     run.leave(tally, out)
 
 

@@ -171,6 +171,18 @@ def finish(
         console.print(f"Wrote {plain(out)} ({size / 1e6:.1f} MB, {len(page.paths):,} pictures).")
 
 
+def page_of_run(
+    out: Path, scores: Path, format: str | None, traces: Path | None, model: Any, console: Console
+) -> None:
+    """The page of the tables that a run has just written, with heat maps by its model, loaded already."""
+    from m3score.report import gather
+
+    with _steps(console, "Reading") as step:
+        page = gather(scores, traces=traces, format=format, on_row=step)
+    wanted = model if hasattr(model, "encode") else None
+    finish(page, scores, out, console, model=wanted)
+
+
 def _model_of(page: Report, *, insist: bool) -> str | None:
     """The traces' model, if it is bundled and so costs nothing to load."""
     from m3score.hub import BUNDLED

@@ -105,22 +105,24 @@ def gather(
     pictures: int = PICTURES,
     title: str | None = None,
     seed: int = 0,
+    format: str | None = None,
     on_row: Callable[[], None] | None = None,
 ) -> Report:
     """Read the tables, once and row by row. The arguments are those of write_report.
 
-    `on_row` is called once per row of either table.
+    `format` is that of the score table's file, whatever its suffix; `on_row` is called once per row of either
+    table.
     """
     if not 1 <= pictures <= MOST_PICTURES:
         raise M3ScoreError(f"a report shows 1 to {MOST_PICTURES} pictures, not {pictures}.")
     count = on_row or (lambda: None)
 
-    def rows(table: Table, kind: Any) -> Any:
-        for row in stream_rows(table, kind):
+    def rows(table: Table, kind: Any, format: str | None = None) -> Any:
+        for row in stream_rows(table, kind, format=format):
             count()
             yield row
 
-    seen = survey(rows(scores, SCORES), pictures, seed)
+    seen = survey(rows(scores, SCORES, format), pictures, seed)
     answers = None
     if traces is not None:
         shown = {row.get("path", "") for row in seen.shown}

@@ -30,19 +30,20 @@ if TYPE_CHECKING:
 _ROWS_AT_ONCE = 5_000
 
 
-def stream_rows(table: Table, kind: TableKind) -> Iterator[dict[str, Any]]:
+def stream_rows(table: Table, kind: TableKind, *, format: str | None = None) -> Iterator[dict[str, Any]]:
     """The rows of a table as dictionaries, one after the other; absent values are left out.
 
     Args:
         table: a file ("-" is csv on stdin), a frame, or rows.
         kind: what the columns are.
+        format: of a file, whatever its suffix.
 
     Raises:
         M3ScoreError: an unreadable file, a missing column, or a value that is not of its column's kind; with
             the file and, where there are lines, the line.
     """
     if isinstance(table, str) or hasattr(table, "__fspath__"):
-        yield from _file_rows(str(table), kind)
+        yield from _file_rows(str(table), kind, format)
         return
     rows: Any = table
     records = _frame_rows(rows) if hasattr(rows, "itertuples") else rows
@@ -56,8 +57,8 @@ def _frame_rows(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
         yield dict(zip(names, values, strict=True))
 
 
-def _file_rows(path: str, kind: TableKind) -> Iterator[dict[str, Any]]:
-    name, chosen = printable(path), format_for(path)
+def _file_rows(path: str, kind: TableKind, format: str | None) -> Iterator[dict[str, Any]]:
+    name, chosen = printable(path), format_for(path, format)
     with _opened(path, name) as file:
         rows: Iterator[tuple[str, dict[str, Any]]]
         if isinstance(chosen, Parquet):
