@@ -12,6 +12,7 @@ MODEL = "Model"
 ROUTING = "Routing"
 TABLES = "Tables"
 OUTPUT = "Output"
+DATA_SET = "Data sets and parquet files"
 LIMITS = "Limits of one picture"
 
 
@@ -68,6 +69,68 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+Paths = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="PATHS",
+        help='Images, folders (with all below), quoted patterns ("**/*.png"), tar shards '
+        '("data-{000..099}.tar"), parquet files, URLs (s3://, https:// ...), or - for a list on stdin.',
+        show_default=False,
+    ),
+]
+DatasetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        metavar="NAME",
+        help="A data set of the datasets library: a hub id, or a folder (saved by it, or parquet files).",
+        rich_help_panel=DATA_SET,
+    ),
+]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        "--split",
+        help="Which split of --dataset.",
+        show_default="the only one",
+        rich_help_panel=DATA_SET,
+    ),
+]
+ImageColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--image-column",
+        help="Where the images are.",
+        show_default="image, or the first that holds images",
+        rich_help_panel=DATA_SET,
+    ),
+]
+QuestionColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--question-column",
+        help="Each image is asked what it says, a text or a list.",
+        show_default="question, if there is one",
+        rich_help_panel=DATA_SET,
+    ),
+]
+AnswersColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--answers-column",
+        help="The right answers to these questions.",
+        show_default="answers or answer, if there is one",
+        rich_help_panel=DATA_SET,
+    ),
+]
+Streaming = Annotated[
+    bool,
+    typer.Option(
+        "--streaming",
+        help="Read a hub data set as it arrives; without, it is downloaded first.",
+        rich_help_panel=DATA_SET,
+    ),
+]
 Model = Annotated[
     str,
     typer.Option(

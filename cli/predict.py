@@ -10,6 +10,7 @@ import typer
 
 from m3score.cli import options
 from m3score.cli.console import check_target, plain, set_up, sigterm_as_interrupt
+from m3score.limits import MAX_BYTES, MAX_PIXELS, SECONDS, Limits
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,13 +29,7 @@ m3score predict photos/ --question "What does the sign say?" --predictor my.pred
 
 
 def predict(
-    paths: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="PATHS",
-            help='Images, folders (with all below), quoted patterns ("**/*.png"), or - for a list on stdin.',
-        ),
-    ],
+    paths: options.Paths = None,
     out: options.Out = None,
     format: options.FormatOption = None,
     overwrite: options.Overwrite = False,
@@ -45,7 +40,16 @@ def predict(
     max_drop: options.MaxDrop = 0.02,
     confidence: options.Confidence = 0.95,
     workers: options.Workers = None,
+    dataset: options.DatasetOption = None,
+    split: options.Split = None,
+    image_column: options.ImageColumn = None,
+    question_column: options.QuestionColumn = None,
+    answers_column: options.AnswersColumn = None,
+    streaming: options.Streaming = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many images.")] = None,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
+    max_bytes: options.MaxBytes = MAX_BYTES,
+    image_timeout: options.ImageTimeout = SECONDS,
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
 ) -> None:
@@ -57,7 +61,7 @@ def predict(
     console = set_up(quiet=quiet, verbose=verbose)
     check_target(out, format, overwrite=overwrite, out=out)
     from m3score.cli.running import Run, Target
-    from m3score.cli.search import Search
+    from m3score.cli.search import search_for
     from m3score.columns import PREDICTIONS
     from m3score.journal import open_journal
     from m3score.predict import load_predictor
@@ -67,7 +71,17 @@ def predict(
     certificate = loaded.certificate(max_drop, confidence, with_question=question is not None)
     if not certificate.certified:
         console.print(f"[yellow]{plain(certificate.note)}[/]")
-    search = Search(paths, limit)
+    search = search_for(
+        paths,
+        limit,
+        dataset=dataset,
+        split=split,
+        image=image_column,
+        question=question_column,
+        answers=answers_column,
+        streaming=streaming,
+        asked=question,
+    )
     found = search.begin()
     depends_on = {
         "command": "predict",
@@ -76,7 +90,13 @@ def predict(
         "--max-drop": max_drop,
         "--confidence": confidence,
     }
-    how = {"max_drop": max_drop, "confidence": confidence, "predictor": predictor, "workers": workers}
+    how = {
+        "max_drop": max_drop,
+        "confidence": confidence,
+        "predictor": predictor,
+        "workers": workers,
+        "limits": Limits(max_pixels, max_bytes, image_timeout),
+    }
     run = Run(open_journal(out, depends_on, overwrite=overwrite), search, console)
     target = Target(out, format, PREDICTIONS, (), loaded.ladder, ranked=False)
     _go(run, found, question, how, target, _row)
@@ -136,6 +156,7 @@ def rank_by_predictor(
     format: str | None,
     *,
     overwrite: bool = False,
+    limits: Limits | None = None,
 ) -> None:
     """m3score rank --scorer predictor: a score table of predicted complexity, most complex first.
 
@@ -169,4 +190,5 @@ def rank_by_predictor(
 
     run = Run(open_journal(out, depends_on, overwrite=overwrite), search, console)
     target = Target(out, format, SCORES, ("predicted_tokens",), ladder, ranked=True)
-    _go(run, found, question, {"max_drop": None, "predictor": predictor}, target, row)
+    how = {"max_drop": None, "predictor": predictor, "limits": limits or Limits()}
+    _go(run, found, question, how, target, row)

@@ -45,7 +45,7 @@ def speed_text(images_per_second: float) -> str:
 
 @contextmanager
 def progress(
-    console: Console, count: Callable[[], int] | None, verb: str = "Ranking"
+    console: Console, count: Callable[[], int | None] | None, verb: str = "Ranking"
 ) -> Iterator[Callable[..., None]]:
     """Show the progress of a loop; call what this yields once per image.
 
@@ -65,7 +65,9 @@ def progress(
         yield _lines(console)
 
 
-def _bar(console: Console, count: Callable[[], int] | None, verb: str) -> Iterator[Callable[..., None]]:
+def _bar(
+    console: Console, count: Callable[[], int | None] | None, verb: str
+) -> Iterator[Callable[..., None]]:
     columns = (
         TextColumn(verb),
         BarColumn(bar_width=None if console.width < 80 else 40),

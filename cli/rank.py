@@ -12,6 +12,7 @@ from m3score.cli import options
 from m3score.cli.console import check_target, load, plain, set_up, sigterm_as_interrupt
 from m3score.cli.report import check_page, page_of_run
 from m3score.errors import M3ScoreError
+from m3score.limits import MAX_BYTES, MAX_PIXELS, SECONDS, Limits
 
 if TYPE_CHECKING:
     from m3score.finding import FoundImage
@@ -28,17 +29,15 @@ find . -name "*.jpg" | m3score rank - --question "What is on the table?" | head
 
 m3score rank photos/ --questions asked.csv --traces traces.jsonl --out scores.csv
 
+m3score rank "data/shard-{0000..0099}.tar" --out scores.parquet
+
+m3score rank --dataset user/pictures --split test --streaming --limit 1000 --out scores.csv
+
 m3score rank photos/ --scorer predictor --out scores.csv"""
 
 
 def rank(
-    paths: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="PATHS",
-            help='Images, folders (with all below), quoted patterns ("**/*.png"), or - for a list on stdin.',
-        ),
-    ],
+    paths: options.Paths = None,
     out: options.Out = None,
     format: options.FormatOption = None,
     traces: Annotated[
@@ -109,7 +108,16 @@ def rank(
         ),
     ] = True,
     rule: options.RuleOption = options.Rule.stays,
+    dataset: options.DatasetOption = None,
+    split: options.Split = None,
+    image_column: options.ImageColumn = None,
+    question_column: options.QuestionColumn = None,
+    answers_column: options.AnswersColumn = None,
+    streaming: options.Streaming = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many images.")] = None,
+    max_pixels: options.MaxPixels = MAX_PIXELS,
+    max_bytes: options.MaxBytes = MAX_BYTES,
+    image_timeout: options.ImageTimeout = SECONDS,
     profile: Annotated[
         bool,
         typer.Option("--profile", help="Say at the end where the time went.", rich_help_panel=options.OUTPUT),
@@ -122,6 +130,7 @@ def rank(
     Every input is one row: an image that can't be read has its reason in the column error.
     """
     console = set_up(quiet=quiet, verbose=verbose)
+    limits = Limits(max_pixels, max_bytes, image_timeout)
     check_target(out, format, overwrite=overwrite, out=out)
     check_target(traces, None, overwrite=overwrite, out=out)
     check_page(report, overwrite=overwrite)
@@ -132,7 +141,7 @@ def rank(
     from hashlib import sha256
 
     from m3score.cli.running import Run, Target
-    from m3score.cli.search import Search
+    from m3score.cli.search import search_for
     from m3score.cli.summary import show_profile, show_summary
     from m3score.columns import SCORES
     from m3score.journal import keeps_journal, open_journal
@@ -140,7 +149,17 @@ def rank(
     from m3score.ranking import BLOCK_BATCHES, images_at_once, rank_stream
     from m3score.tables import read_whole
 
-    search = Search(paths, limit)
+    search = search_for(
+        paths,
+        limit,
+        dataset=dataset,
+        split=split,
+        image=image_column,
+        question=question_column,
+        answers=answers_column,
+        streaming=streaming,
+        asked=question,
+    )
     if scorer is options.Scorer.predictor:
         from m3score.cli.predict import rank_by_predictor
 
@@ -149,7 +168,7 @@ def rank(
                 "--scorer predictor allows one --question, and no --questions, --traces, --report, --profile."
             )
         asked = question[0] if question else None
-        rank_by_predictor(search, asked, predictor, console, out, format, overwrite=overwrite)
+        rank_by_predictor(search, asked, predictor, console, out, format, overwrite=overwrite, limits=limits)
         return
     book = _book(question, questions)
     found = search.begin()
@@ -158,6 +177,7 @@ def rank(
         "batch_size": batch_size or "auto",
         "max_new_tokens": max_new_tokens,
         "coarse_answers": answers,
+        "limits": limits,
     }
     with sigterm_as_interrupt():
         answerer = load(
@@ -181,7 +201,7 @@ def rank(
 
         def ask_for(item: FoundImage) -> None:
             with suppress(M3ScoreError):
-                book.of(item.path)  # its questions are used, if not now
+                book.of(item.name, item.questions)  # its questions are used, if not now
 
         run = Run(journal, search, console, block=block, on_skip=ask_for)
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from m3score.errors import M3ScoreError
 
 if TYPE_CHECKING:
-    from m3score.finding import FoundImage
+    from m3score.finding import Columns, FoundImage, Source
 
 
 class Search:
     """The inputs: looked for lazily, counted on the side, with what was skipped."""
 
-    def __init__(self, paths: list[str], limit: int | None) -> None:
+    def __init__(self, paths: Sequence[Source], limit: int | None, columns: Columns | None = None) -> None:
         self.paths = paths
         self.limit = limit
+        self.columns = columns
         self.skipped: Counter[str] = Counter()
 
     def begin(self) -> Iterator[FoundImage]:
@@ -26,17 +27,64 @@ class Search:
         from m3score.cli.summary import suffix_of
         from m3score.finding import exists_somewhere, find_images
 
+        names = ", ".join(str(getattr(path, "name", path)) for path in self.paths)
         if not exists_somewhere(self.paths):
-            raise M3ScoreError(f"{', '.join(self.paths)}: no such file or folder.")
-        found = find_images(self.paths, on_skip=lambda path: self.skipped.update([suffix_of(path)]))
+            raise M3ScoreError(f"{names}: no such file or folder.")
+        found = find_images(
+            self.paths,
+            columns=self.columns,
+            on_skip=lambda path: self.skipped.update([suffix_of(path)]),
+        )
         first = next(found, None)
         if first is None:
             others = f" ({sum(self.skipped.values()):,} other files)" if self.skipped else ""
-            raise M3ScoreError(f"{', '.join(self.paths)}: no images found{others}.")
+            raise M3ScoreError(f"{names}: no images found{others}.{self._hint()}")
         return islice(chain([first], found), self.limit)
 
-    def count(self) -> int:
-        """How many inputs there are."""
-        from m3score.finding import find_images
+    def _hint(self) -> str:
+        from m3score.rows import is_table
+        from m3score.shards import is_shard
 
-        return sum(1 for _ in islice(find_images(self.paths), self.limit))
+        inside = next((s for s in self.skipped if is_shard(f"x{s}") or is_table(f"x{s}")), None)
+        return f' Shards and tables have to be named, as in "FOLDER/*{inside}".' if inside else ""
+
+    def count(self) -> int | None:
+        """How many inputs there are; None if there is no telling before the end."""
+        from m3score.finding import count_images
+
+        return count_images(self.paths, self.limit)
+
+
+def search_for(
+    paths: Sequence[str] | None,
+    limit: int | None,
+    *,
+    dataset: str | None,
+    split: str | None,
+    image: str | None,
+    question: str | None,
+    answers: str | None,
+    streaming: bool,
+    asked: str | Sequence[str] | None,
+) -> Search:
+    """The inputs that the options of a command stand for.
+
+    Args:
+        asked: what --question says: asked in place of what a source asks, unless a column was named for that.
+
+    The others are the options of the same names. M3ScoreError if they make no sense together.
+    """
+    from m3score.finding import Columns
+
+    columns = Columns(image, "" if asked and question is None else question, answers)
+    if dataset is None:
+        if split is not None or streaming:
+            raise M3ScoreError("--split and --streaming go with --dataset.")
+        if not paths:
+            raise M3ScoreError("give PATHS, or --dataset NAME.")
+        return Search(paths, limit, columns)
+    from m3score.data_sets import DataSet
+
+    rows = DataSet(dataset, split, columns, streaming=streaming)
+    rows.check()
+    return Search([*(paths or ()), rows], limit, columns)

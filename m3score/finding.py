@@ -27,7 +27,7 @@ from m3score.shards import is_shard, shard_images
 if TYPE_CHECKING:
     from m3score.data_sets import DataSet
 
-__all__ = ["Columns", "FoundImage", "PathLike", "count_images", "exists_somewhere", "find_images"]
+__all__ = ["Columns", "FoundImage", "PathLike", "Source", "count_images", "exists_somewhere", "find_images"]
 
 Source: TypeAlias = "PathLike | DataSet"
 
