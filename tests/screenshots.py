@@ -3,7 +3,7 @@
     python tests/screenshots.py FOLDER
 
 Ranks with m3-tiny, writes FOLDER/report.html and photographs it: wide, narrow, dark, and a picture's detail.
-docs/report.png is FOLDER/report-wide.png with fewer colours (see `shrink`).
+docs/report.png is FOLDER/report-small.png: report-wide.png with fewer colours (see `shrink`).
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from typing import Any
 from PIL import Image
 
 from m3score.calibration.drawn import draw
-from tests.browser import NARROW, WIDE, chromium, look, open_page
+from tests.browser import NARROW, chromium, look, open_page
 
 ROOT = Path(__file__).parent.parent
 DRAWINGS = 84
+HIGH = (1400, 1180)
 
 
 def draw_folder(folder: Path) -> Path:
@@ -64,14 +65,15 @@ def shrink(picture: Path, target: Path) -> None:
 
 def photograph(page: Path, folder: Path) -> None:
     """report-wide.png, -narrow, -dark and -detail."""
-    with chromium() as browser:
+    with chromium(HIGH) as browser:
         open_page(browser, page)
         _take(browser, folder / "report-wide.png")
         browser.execute_script("document.querySelectorAll('#gallery .tile')[20].click()")
         browser.execute_script("document.querySelectorAll('.choices input')[3]?.click()")
         _take(browser, folder / "report-detail.png")
-        browser.execute_script("document.getElementById('close').click(); scrollTo(0, 0)")
-        look(browser, WIDE, dark=True)
+        browser.execute_script("document.getElementById('close').click()")
+        open_page(browser, page)
+        look(browser, HIGH, dark=True)
         _take(browser, folder / "report-dark.png")
         look(browser, NARROW)
         open_page(browser, page)

@@ -18,6 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import m3score
+from m3score.cli import rank as rank_command
 from m3score.cli.main import app
 from m3score.columns import SCORES, TRACES
 from m3score.errors import M3ScoreError
@@ -27,6 +28,8 @@ from m3score.report_pictures import ALL_BYTES, detail_maps, finder, thumbnails
 from m3score.report_survey import FOLDERS, Survey, survey
 from m3score.streaming import stream_rows
 from m3score.tables import read_scores, write_scores, write_traces
+from tests.fakes import FakeAnswerer
+from tests.predictors import small_predictor
 from tests.reports import LADDER, folder_of_pictures, score_rows, trace_rows
 
 
@@ -243,3 +246,38 @@ def test_the_command_writes_a_page_and_says_what_it_could_not_open(tmp_path: Pat
     assert result.exit_code == 3 and "1 of the 5" in result.stderr
     result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "report.csv")])
     assert result.exit_code == 2 and ".html" in result.stderr
+
+
+def test_a_router_is_judged_on_the_pictures_it_can_open(tmp_path: Path) -> None:
+    names = folder_of_pictures(tmp_path, 12)
+    scores = score_rows(12, names)
+    write_scores(scores, tmp_path / "scores.csv")
+    (tmp_path / names[0]).unlink()
+    report = write_report(
+        tmp_path / "scores.csv",
+        tmp_path / "report.html",
+        traces=trace_rows(scores),
+        predictor=small_predictor(),
+    )
+    assert report.curves is not None and report.unreadable == 1
+    router = report.curves["router"]
+    assert router["questions"] == 11
+    tokens = [point[0] for point in router["points"]]
+    assert tokens == sorted(tokens) and tokens[0] == 1 and tokens[-1] == 576
+    right = [row["correct"] for row in trace_rows(scores[1:]) if row["tokens"] == 576]
+    assert router["points"][-1][1] == pytest.approx(np.mean(right))
+    assert "foretells it" in (tmp_path / "report.html").read_text()
+
+
+def test_rank_writes_a_report_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rank_command, "load", lambda name, **options: FakeAnswerer())
+    (tmp_path / "in").mkdir()
+    folder_of_pictures(tmp_path / "in", 3)
+    command = ["rank", str(tmp_path / "in"), "--report", str(tmp_path / "report.html")]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2 and "--out" in result.stderr
+    tables = ["--out", str(tmp_path / "scores.csv"), "--traces", str(tmp_path / "traces.parquet")]
+    result = CliRunner().invoke(app, [*command, *tables])
+    assert result.exit_code == 0, result.stderr
+    data = page_data((tmp_path / "report.html").read_text())
+    assert len(data["pictures"]) == 3 and data["pictures"][0]["questions"]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from m3score.report import write_report
+from m3score.tables import write_scores
 from tests.browser import NARROW, WIDE, chromium, look, open_page
 from tests.reports import folder_of_pictures, score_rows, trace_rows
 
@@ -26,7 +27,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     traces = trace_rows(rows)
     for row in traces:
         row["answer"] += HOSTILE
-    write_report([*rows, failed], folder / "report.html", traces=traces, title=HOSTILE)
+    write_scores([*rows, failed], folder / "scores.csv")
+    write_report(folder / "scores.csv", folder / "report.html", traces=traces, title=HOSTILE)
     (folder / "moved").mkdir()  # the page needs nothing beside it
     return (folder / "report.html").rename(folder / "moved" / "report.html")
 
@@ -104,7 +106,7 @@ def test_it_sorts_and_filters(browser: Any) -> None:
     assert len(scores(browser)) == 8
     choose(browser, "text", "no such thing")
     assert css(browser, "#gallery .empty")
-    css(browser, "#reset")[0].click()
+    css(browser, "#clear")[0].click()
     browser.execute_async_script("setTimeout(arguments[0], 50)")
     assert "90 pictures" in css(browser, "#status")[0].text
     choose(browser, "folder", "one")
@@ -171,16 +173,21 @@ const light = (c) => c.slice(0, 3).map((v) => v / 255)
   .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
   .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
 const behind = (e) => {
-  for (; e; e = e.parentElement) { const c = rgb(getComputedStyle(e).backgroundColor); if (c[3] > 200) return c; }
+  for (; e; e = e.parentElement) {
+    const colour = rgb(getComputedStyle(e).backgroundColor);
+    if (colour[3] > 200) return colour;
+  }
   return rgb('white');
 };
 document.querySelectorAll('#gallery .tile')[5].click();
 return [...document.querySelectorAll('body *')].filter((e) => e.getClientRects().length &&
-    [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim()) && !e.matches('script, style, .skip, option'))
+    !e.matches('script, style, .skip, option') &&
+    [...e.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim()))
   .map((e) => {
     const style = getComputedStyle(e), svg = e.namespaceURI.endsWith('svg');
     const a = light(rgb(svg ? style.fill : style.color)), b = light(behind(e));
-    return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), e.tagName + '.' + e.className + ' ' + e.textContent.slice(0, 40)];
+    const name = `${e.tagName} ${e.getAttribute('class')} ${e.textContent.slice(0, 40)}`;
+    return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), name];
   }).filter(([ratio]) => ratio < 4.5)
 """
 

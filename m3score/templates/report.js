@@ -279,7 +279,7 @@ function heat(item, frame) {
     canvas.hidden = !tokens;
     if (tokens) paint(canvas, grid, scales[tokens], Number(tokens));
     said.replaceChildren();
-    if (tokens) said.append("little ", make("span", { class: "ramp", "aria-hidden": "true" }), `much. ${count(Number(tokens), "token")} lose ${number(mean[tokens], 2)} of a feature’s length on average.`);
+    if (tokens) said.append("little ", make("span", { class: "ramp", "aria-hidden": "true" }), `much. With ${count(Number(tokens), "token")}, a patch lies ${number(100 * mean[tokens], 0)}% of a feature’s length from what stands for it, on average.`);
   };
   const choices = make("fieldset", { class: "choices" }, make("legend", {}, "Detail that pooling loses, with so many tokens:"));
   for (const tokens of ["", ...Object.keys(scales)]) {
