@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3score.errors import M3ScoreError
-from m3score.grading import METRICS, choice, consistent, default_metric, edit_distance, grade, normalise
+from m3score.grading import (
+    METRICS,
+    choice,
+    consistent,
+    default_metric,
+    edit_distance,
+    grade,
+    normalise,
+    yes_or_no,
+)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +193,42 @@ def test_multiple_choice() -> None:
         grade("multiple_choice", "A", "zebra", OPTIONS)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("yes", True), ("Yes, there is a dog.", True), ("no", False), ("No.", False),
+        ("There is not.", False), ("It isn't. Yes!", False), ("There isn\u2019t one", False),
+        ("yes, but no cat", True), ("maybe", None), ("", None), ("nobody knows", None),
+    ],
+)  # fmt: skip
+def test_yes_or_no(text: str, said: bool | None) -> None:
+    assert yes_or_no(text) is said
+    assert grade("yes_no", text, "yes").correct is (said is True)
+    assert grade("yes_no", text, "no").correct is (said is False)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "references", "correct"),
+    [
+        ("a black dog", "dog", True),
+        ("dogs", "dog", False),
+        ("The Eiffel Tower in Paris", "eiffel tower", True),
+        ("", "dog", False),
+        ("", "", True),
+        ("about 1,234.50 metres", "1234.5", True),
+        ("$3.004", "3", True),  # to two decimals
+        ("3.1", "3", False),
+        ("13", "3", False),
+        ("three", "3", True),
+        ("v2.5", "2.5", False),
+        ("-4", "4", False),
+        ("x is 12%", "12%", True),
+    ],
+)
+def test_contains(prediction: str, references: str, correct: bool) -> None:
+    assert grade("contains", prediction, references).correct is correct
+
+
 def test_default_metric() -> None:
     assert default_metric(["x"]) == "exact_match"
     assert default_metric(["x"] * 10) == "vqa_accuracy"
@@ -208,5 +253,5 @@ def test_scores_are_between_0_and_1(metric: str, prediction: str, references: li
     assert 0.0 <= verdict.score <= 1.0
     assert verdict.correct == (verdict.score >= METRICS[metric].threshold)
     assert verdict.to_dict() == {"score": verdict.score, "correct": verdict.correct}
-    if metric != "vqa_accuracy":
+    if metric not in ("vqa_accuracy", "yes_no"):
         assert grade(metric, references[0], references).correct
