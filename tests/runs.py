@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from m3score.journal import journal_path
 
@@ -30,9 +31,9 @@ main()
 """
 
 
-def start(*arguments: object, seconds_per_batch: float = 0.0, **options: object) -> subprocess.Popen[str]:
+def start(*arguments: object, seconds_per_batch: float = 0.0, **options: Any) -> subprocess.Popen[str]:
     """`m3score ARGUMENTS` with a fake model."""
-    return subprocess.Popen(  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen(
         [sys.executable, "-c", _SCRIPT, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -42,7 +43,7 @@ def start(*arguments: object, seconds_per_batch: float = 0.0, **options: object)
     )
 
 
-def run(*arguments: object, **options: object) -> tuple[int, str]:
+def run(*arguments: object, **options: Any) -> tuple[int, str]:
     """Its exit code and what it said on stderr."""
     process = start(*arguments, **options)
     _, said = process.communicate(timeout=120)

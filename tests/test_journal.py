@@ -209,7 +209,7 @@ def file_key(path: Path) -> dict[str, Any]:
     """As a run writes it down."""
     key = key_of(FoundImage(str(path), path.name))
     key["digest"] = digest_of(key)
-    return json.loads(json.dumps(key))  # type: ignore[no-any-return]
+    return dict(json.loads(json.dumps(key)))
 
 
 def same(path: Path, then: dict[str, Any], *, failed: bool = False) -> bool:
@@ -274,7 +274,7 @@ def collected(
     """A run that reads the inputs' bytes: the names that it did, and all rows."""
     journal = open_journal(out, RUN)
     collector = Collector(journal, block=block)
-    did = []
+    did: list[str] = []
     for item in collector.to_do(find_images(folder)):
         if len(did) == stop:
             break

@@ -1,0 +1,108 @@
+"""Memory of the process that collects a table: rows into the journal, sorted, written as csv, jsonl, parquet.
+
+    python tests/benchmarks/table_memory.py [--rows 1000000]
+
+Prints, per format, the seconds and the growth of the peak resident memory over that of a table of ten rows,
+each in a process of its own. The bar: at most 500 MB for a million rows, those of a resumed run included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from m3score.finding import FoundImage
+
+LADDER = (1, 9, 36, 144, 576)
+
+
+def collect(rows: int, suffix: str, resumed: bool) -> None:
+    """In a process of its own: prints the seconds and the peak in MB."""
+    from m3score.collecting import Collector, ranked_rows
+    from m3score.columns import SCORES
+    from m3score.journal import open_journal
+    from m3score.tables import write_rows
+    from m3score.tally import Tally
+
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / f"scores.{suffix}"
+        for half in (rows // 2, rows) if resumed else (rows,):
+            journal = open_journal(out, {"--rule": "stays"})
+            collector = Collector(journal)
+            dice = random.Random(0)
+            for item in collector.to_do(_found(half)):
+                collector.keep(_row(item, dice))
+            collector.close()
+            if half == rows:
+                tally = Tally(LADDER)
+                columns = tuple(f"agreement_{tokens}" for tokens in LADDER)
+                ranked = ranked_rows(collector.rows(), folder=folder)
+                write_rows(tally.passing(ranked), out, SCORES, columns)
+                journal.remove()
+            journal.close()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    sys.stdout.write(f"{time.monotonic() - begun:.1f} {peak:.1f}\n")
+
+
+def _found(rows: int) -> Iterator[FoundImage]:
+    for i in range(rows):
+        name = f"part-{i // 1000:05}/image-{i:09}.jpg"
+        yield FoundImage(f"/data/pictures/{name}", name, error="not opened here")
+
+
+def _row(item: FoundImage, dice: random.Random) -> dict[str, object]:
+    complexity = dice.random()
+    return {
+        "path": item.path,
+        "complexity": complexity,
+        "effective_tokens": 576**complexity,
+        "required_tokens": dice.choice(LADDER),
+        "solved": True,
+        "monotone": dice.random() < 0.9,
+        **{f"agreement_{tokens}": dice.random() for tokens in LADDER},
+        "questions": 3,
+        "width": 640,
+        "height": 480,
+        "error": None,
+    }
+
+
+def main() -> None:
+    """Measure every format, fresh and resumed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--one", nargs=3, metavar=("ROWS", "SUFFIX", "RESUMED"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        rows, suffix, resumed = options.one
+        collect(int(rows), suffix, resumed == "True")
+        return
+
+    def measured(rows: int, suffix: str, resumed: bool) -> tuple[float, float]:
+        command = [sys.executable, __file__, "--one", str(rows), suffix, str(resumed)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds, peak = map(float, done.stdout.split())
+        return seconds, peak
+
+    sys.stdout.write(
+        f"{options.rows:,} rows\n\n| format | run | s | MB more at the peak |\n|---|---|--:|--:|\n"
+    )
+    for suffix in ("csv", "jsonl", "parquet"):
+        _, few = measured(10, suffix, False)
+        for resumed in (False, True):
+            seconds, peak = measured(options.rows, suffix, resumed)
+            run = "resumed at half" if resumed else "in one go"
+            sys.stdout.write(f"| {suffix} | {run} | {seconds:.0f} | {peak - few:.0f} |\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
