@@ -104,6 +104,7 @@ class _Counting:
         self.errors: list[Row] = []
         self.sums = [0.0, 0.0]
         self.scales: set[int] = set()
+        self.columns: set[tuple[str, ...]] = set()
         self.folders, self.reasons = _Folders(), Counter[str]()
         self.simplest: list[tuple[float, int, Row]] = []
         self.hardest: list[tuple[float, int, Row]] = []
@@ -111,9 +112,9 @@ class _Counting:
     def add(self, row: Row) -> None:
         out, number = self.out, self.out.rows
         out.rows += 1
-        for column in row:
-            if match := _AGREEMENT.fullmatch(column):
-                self.scales.add(int(match[1]))
+        if (columns := tuple(row)) not in self.columns:
+            self.columns.add(columns)
+            self.scales |= {int(match[1]) for match in map(_AGREEMENT.fullmatch, columns) if match}
         self.folders.add(row.get("path", ""))
         complexity = row.get("complexity")
         if complexity is None or math.isnan(complexity):

@@ -47,8 +47,9 @@ def stream_rows(table: Table, kind: TableKind, *, format: str | None = None) -> 
         return
     rows: Any = table
     records = _frame_rows(rows) if hasattr(rows, "itertuples") else rows
+    kinds = _Kinds(kind)
     for number, row in enumerate(records, start=1):
-        yield _record(row, kind, f"row {number}")
+        yield _record(row, kinds, f"row {number}")
 
 
 def _frame_rows(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -78,8 +79,9 @@ def _file_rows(path: str, kind: TableKind, format: str | None) -> Iterator[dict[
             raise M3ScoreError(
                 f"{name}: a {kind.name} needs the columns {needed}; missing: {', '.join(missing)}."
             )
+        kinds = _Kinds(kind)
         for where, row in itertools.chain([first], rows):
-            yield _record(row, kind, where)
+            yield _record(row, kinds, where)
 
 
 @contextmanager
@@ -102,19 +104,19 @@ def _csv_rows(text: IO[str], kind: TableKind, name: str) -> Iterator[tuple[str, 
         header = [unguard_cell(cell) for cell in next(reader, [])]
         if len(set(header)) < len(header):
             raise M3ScoreError(f"{name}, line 1: a column appears twice.")
-        lists = {column for column in header if kind.kind(column) == "list"}
-        texts = {column for column in header if kind.kind(column) in ("text", "text?", "any")}
+        kinds = [kind.kind(column) for column in header]
         for cells in filter(None, reader):
             where = f"{name}, line {reader.line_num}"
             if len(cells) != len(header):
                 raise M3ScoreError(f"{where}: {len(cells)} cells under {len(header)} columns.")
             row: dict[str, Any] = {}
-            for column, cell in zip(header, cells, strict=True):
-                if column in texts:
-                    cell = unguard_cell(cell)
-                row[column] = _json(cell, where) if column in lists and cell else cell
-                if cell == "" and kind.kind(column) != "text":
+            for column, cell, of in zip(header, cells, kinds, strict=True):
+                if cell == "" and of != "text":
                     row[column] = None
+                elif of == "list":
+                    row[column] = _json(cell, where)
+                else:
+                    row[column] = unguard_cell(cell) if of in ("text", "text?", "any") else cell
             yield where, row
     except csv.Error as error:
         raise M3ScoreError(f"{name}, line {reader.line_num}: {error}.") from None
@@ -149,13 +151,24 @@ def _parquet_rows(file: IO[bytes], name: str) -> Iterator[tuple[str, dict[str, A
         raise M3ScoreError(f"{name}: not a readable parquet file ({error}).") from None
 
 
-def _record(row: Mapping[str, Any], kind: TableKind, where: str) -> dict[str, Any]:
+class _Kinds(dict[str, str]):
+    """Kinds of columns, looked up once each."""
+
+    def __init__(self, kind: TableKind) -> None:
+        self._kind = kind
+
+    def __missing__(self, column: str) -> str:
+        self[column] = self._kind.kind(column)
+        return self[column]
+
+
+def _record(row: Mapping[str, Any], kinds: Mapping[str, str], where: str) -> dict[str, Any]:
     record: dict[str, Any] = {}
     for column, value in row.items():
         if absent(value):
             continue
         try:
-            record[str(column)] = cast(value, kind.kind(str(column)))
+            record[str(column)] = cast(value, kinds[str(column)])
         except ValueError as error:
             raise M3ScoreError(f"{where}: column {column!r} {error}.") from None
     return record
