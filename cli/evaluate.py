@@ -121,6 +121,12 @@ def evaluate(
             rich_help_panel=options.OUTPUT,
         ),
     ] = Path("evaluations"),
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart", help="Ask anew, whatever answers are kept.", rich_help_panel=options.OUTPUT
+        ),
+    ] = False,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = options.Dtype.auto,
     quantize: options.Quantize = None,
@@ -161,7 +167,7 @@ def evaluate(
     if len({source.task.name for source in sources}) < len(sources):
         raise M3ScoreError("two of the files have the same folder and name, so their answers would mix.")
     folders = [work / _slug(model) / source.task.name for source in sources]
-    how = {"limit": limit, "batch_size": batch_size or "auto", "workers": workers, "overwrite": overwrite,
+    how = {"limit": limit, "batch_size": batch_size or "auto", "workers": workers, "overwrite": restart,
            "seed": seed or 0}  # fmt: skip
     judged = _judge(sources, folders, model, loading, how, console)
     _write(judged, folders, out, plot, traces, console)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
 from m3score.answers import ScaleAnswer
-from m3score.calibration.evaluate import evaluate_drawn, held_out
-
-LADDER = (1, 9, 36, 144, 576)
+from m3score.calibration.evaluate import evaluate_drawn, evaluate_task, held_out
+from m3score.calibration.gather import labels_of
+from m3score.calibration.scoreboard import FIGURES
+from m3score.calibration.task_data import load_own
+from m3score.cli.main import app
+from m3score.tables import read_table, read_traces
+from tests.fakes import LADDER, FakeAnswerer, grey
 
 
 class Knowing:
@@ -74,3 +81,87 @@ def test_progress_is_told():
 def test_held_out_questions_are_deterministic(seed):
     one = [asked for _, asked in islice(held_out(seed), 20)]
     assert one == [asked for _, asked in islice(held_out(seed), 20)]
+
+
+# ---- benchmarks -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Five greys and what FakeAnswerer needs of each, as a file of one's own questions; one is no picture."""
+    rows = []
+    for i, level in enumerate((0, 60, 120, 180, 250)):
+        grey(level).save(tmp_path / f"{i}.png")
+        rows.append({"image": f"{i}.png", "question": "How many?", "answers": [f"{LADDER[i]} is needed"]})
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    rows.append({"image": "bad.png", "question": "How many?", "answers": ["9 is needed"]})
+    path = tmp_path / "mine.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def test_a_benchmark_is_asked_judged_and_resumed(pictures, tmp_path):
+    source = load_own(pictures, None, None)
+    model = FakeAnswerer()
+
+    def run(**more):
+        return evaluate_task(
+            source, model, tmp_path / "w", fingerprint="f" * 64, resamples=50, batch_size=2, **more
+        )
+
+    first = run(limit=3)
+    assert not first.whole and [first.score(t).value for t in LADDER] == pytest.approx(
+        [1 / 3, 2 / 3, 1, 1, 1]
+    )
+    asked = len(model.asked)
+    judged = run()
+    assert judged.whole and len(model.asked) - asked == 2  # the two that were not asked before
+    assert [judged.score(t).value for t in LADDER] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert judged.get("mean tokens", rule="first", unsolved="one").value == sum(LADDER) / 5
+    assert list(judged.failed) == [str(tmp_path / "bad.png")]
+    assert run(limit=3).figures == first.figures
+    # What was written is what calibrate takes.
+    labels = labels_of([tmp_path / "w"])
+    assert len(labels) == 5 and labels.by_truth.all() and labels.failed == 1
+
+
+def test_the_command_writes_tables_and_a_picture(pictures, tmp_path):
+    pytest.importorskip("matplotlib")
+    out, plot, traces = (tmp_path / name for name in ("r.csv", "r.png", "t.parquet"))
+    words = ["evaluate", str(pictures), "--limit", "2", "--work", str(tmp_path / "w"), "-q"]
+    result = CliRunner().invoke(
+        app, [*words, "--out", str(out), "--plot", str(plot), "--traces", str(traces)]
+    )
+    assert result.exit_code == 0, result.output
+    table = read_table(out, FIGURES)
+    assert {"score", "oracle", "solved", "mean tokens", "needed", "not monotone"} <= set(table["measure"])
+    assert table[table["measure"] == "score"]["tokens"].tolist() == list(LADDER)
+    assert Image.open(plot).width > 400 and len(read_traces(traces)) == 2 * len(LADDER)
+    shown = CliRunner().invoke(app, words)
+    assert shown.exit_code == 0 and "tokens per grid" in shown.stdout and "| 576 |" in shown.stdout
+    failing = CliRunner().invoke(app, [*words[:2], *words[4:]])
+    assert failing.exit_code == 3 and "bad.png" in failing.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ([], "name a task"),
+        (["mmvet"], "unknown task 'mmvet'; allowed: drawn, textvqa"),
+        (["drawn", "pope"], "drawn is judged by itself"),
+        (["pope", "--metric", "anls"], "--metric and --suffix are for your own questions"),
+        (["pope", "--out", "x.txt"], "must end in .md or .csv"),
+        (["drawn", "--out", "x.csv"], "must end in .md"),
+        (["egoschema"], "not on the hub; put EgoSchema.csv"),
+        (["pope", "--data-dir", "nowhere"], "no such folder"),
+    ],
+)
+def test_wrong_usage_is_one_sentence(words, error):
+    result = CliRunner().invoke(app, ["evaluate", *words])
+    assert result.exit_code == 2
+    assert error in " ".join(result.output.split()) and "Traceback" not in result.output
+
+
+def test_the_tasks_are_listed():
+    shown = CliRunner().invoke(app, ["evaluate", "--list"]).stdout
+    assert len(shown.splitlines()) == 19 and "vinoground" in shown
