@@ -122,8 +122,11 @@ def routed(predictions: np.ndarray, sufficient: np.ndarray, ladder: Sequence[int
 
 
 def priced(predictions: np.ndarray, sufficient: np.ndarray, ladder: Sequence[int], chances: Chances) -> Curve:
-    """A router's frontier when tokens have a price (prices.py): every price, from none to too much."""
-    prices = [-10.0, *np.geomspace(1e-4, 1e4, POINTS), 1e6]  # less than nothing: always the finest scale
+    """A router's frontier when tokens have a price (prices.py): every price, from none to too much.
+
+    It ends where tokens are free, which need not be the finest scale: nobody spends what buys nothing.
+    """
+    prices = [0.0, *np.geomspace(1e-4, 1e4, POINTS), 1e6]
     levels = (chances.levels(predictions, price, ladder) for price in reversed(prices))
     points = list(dict.fromkeys(outcome(level, sufficient, ladder) for level in levels))
     return Curve(np.array([tokens for tokens, _ in points]), np.array([right for _, right in points]))

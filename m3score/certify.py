@@ -11,6 +11,11 @@ the exact binomial p-value of "the true regret is above max_drop", until the fir
 The order is fixed before the data are seen, so all tests together err with probability 1 - confidence at
 most, without a correction for their number.
 
+Sequences of prices (prices.py) could be certified in the same way, and make better frontiers; they don't save
+more under a promise. Fitted to 1,664 drawn images and tried on 1,500 others, with image and question: a
+regret of 1, 2, 3 % took 314, 203, 129 tokens by margin; 307, 289, 180 by price; 330, 224, 127 by the price of
+chances that a classifier of its own learnt at every scale.
+
 What that needs: calibration regrets that are independent of each other and of the fit, and drawn as the later
 traffic will be. Questions about one image are not independent; so each calibration image counts once, with
 one of its questions, drawn by a seed before its answers are looked at. The guarantee is about the mean over

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -141,12 +142,18 @@ class Ensemble:
 
     def _leaves(self, rows: np.ndarray) -> np.ndarray:
         """(n,) sums of the values of the leaves that each row reaches; all trees walked at once."""
-        node = np.broadcast_to(self.roots, (len(rows), len(self.roots)))
-        row = np.arange(len(rows))[:, None]
-        for _ in range(self.depth):
-            goes_left = rows[row, self.feature[node]] <= self.threshold[node]
-            node = np.where(goes_left, self.left[node], self.right[node])
-        return self.value[node].sum(axis=1)
+        node = np.tile(self.roots, len(rows))
+        row = np.repeat(np.arange(len(rows)) * self.n_features, len(self.roots))
+        values, children = rows.ravel(), self._children
+        for _ in range(self.depth):  # one line and `take`: several times as fast as indices of two axes
+            goes_left = values.take(self.feature.take(node) + row) <= self.threshold.take(node)
+            node = children.take(2 * node + goes_left)
+        return self.value.take(node).reshape(len(rows), -1).sum(axis=1)
+
+    @cached_property
+    def _children(self) -> np.ndarray:
+        """int32 (2 * nodes,): right child, left child of each node in turn."""
+        return np.stack([self.right, self.left], axis=1).ravel()
 
     def _probe_rows(self, n: int = 256) -> np.ndarray:
         """(n, features) rows whose every value is a threshold of its feature or one next to it."""

@@ -273,17 +273,19 @@ def _regions(right: np.ndarray, below: np.ndarray) -> np.ndarray:
         right: bool (h, w - 1), which pixels are of one region with the one to their right.
         below: bool (h - 1, w), the same for the one below.
     """
-    index = np.arange(len(right) * below.shape[1], dtype=np.int32).reshape(len(right), -1)
-    one = np.concatenate([index[:, :-1][right], index[:-1][below]])
-    other = np.concatenate([index[:, 1:][right], index[1:][below]])
-    root = index.ravel().copy()
+    height, width = len(right), below.shape[1]
+    linked = np.zeros((2, height, width), bool)
+    linked[0, :, :-1], linked[1, :-1] = right, below
+    across, down = np.flatnonzero(linked[0]), np.flatnonzero(linked[1])
+    one, other = np.concatenate([across, down]), np.concatenate([across + 1, down + width])
+    root = np.arange(height * width)
     while len(one):  # hang the later root on the earlier, then let every pixel point at its root
         root[np.maximum(one, other)] = np.minimum(one, other)
-        while not np.array_equal(up := root[root], root):
+        while not np.array_equal(up := root.take(root), root):  # `take` is faster than an index
             root = up
-        one, other = root[one], root[other]
-        apart = one != other
-        one, other = one[apart], other[apart]
+        one, other = root.take(one), root.take(other)
+        apart = np.flatnonzero(one != other)
+        one, other = one.take(apart), other.take(apart)
     sizes = np.bincount(root)
     return sizes[sizes > 0]
 

@@ -107,7 +107,7 @@ def predict_scale(
         confidence=confidence,
         predictor=predictor,
         model=model,
-        workers=workers,
+        workers=workers if many else 1,  # to start a thread takes longer than to do it
     )
     scales = [_or_raise(result).tokens or 0 for result in stream]
     return scales if many else scales[0]
@@ -150,7 +150,7 @@ def predict_complexity(
         question if many else [question],
         max_drop=None,
         predictor=predictor,
-        workers=workers,
+        workers=workers if many else 1,
     )
     values = [_or_raise(result).complexity or 0.0 for result in stream]
     return values if many else values[0]

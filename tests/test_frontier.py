@@ -162,7 +162,9 @@ def test_priced_without_knowledge_is_random_mixing_and_with_it_leads():
     curve = priced(seeing[~half], sufficient[~half], LADDER, chances)
     least, mean = lead(curve, mixing(sufficient[~half], LADDER))
     assert least > -0.01 and mean > 0.1
-    assert (curve.tokens[0], curve.tokens[-1]) == (1, 576) and (np.diff(curve.tokens) >= 0).all()
+    assert curve.tokens[0] == 1 and (np.diff(curve.tokens) >= 0).all()
+    free = curve.tokens[-1], curve.accuracy[-1]  # free tokens are spent only where they may help
+    assert free[0] < 400 and free[1] > sufficient[~half, -1].mean() - 0.01
     by_margin = routed(seeing[~half], sufficient[~half], LADDER)
     assert curve.log_mean(1, 576) > by_margin.log_mean(1, 576)
 
