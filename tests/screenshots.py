@@ -3,7 +3,7 @@
     python tests/screenshots.py FOLDER
 
 Ranks with m3-tiny, writes FOLDER/report.html and photographs it: wide, narrow, dark, and a picture's detail.
-docs/report.png is FOLDER/report-small.png: report-wide.png with fewer colours (see `shrink`).
+docs/report.png is FOLDER/report-wide.png.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from m3score.calibration.drawn import draw
 from tests.browser import NARROW, chromium, look, open_page
@@ -58,11 +56,6 @@ def make_report(folder: Path, drawings: Path, page: Path) -> None:
     write_report(folder / "scores.csv", page, traces=traces, model=model, title="Drawn pictures")
 
 
-def shrink(picture: Path, target: Path) -> None:
-    """The same with 128 colours: a third of the bytes, and hardly another look."""
-    Image.open(picture).convert("RGB").quantize(128).save(target, optimize=True)
-
-
 def photograph(page: Path, folder: Path) -> None:
     """report-wide.png, -narrow, -dark and -detail."""
     with chromium(HIGH) as browser:
@@ -91,4 +84,3 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as drawings:
         make_report(target, Path(drawings), target / "report.html")
     photograph(target / "report.html", target)
-    shrink(target / "report-wide.png", target / "report-small.png")
