@@ -1,4 +1,4 @@
-"""Pictures of the report, from drawings and examples/ alone.
+"""Pictures of the report, from drawings alone.
 
     python tests/screenshots.py FOLDER
 
@@ -18,7 +18,6 @@ from typing import Any
 from m3score.calibration.drawn import draw
 from tests.browser import NARROW, chromium, look, open_page
 
-ROOT = Path(__file__).parent.parent
 DRAWINGS = 84
 HIGH = (1400, 1180)
 
