@@ -224,10 +224,10 @@ def needs(judged: Judged) -> str:
     """How many tokens the data set needs, in one line."""
     low, high = judged.needed_between
     best = judged.best
-    top = _share(judged.score(best).value)
+    top, unit = _share(judged.score(best).value), "token" if judged.needed == 1 else "tokens"
     said = (
-        f"{judged.task.title} needs {judged.needed} tokens per grid (95% interval {low} to {high}): the "
-        f"fewest whose score is within 1 point of the best scale's ({best} tokens, {top}%)."
+        f"{judged.task.title} needs {judged.needed} {unit} per grid (95% interval {low} to {high}): the "
+        f"fewest whose score is within 1 point of the best scale's (at {best}: {top}%)."
     )
     if judged.get("corrected", tokens=best).low <= 0:
         said += " But no scale is surely better than luck, so this says nothing about the data set."
@@ -340,6 +340,8 @@ def _panel(axes: Any, judged: Judged) -> None:
         )
         if paper.oracle_accuracy is not None:
             axes.plot([paper.oracle_tokens], [paper.oracle_accuracy], "*", ms=11, color="0.5")
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(0.0, low), max(high, 5.0))
     axes.set_xscale("log", subs=[])
     axes.set_xticks(judged.ladder, [str(tokens) for tokens in judged.ladder])
     axes.minorticks_off()

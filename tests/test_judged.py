@@ -165,7 +165,7 @@ def test_the_fewest_tokens_within_a_point() -> None:
     coarse = [["a" if i < 199 else "x", "a", "a"] for i in range(200)]
     judged = judged_of(TASK, [[plain("a")] for _ in coarse], [[one] for one in coarse])
     assert judged.needed == 1 and judged.best == 9
-    assert needs(judged).startswith("Mine needs 1 tokens per grid (95% interval 1 to 9)")
+    assert needs(judged).startswith("Mine needs 1 token per grid (95% interval 1 to 9)")
     worse = [["a" if i < 190 else "x", "a", "a"] for i in range(200)]
     assert judged_of(TASK, [[plain("a")] for _ in worse], [[one] for one in worse]).needed == 9
 
