@@ -17,7 +17,7 @@ COLUMNS = {
 
 
 def map_features(features: datasets.Features) -> datasets.Features:
-    """The features of a data set after `map(m3score.map_batch, batched=True)`, to be given to it as `features`.
+    """Features of a data set after `map(m3score.map_batch, batched=True)`, to be given to it as `features`.
 
     Without them `datasets` takes each column's type from the first batch, which fails where no image of that
     batch can be read and a later one can.
