@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from m3score.answers import LadderAnswerer
-from m3score.calibration.sources import Item, Source, key_of
+from m3score.calibration.sources import Drawn, Item, Source, VariedDrawings, key_of
 from m3score.errors import M3ScoreError
 from m3score.features import FEATURE_VERSION, IMAGE_FEATURES, image_features
 from m3score.images import ImageSource
@@ -124,7 +124,7 @@ def collect(
     """
     if feature_set not in FEATURE_SETS:
         raise M3ScoreError(f"unknown feature set {feature_set!r}; allowed: {', '.join(FEATURE_SETS)}.")
-    if source.count() is None and limit is None:
+    if limit is None and isinstance(source, Drawn | VariedDrawings):
         raise M3ScoreError("drawn images have no end: --limit has to say how many.")
     if feature_set == "vision" and not hasattr(answerer, "vision_features"):
         raise M3ScoreError(f"--features vision needs a model with vision features; {answerer.name} has none.")

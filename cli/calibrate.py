@@ -86,19 +86,9 @@ def calibrate(
     split: Annotated[
         str | None, typer.Option("--split", help="Split of a data set.", rich_help_panel=LABELS)
     ] = None,
-    image_column: Annotated[
-        str, typer.Option("--image-column", help="Of a data set.", rich_help_panel=LABELS)
-    ] = "image",
-    question_column: Annotated[
-        str | None,
-        typer.Option("--question-column", help="Of a data set.", show_default="question, if there is one",
-                     rich_help_panel=LABELS),
-    ] = None,
-    answers_column: Annotated[
-        str | None,
-        typer.Option("--answers-column", help="Of a data set.", show_default="answers or answer",
-                     rich_help_panel=LABELS),
-    ] = None,
+    image_column: options.ImageColumn = None,
+    question_column: options.QuestionColumn = None,
+    answers_column: options.AnswersColumn = None,
     features: Annotated[
         options.Features,
         typer.Option("--features", help="From the pixels, or from the model's own vision tower."),

@@ -71,9 +71,9 @@ def _repeat(advance: Callable[[], None], times: int) -> None:
         advance()
 
 
-def _count(source: Source, limit: int | None) -> int:
+def _count(source: Source, limit: int | None) -> int | None:
     total = source.count()
-    return min(x for x in (total, limit) if x is not None)
+    return limit if total is None else min(total, limit or total)
 
 
 def say_collected(folders: list[Path], console: Console) -> None:

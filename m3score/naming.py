@@ -43,7 +43,7 @@ class _Seen:
     """A set of texts by their hashes: an open-addressing table, a seventh of the size of Python's own set."""
 
     def __init__(self) -> None:
-        self._slots = array("Q", bytes(8 * 1024))
+        self._slots = array("Q", [0]) * 1024
         self._count = 0
 
     def add(self, text: str) -> bool:
@@ -52,7 +52,7 @@ class _Seen:
             return False
         self._count += 1
         if self._count > 0.75 * len(self._slots):
-            old, self._slots = self._slots, array("Q", bytes(16 * len(self._slots)))
+            old, self._slots = self._slots, array("Q", [0]) * (2 * len(self._slots))
             for value in filter(None, old):
                 self._insert(value)
         return True

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from m3score.answers import LadderAnswerer
 from m3score.columns import SCORES, conform
 from m3score.errors import M3ScoreError
-from m3score.finding import FoundImage, PathLike, find_images
+from m3score.finding import FoundImage, PathLike, Source, find_images
 from m3score.formats import format_for
 from m3score.isolation import Decoder
 from m3score.limits import Limits
@@ -153,7 +153,7 @@ def images_at_once(model: LadderAnswerer, batch_size: int | Literal["auto"] = "a
 
 
 def rank(
-    paths: PathLike | Iterable[PathLike],
+    paths: Source | Iterable[Source],
     *,
     model: str | LadderAnswerer = "m3-tiny",
     questions: Questions = None,
@@ -169,7 +169,8 @@ def rank(
     """Rank images by how many visual tokens the model needs, most complex first.
 
     Args:
-        paths: folders, files, glob patterns, or "-" for a list on stdin; see find_images.
+        paths: folders, files, glob patterns, tar shards, parquet files, URLs, "-" for a list on stdin, or a
+            DataSet (m3score.data_sets); see find_images.
         model: a loaded model, or what load_model takes: a name, a hub id, a folder.
         questions: what to ask; see Questions and QuestionBook. Default: the probe panel.
         rule, sufficiency, batch_size, max_new_tokens, limits: as in rank_stream.

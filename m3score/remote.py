@@ -19,6 +19,7 @@ from typing import IO, Any, cast
 
 from m3score.errors import M3ScoreError, MissingExtraError
 from m3score.found import MAX_BYTES, FoundImage, ToFetch, too_large
+from m3score.images import image_suffixes
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _AT_ONCE = 16
@@ -99,7 +100,7 @@ def remote_files(url: str, keep: Callable[[str], bool]) -> Iterator[RemoteFile]:
                     yield file(match, posixpath.basename(match))
             if not matches:
                 raise M3ScoreError("nothing matches this pattern")
-        elif _may_be_folder(url, keep) and system.isdir(path):
+        elif _may_be_folder(url) and system.isdir(path):
             for folder, below, names in system.walk(path):
                 below.sort()  # walk goes on in this order, where the file system lets us say so
                 for name in sorted(names):
@@ -171,10 +172,11 @@ def _held(waiting: Iterable[FoundImage | Future[FoundImage]]) -> int:
     return sum(len(item.content or b"") for item in here)
 
 
-def _may_be_folder(url: str, is_image: Callable[[str], bool]) -> bool:
-    """Whether to ask: web servers answer the question with the file itself."""
-    web = url.lower().startswith(("http://", "https://"))
-    return url.endswith("/") or not (web or is_image(url.partition("::")[0]))
+def _may_be_folder(url: str) -> bool:
+    """Whether to ask: it costs a request, and web servers answer with the file itself."""
+    first = url.partition("::")[0].lower()
+    file = first.startswith(("http://", "https://")) or posixpath.splitext(first)[1] in image_suffixes()
+    return first.endswith("/") or not file
 
 
 def _read(url: str) -> bytes:

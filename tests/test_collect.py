@@ -128,7 +128,7 @@ def test_a_data_set_on_disk(saved: Path, tmp_path: Path):
 
 def test_data_set_columns_and_splits_are_checked(saved: Path, tmp_path: Path):
     with pytest.raises(M3ScoreError, match=r"no column 'image'.*picture, question, answers"):
-        find_source(str(saved))
+        find_source(str(saved), image="image")
     with pytest.raises(M3ScoreError, match="no splits"):
         find_source(str(saved), image="picture", split="train")
     one = datasets.load_from_disk(str(saved))
