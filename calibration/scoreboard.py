@@ -237,10 +237,8 @@ def needs(judged: Judged) -> str:
 def _by_category(judged: Judged) -> list[str]:
     finest = judged.ladder[-1]
     found = [f for f in judged.figures if f.category is not None and f.tokens == finest]
-    if not found:
-        return []
     parts = ", ".join(f"{figure.category} {_share(figure.value)}%" for figure in found)
-    return [f"By category at {finest} tokens: {parts}."]
+    return [f"By category at {finest} tokens: {parts}."] if found else []
 
 
 def _share(value: float) -> str:

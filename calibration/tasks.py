@@ -112,7 +112,9 @@ def _task(name: str, entry: Mapping[str, Any]) -> Task:
     unknown = set(entry) - {field.name for field in fields(Task)}
     if unknown:
         raise M3ScoreError(f"task {name}: unknown field {', '.join(sorted(unknown))}.")
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()}
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
+    }
     if isinstance(values.get("file"), str):
         values["file"] = (values["file"],)
     return Task(name=name, **values)
