@@ -7,6 +7,7 @@ What the model sees of a file, and why:
 
 - EXIF orientation is applied: an image is judged the way people see it.
 - Animated files give their first frame, multi-page files their first page.
+- A video is a grid of six of its frames: see video.py.
 - Transparency is dropped, not blended, as the M3 authors do with `convert("RGB")`.
 - Colour profiles are ignored, as the authors do; CMYK, palette, LAB and the like are Pillow's conversion.
 - 16-bit grey is scaled to 8 bits (Pillow alone would clip almost everything to white). 32-bit integers and
@@ -31,6 +32,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from m3score.errors import M3ScoreError
 from m3score.files import check_bytes, open_regular, printable, system_error, why_not_a_file
 from m3score.limits import MAX_BYTES, MAX_PIXELS
+from m3score.video import VIDEO_SUFFIXES, looks_like_video, video_grid, video_suffixes
 
 __all__ = [
     "ImageSource",
@@ -80,9 +82,10 @@ def _raster_formats() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1)
 def image_suffixes() -> frozenset[str]:
-    """Lower-case suffixes (".jpg", ".webp", ...) of every raster format that Pillow reads here."""
+    """Lower-case suffixes (".jpg", ".webp", ".mp4", ...) of every format that can be opened here."""
     formats = {*_raster_formats(), "MPO"}  # MPO is opened by way of JPEG
-    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in formats)
+    raster = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
+    return frozenset(raster) | video_suffixes()
 
 
 def open_image(
@@ -147,9 +150,16 @@ def _open(
 def _decode(
     file: IO[bytes], name: str, max_pixels: int, side: int | None
 ) -> tuple[Image.Image, tuple[int, int]]:
+    if looks_like_video(file.read(16)):
+        file.seek(0)
+        grid = video_grid(file, name, max_pixels=max_pixels)
+        return grid, grid.size
+    file.seek(0)
     try:
         image = Image.open(file, formats=_raster_formats())
     except Exception as error:  # plugins raise whatever their parsing ran into: struct.error, KeyError, ...
+        if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and isinstance(error, UnidentifiedImageError):
+            raise M3ScoreError(f"{name}: not a video that can be read") from None
         raise M3ScoreError(f"{name}: {_explain(error, max_pixels)}") from None
     with image:
         return _to_rgb(image, name, max_pixels, side)
