@@ -89,6 +89,8 @@ def predict(
         "--question": question,
         "--max-drop": max_drop,
         "--confidence": confidence,
+        "--max-pixels": max_pixels,
+        "--max-bytes": max_bytes,
     }
     how = {
         "max_drop": max_drop,
@@ -176,6 +178,8 @@ def rank_by_predictor(
         "command": "rank --scorer predictor",
         "--predictor": predictor_digest(predictor),
         "--question": question,
+        "--max-pixels": (limits or Limits()).max_pixels,
+        "--max-bytes": (limits or Limits()).max_bytes,
     }
 
     def row(prediction: Prediction) -> dict[str, Any]:

@@ -195,6 +195,8 @@ def rank(
             "--max-new-tokens": max_new_tokens,
             "--answers": answers,
             "--traces": traces is not None,
+            "--max-pixels": max_pixels,
+            "--max-bytes": max_bytes,
         }
         journal = open_journal(out, depends_on, overwrite=overwrite)
         block = BLOCK_BATCHES * images_at_once(answerer, batch_size or "auto")

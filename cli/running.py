@@ -94,6 +94,11 @@ class Run:
         Raises:
             M3ScoreError: the journal or a table cannot be written; what is done is kept.
         """
+        from m3score.tables import remove_leftovers
+
+        for path in (target.out, target.traces):
+            if path is not None and not self.journal.anonymous:  # the lock is held: nobody is writing there
+                remove_leftovers(path)
         if self.journal.rows:
             place = "" if self.journal.path is None else f" ({plain(self.journal.path)})"
             self.console.print(f"Going on where an earlier run stopped: {self.journal.rows:,} rows{place}.")

@@ -21,6 +21,8 @@ from m3score.identity import digest_of, has_changed, is_same, key_of
 from m3score.journal import Journal, Record
 
 HASHERS = 2
+PASSING = ("the model failed", "took longer than", "the process that worked on it died")
+"""Errors, or parts of them, that may be gone when a run goes on: such inputs are done again."""
 _NOT_YET = -1
 _Waiting = tuple[int, FoundImage, dict[str, Any], "Future[str | None]"]
 
@@ -104,7 +106,10 @@ class Collector:
 
     def _earlier(self, key: Mapping[str, Any]) -> int | None:
         for place, record in self.journal.earlier(key["path"]):
-            if is_same(key, record.key, failed=record.row.get("complexity") is None):
+            error = record.row.get("error")
+            if error and any(reason in error for reason in PASSING):
+                continue
+            if is_same(key, record.key, failed=error is not None):
                 return place
         return None
 

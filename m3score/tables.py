@@ -4,10 +4,12 @@ and parquet formats in formats.py, and a file of questions is read by questions.
 
 from __future__ import annotations
 
+import glob
 import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -45,6 +47,7 @@ __all__ = [
     "read_scores",
     "read_table",
     "read_traces",
+    "remove_leftovers",
     "score_columns",
     "write_atomically",
     "write_rows",
@@ -170,6 +173,15 @@ def write_atomically(
             Path(temporary).unlink(missing_ok=True)
     except OSError as error:
         raise M3ScoreError(f"{printable(str(path))}: cannot write ({error.strerror or error}).") from error
+
+
+def remove_leftovers(path: PathLike) -> None:
+    """Remove what a killed process left of a table that it was writing to `path`."""
+    folder, name = os.path.split(os.path.realpath(path))
+    with suppress(OSError):
+        for temporary in Path(folder).glob(f".{glob.escape(name[:200])}.*.tmp"):
+            if temporary.name[len(name[:200]) + 2 : -4].isdigit():
+                temporary.unlink()
 
 
 def read_table(path: PathLike, kind: TableKind, *, format: str | None = None) -> pd.DataFrame:

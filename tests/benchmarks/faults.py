@@ -54,7 +54,9 @@ def main() -> int:
                 _kill_after(moments[-1], _command(folder, home))
                 rows.append(max(0, records(home / "s.csv") - 1))
             if not (home / "s.csv").exists() or (home / ".s.csv.journal").exists():
-                run(*_command(folder, home))
+                code, said = run(*_command(folder, home))
+                if code != 3:
+                    raise SystemExit(f"the last run failed ({code}): {said}")
             same = _tables(home) == whole
             same = same and sorted(os.listdir(home)) == ["s.csv", "t.csv"]
             done, wrong = done + len(moments), wrong + (not same)

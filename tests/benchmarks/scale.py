@@ -3,8 +3,8 @@
     python tests/benchmarks/scale.py [--images 100000] [--predictor FILE]
 
 Draws small pictures, runs `m3score rank --scorer predictor` over a tenth of them and over all, kills a third
-run half-way and resumes it. The bars: peak memory of all within 15% of that of a tenth; images per second of the
-last tenth within 10% of the first; what half the inputs take to be skipped is under 5% of the full run's time.
+run half-way and resumes it. The bars: peak memory of all within 15% of that of a tenth; images per second of
+the last tenth within 10% of the first; to skip half the inputs takes under 5% of the full run's time.
 """
 
 from __future__ import annotations
