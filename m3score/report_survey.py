@@ -177,7 +177,8 @@ class _Counting:
 
     def _sample(self) -> list[Row]:
         chosen: dict[int, Row] = {-number: row for _, number, row in [*self.simplest, *self.hardest]}
-        chosen |= dict(self.odd.items)
+        others = [item for item in self.odd.items if item[0] not in chosen]
+        chosen |= dict(others[: max(0, self.pictures - len(chosen))])
         left, draw = max(0, self.pictures - len(chosen)), random.Random(f"{self.seed}/shares")
         pools = [[item for item in r.items if item[0] not in chosen] for r in self.strata.values()]
         for pool in sorted(pools, key=len):  # small strata leave their share to the large ones
