@@ -1,6 +1,7 @@
 """The scikit-learn estimator behind a predictor: cheap features in, ln(required tokens) out.
 
-Imports scikit-learn, so only what fits imports this; a fitted one is exported by ensemble.py.
+Imports scikit-learn, so only what fits imports this; a fitted one is exported by ensemble.py. Tried with
+scikit-learn 1.6.0 and 1.9.1: what either has fitted predicts the same without both.
 
 Unsolved questions (no scale of the ladder was sufficient) are right-censored: what they need lies somewhere
 above ln(finest), nobody knows where. They are neither 1 token nor the finest scale, so `fit` takes them by a
