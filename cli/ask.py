@@ -25,8 +25,17 @@ m3score ask photo.jpg "How many dogs are there?" --all --answer 3"""
 
 
 def ask(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image file.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image or a video.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="Asked word for word.")],
+    frames: Annotated[
+        int | None,
+        typer.Option(
+            "--frames",
+            min=1,
+            help="IMAGE is a video: a grid of tokens for each of so many frames.",
+            show_default="six frames as one picture",
+        ),
+    ] = None,
     tokens: Annotated[
         int | None,
         typer.Option(
@@ -65,19 +74,20 @@ def ask(
     if metric and not answer:
         raise M3ScoreError("--metric needs --answer.")
     console = set_up(quiet=quiet, verbose=verbose)
-    opened = open_image(image)
+    opened = open_image(image) if frames is None else None
     answerer = load(model, device=device, dtype=dtype, quantize=quantize, revision=revision, console=console)
+    looked: Any = opened if frames is None else answerer.encode_frames(image, frames)
     if tokens is not None and tokens not in answerer.ladder:
         scales = ", ".join(map(str, answerer.ladder))
         raise M3ScoreError(f"--tokens {tokens} is no scale of {model}; it has {scales}.")
     if not every:
-        typer.echo(answerer.answer(opened, question, tokens, max_new_tokens=max_new_tokens))
+        typer.echo(answerer.answer(looked, question, tokens, max_new_tokens=max_new_tokens))
         return
     from m3score.traces import trace
 
     references = [[answer]] if answer else None
     rows = trace(
-        answerer, [opened], [[question]], references, metric, ids=[image], max_new_tokens=max_new_tokens
+        answerer, [looked], [[question]], references, metric, ids=[image], max_new_tokens=max_new_tokens
     )
     if as_json:
         for row in rows:

@@ -7,6 +7,7 @@ number of visual tokens ("Matryoshka Multimodal Models", arXiv 2405.17430, secti
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -20,9 +21,10 @@ from m3score.errors import M3ScoreError
 from m3score.images import ImageSource, open_image
 from m3score.ladder import Size, count_visual_tokens, join_tiles, pool
 from m3score.memory import MemoryGuard
-from m3score.preprocess import Tiles, best_canvas, preprocess
+from m3score.preprocess import Tiles, best_canvas, preprocess, preprocess_frames
 from m3score.profiling import stage
 from m3score.settings import M3Settings
+from m3score.video import FRAMES, open_frames
 from m3score.vision_features import vision_feature_names, vision_statistics
 
 _TILES_AT_ONCE = 32
@@ -98,6 +100,16 @@ class Embedder:
         encoded = dict(zip(pending, done, strict=True))
         return [encoded.get(i, image) for i, image in enumerate(images)]
 
+    def encode_frames(self, video: str | os.PathLike[str], frames: int = FRAMES) -> EncodedImage:
+        """Encode a video with one grid of visual tokens per frame (`encode` makes one picture of them).
+
+        Args:
+            video: a file.
+            frames: how many, sampled evenly. Each costs as many visual tokens as a single-grid image.
+        """
+        pictures = open_frames(video, frames)
+        return self.encode(preprocess_frames(pictures, self.settings))
+
     def _images_at_once(self) -> int:
         return max(1, _TILES_AT_ONCE // self.most_tiles())
 
@@ -159,14 +171,18 @@ class Embedder:
 
     def visual_token_count(self, encoded: EncodedImage, tokens: int | None = None) -> int:
         """How many rows `visual_tokens` has."""
-        return count_visual_tokens(
+        frames = len(encoded.features) if encoded.tiles is None else 1
+        return frames * count_visual_tokens(
             self._scale(tokens), self.settings.grid, encoded.size, encoded.tiles, self.settings.merge
         )
 
     def most_visual_tokens(self, image: Any) -> int:
         """`visual_token_count` at the finest scale, before encoding; 0 where a picture must be opened."""
-        if isinstance(image, (EncodedImage, Tiles)):
-            return count_visual_tokens(
+        if isinstance(image, EncodedImage):
+            return self.visual_token_count(image, self.ladder[-1])
+        if isinstance(image, Tiles):
+            frames = len(image.pixel_values) if image.tiles is None else 1
+            return frames * count_visual_tokens(
                 self.ladder[-1], self.settings.grid, image.size, image.tiles, self.settings.merge
             )
         if self.settings.image_aspect_ratio != "anyres" or not isinstance(image, Image.Image):

@@ -37,7 +37,7 @@ class Tiles:
     size: Size
     """(width, height) of the original image in pixels."""
     tiles: Size | None
-    """(columns, rows) of tiles beside the overview; None for a single-grid image."""
+    """(columns, rows) of tiles beside the overview; None for a single-grid image, or one grid per frame."""
 
 
 def preprocess(image: Image.Image, settings: M3Settings) -> Tiles:
@@ -58,6 +58,15 @@ def preprocess(image: Image.Image, settings: M3Settings) -> Tiles:
     else:
         picture = _resize_and_crop(image, settings.image_size)
     return Tiles(_normalise([picture], settings), image.size, None)
+
+
+def preprocess_frames(frames: Sequence[Image.Image], settings: M3Settings) -> Tiles:
+    """Several RGB pictures as one input with a grid for each, such as frames of a video, in their order.
+
+    A model of several tiles gets its overview tile of each.
+    """
+    parts = [preprocess(frame, settings).pixel_values[:1] for frame in frames]
+    return Tiles(np.concatenate(parts), frames[0].size, None)
 
 
 def best_canvas(image: Size, canvases: Sequence[Size]) -> Size:

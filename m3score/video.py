@@ -10,6 +10,7 @@ Frames are chosen by time, so a variable frame rate does not matter; they are tu
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from fractions import Fraction
 from importlib.util import find_spec
@@ -18,6 +19,8 @@ from typing import IO, Any
 from PIL import Image
 
 from m3score.errors import M3ScoreError, MissingExtraError
+from m3score.files import open_regular, printable
+from m3score.limits import MAX_PIXELS
 
 FRAMES = 6
 """Frames of a video, as in the M3 paper."""
@@ -64,6 +67,12 @@ def looks_like_video(beginning: bytes) -> bool:
 def video_grid(file: IO[bytes], name: str, *, max_pixels: int, frames: int = FRAMES) -> Image.Image:
     """A video's frames as one picture, mode RGB; the arguments are those of `video_frames`."""
     return arrange(video_frames(file, name, max_pixels=max_pixels, frames=frames))
+
+
+def open_frames(path: str | os.PathLike[str], frames: int = FRAMES) -> list[Image.Image]:
+    """`video_frames` of a file."""
+    with open_regular(path) as file:
+        return video_frames(file, printable(path), max_pixels=MAX_PIXELS, frames=frames)
 
 
 def arrange(frames: Sequence[Image.Image]) -> Image.Image:

@@ -161,3 +161,19 @@ def test_pictures_are_no_videos(name: str, tmp_path: Path) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / name)
     assert not looks_like_video((tmp_path / name).read_bytes()[:16])
     assert open_image(tmp_path / name).size == (32, 32)
+
+
+def test_a_grid_of_tokens_per_frame(tmp_path: Path) -> None:
+    model = m3score.load_model("m3-tiny", device="cpu")
+    clip = write_video(tmp_path / "a.mp4", range(30))
+    encoded = model.encode_frames(clip, 3)
+    assert [model.visual_token_count(encoded, tokens) for tokens in (1, 9)] == [3, 27]
+    assert model.visual_tokens(encoded, 9).shape[0] == 27
+    with clip.open("rb") as file:
+        second = video_frames(file, "a.mp4", max_pixels=10**8, frames=3)[1]
+    np.testing.assert_allclose(
+        model.visual_tokens(encoded, 1)[1].numpy(),
+        model.visual_tokens(model.encode(second), 1)[0].numpy(),
+        atol=1e-4,
+    )
+    assert isinstance(model.answer(encoded, "What color is at the middle?", 9), str)
