@@ -145,7 +145,8 @@ def as_digits(maps: Sequence[DetailMap | None]) -> list[dict[str, Any] | None]:
     """
     values = [loss.ravel() for one in maps if one for loss in one.loss.values()]
     low, high = np.quantile(np.concatenate(values), (0.1, 0.995)) if values else (0.0, 1.0)
-    return [one and _digits(one, float(low), float(max(high - low, 1e-9))) for one in maps]
+    span = float(max(high - low, 1e-9))
+    return [_digits(one, float(low), span) if one else None for one in maps]
 
 
 def _digits(one: DetailMap, low: float, span: float) -> dict[str, Any]:

@@ -32,9 +32,9 @@ try:
     app(sys.argv[1:], prog_name="m3score")
 except SystemExit as end:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    told = {"exit": end.code, "seconds": time.monotonic() - begun, "processor s": used.ru_utime + used.ru_stime,
-            "peak MB": used.ru_maxrss / 1024}
-    print(json.dumps(told))
+    processor = used.ru_utime + used.ru_stime
+    told = {"exit": end.code or 0, "seconds": time.monotonic() - begun, "processor s": processor}
+    sys.stdout.write(json.dumps(told | {"peak MB": used.ru_maxrss / 1024}))
 """
 
 
