@@ -242,9 +242,12 @@ def _filled(table: pd.DataFrame, column: str, unsolved: bool) -> np.ndarray:
 
 
 def _level_column(table: pd.DataFrame) -> str:
-    for column in LEVEL_COLUMNS:
-        if column in table.columns and np.isfinite(numbers(table, column)).any():
+    there = [column for column in LEVEL_COLUMNS if column in table.columns]
+    for column in there:
+        if np.isfinite(numbers(table, column)).any():
             return column
+    if there:
+        return there[0]
     raise M3ScoreError(
         f"levels and budgets need a column with tokens ({' or '.join(LEVEL_COLUMNS)}), which this table has "
         "not: name another one (level)."
