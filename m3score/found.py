@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from m3score.formats import guard_cell
 from m3score.images import printable
 
 if TYPE_CHECKING:
@@ -42,8 +43,12 @@ class FoundImage:
 
     @property
     def shown(self) -> str:
-        """The path as text that any table can hold."""
-        return printable(self.path)
+        """The path as text that any table can hold and no spreadsheet takes for a formula.
+
+        "=cmd().png" is called "./=cmd().png": the same file, for people and for programs.
+        """
+        text = printable(self.path)
+        return f"./{text}" if guard_cell(text) != text else text
 
     @property
     def name(self) -> str:

@@ -78,8 +78,9 @@ class Crew:
             FailedThere: the function raised anything else.
             wire.WireError: an argument or a result is of a type that can't be sent.
         """
+        here = os.getcwd()  # it may have changed since the worker started
         order = wire.pack(
-            (function.__module__, function.__qualname__, arguments, self._seconds, self._memory)
+            (function.__module__, function.__qualname__, arguments, here, self._seconds, self._memory)
         )
         worker = _pool.borrow()
         try:
@@ -126,12 +127,11 @@ class _Worker:
         orders, answers = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stdout)
         room = False
         try:
-            self._wait(seconds)
-            if self.start_up is None:
+            if self.start_up is None:  # not the picture's fault, however long it takes
                 wire.receive(answers, 0)
                 self.begun = time.monotonic()
                 self.start_up = self.begun - self.started
-                self._wait(seconds)
+            self._wait(seconds)
             wire.send(orders, order)
             kind, value = wire.receive(answers, memory)
             if kind == "large":

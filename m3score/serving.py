@@ -35,9 +35,11 @@ def serve() -> None:
     wire.send(answers, wire.pack("ready"))
     while True:
         try:
-            module, name, arguments, seconds, memory = wire.receive(orders, _ANY_SIZE)
+            module, name, arguments, folder, seconds, memory = wire.receive(orders, _ANY_SIZE)
         except EOFError:
             return
+        if folder != os.getcwd():
+            os.chdir(folder)
         _limit_memory(memory)
         _limit_time(seconds)
         _take_turns(orders, answers, seconds)
