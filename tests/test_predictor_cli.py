@@ -147,7 +147,8 @@ def test_predict_gives_a_row_per_input(predictor: Path, pictures: Path, tmp_path
 
 def test_nothing_certified_is_said(predictor: Path, pictures: Path) -> None:
     done = run("predict", pictures, "--predictor", predictor)
-    assert done.exit_code == 0 and "Nothing certified" in done.stderr and "at least 149" in done.stderr
+    assert done.exit_code == 0, done.stdout
+    assert "Nothing certified" in done.stderr and "at least 149" in done.stderr
 
 
 def test_rank_by_predictor(predictor: Path, pictures: Path) -> None:
