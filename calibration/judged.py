@@ -152,6 +152,7 @@ class _Table:
         self.ladder = tuple(sorted(int(tokens) for tokens in rows["tokens"].unique()))
         self.model = str(rows["model"].iloc[0])
         said: dict[tuple[str, int], dict[int, Any]] = {}
+        row: Any  # typed as a tuple of anything otherwise
         for row in rows.itertuples(index=False):
             said.setdefault((row.image, int(row.question_id)), {})[int(row.tokens)] = row
         held: list[tuple[str, Asked, list[Any]]] = []

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from m3score.cli import options
 from m3score.cli.console import load, plain, set_up
@@ -98,6 +96,9 @@ def ask(
 
 def _show(rows: Sequence[TraceRow], references: Sequence[str]) -> None:
     """A column per scale, finest first; a tick where the answer is right (or that of the finest scale)."""
+    from rich.console import Console
+    from rich.table import Table
+
     finest_first = sorted(rows, key=lambda row: -row.tokens)
     table = Table(
         title=plain(finest_first[0].question), title_justify="left", title_style="bold", show_lines=True

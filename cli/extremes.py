@@ -43,6 +43,6 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def _tokens(row: Mapping[str, Any]) -> str:
     """What it needs, where that is known: a predictor knows its own guess only."""
     for column in ("required_tokens", "predicted_tokens"):
-        if not absent(value := row.get(column)):
+        if (value := row.get(column)) is not None and not absent(value):
             return f"{int(value)} token{'' if value == 1 else 's'}"
     return "unsolved" if row.get("solved") is False else ""

@@ -6,15 +6,15 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from m3score.cli.console import plain
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 EPILOG = """Examples:
 
@@ -52,6 +52,8 @@ def collect() -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
+    from importlib import metadata
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -104,6 +106,9 @@ def _environment() -> dict[str, str]:
 
 
 def _show(facts: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
     grid.add_column(overflow="fold")

@@ -96,8 +96,8 @@ def data_set(name: str, rows: list[dict[str, Any]]) -> datasets.Dataset:
     grays = [cell(grey(20 * i)) for i in range(len(rows))]
     if name == "seed":
         kind = datasets.List(datasets.Image())
-        return table.add_column(task.image, [[g, g, g] for g in grays], feature=kind)  # type: ignore[call-arg]
-    return table.add_column(task.image, grays, feature=datasets.Image())  # type: ignore[call-arg]
+        return table.add_column(task.image, [[g, g, g] for g in grays], feature=kind)
+    return table.add_column(task.image, grays, feature=datasets.Image())
 
 
 def asked(source: TaskSource) -> list[tuple[str, tuple[str, ...], int]]:
@@ -142,7 +142,7 @@ def test_mmmu_about_several_images_and_rows_without_reference_are_left_out(tmp_p
     rows, _ = CASES["mmmu"]
     table = data_set("mmmu", [*rows, {**rows[0], "answer": None}])
     second = [None, cell(grey(3)), None]
-    table.add_column("image_2", second, feature=datasets.Image()).save_to_disk(str(tmp_path))  # type: ignore[call-arg]
+    table.add_column("image_2", second, feature=datasets.Image()).save_to_disk(str(tmp_path))
     source = load_task(find_task("mmmu"), tmp_path)
     assert source.count() == 1 and source.left_out == {"several images": 1, "no reference answer": 1}
 
@@ -183,10 +183,12 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_unanswerable_questions_may_be_left_out(tmp_path: Path) -> None:
     held = Task("mine", "Mine", "vqa_accuracy", hub="-", answers="answers", unanswerable="leave out")
-    datasets.Dataset.from_list([
+    questions = [
         {"question": "One?", "answers": ["unanswerable"] * 6 + ["can"] * 4},
         {"question": "Two?", "answers": ["unanswerable"] * 5 + ["can"] * 5},
-    ]).add_column("image", [cell(grey(0))] * 2, feature=datasets.Image()).save_to_disk(str(tmp_path))  # type: ignore[call-arg]  # fmt: skip
+    ]
+    table = datasets.Dataset.from_list(questions)
+    table.add_column("image", [cell(grey(0))] * 2, feature=datasets.Image()).save_to_disk(str(tmp_path))
     source = load_task(held, tmp_path)
     assert [question for question, _, _ in asked(source)] == ["Two?"]
     assert source.left_out == {"unanswerable": 1}
@@ -262,7 +264,7 @@ def test_vinoground_is_two_sheets(tmp_path: Path) -> None:
 
 
 def test_own_questions(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"image": "a.png", "question": "How many?", "answers": ["3"]},
         {"image": "a.png", "question": "Which?", "answers": ["B"], "options": OPTIONS},
         {"image": "a.png", "question": "Is it a bee or an ant?", "answers": ["ant"], "options": OPTIONS},

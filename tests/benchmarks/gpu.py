@@ -23,14 +23,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
-from ladder import NEXT, QUESTIONS, SHORT, measure, pictures, report, say, works
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
 
 from m3score import load_model
 from m3score.model import M3Model
+from tests.benchmarks.ladder import NEXT, QUESTIONS, SHORT, measure, pictures, report, say, works
 
 PAPER_MS = {576: 58.1, 144: 19.5, 36: 18.0, 9: 17.7, 1: 17.6}
 """Prefill on a V100 by the roofline model, batch 1 (Cai et al. 2024, Table 9)."""
