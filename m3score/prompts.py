@@ -115,7 +115,10 @@ def _token_bytes(token: str) -> bytes:
 
 
 def training_example(
-    conversations: Sequence[Mapping[str, str]], tokenizer: Any, conversation: str = "vicuna_v1"
+    conversations: Sequence[Mapping[str, str]],
+    tokenizer: Any,
+    conversation: str = "vicuna_v1",
+    n_images: int = 1,
 ) -> tuple[list[int], list[int]]:
     """Token ids and labels of a conversation, for training or for scoring given answers.
 
@@ -125,13 +128,14 @@ def training_example(
             any, the image goes to the front of the first message.
         tokenizer: the model's.
         conversation: the name of the template.
+        n_images: how many images it is about; 0 for text alone.
 
     Returns:
         (ids, labels), equally long, an image being one entry. Labels are the ids where an answer (its end
         token included) is predicted, else NOT_SUPERVISED.
     """
     template = CONVERSATIONS[conversation]
-    turns = _turns(conversations)
+    turns = _turns(conversations, n_images)
     ids = tokenize(template.prompt(turns), tokenizer)
     labels = [NOT_SUPERVISED] * len(ids)
     for index, (question, _) in enumerate(turns):
@@ -151,7 +155,7 @@ def expand_labels(ids: Sequence[int], labels: Sequence[int], visual_tokens: Sequ
     return expanded
 
 
-def _turns(conversations: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
+def _turns(conversations: Sequence[Mapping[str, str]], n_images: int) -> list[tuple[str, str]]:
     speakers = [message.get("from") for message in conversations]
     if not speakers or speakers != ["human", "gpt"] * (len(speakers) // 2):
         raise M3ScoreError(
@@ -159,7 +163,7 @@ def _turns(conversations: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
         )
     texts = [_tags_to_the_front(message["value"]) for message in conversations]
     if not any(IMAGE_TAG in text for text in texts):
-        texts[0] = f"{IMAGE_TAG}\n{texts[0]}"
+        texts[0] = f"{IMAGE_TAG}\n" * n_images + texts[0]
     return list(zip(texts[::2], texts[1::2], strict=True))
 
 
