@@ -106,7 +106,7 @@ class Run:
             try:
                 self._work(found, stream, keep, verb)
             except BaseException:
-                if self.collector.made and not self.journal.broken:
+                if self.made and not self.journal.broken:
                     with suppress(M3ScoreError):  # the first error is the one to tell
                         self._write(target)
                 raise
@@ -114,11 +114,28 @@ class Run:
             with stage("write"):
                 tally = self._write(target)
             if not self.interrupted:
-                self.journal.remove()
+                self.forget()
             return tally
         finally:
-            self.collector.close()
-            self.journal.close()
+            self.close()
+
+    @property
+    def made(self) -> int:
+        """Inputs that this run, and no earlier one, did."""
+        return self.collector.made
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The table's rows so far, in the order of the inputs."""
+        return self.collector.rows()
+
+    def forget(self) -> None:
+        """All is done and written: no journal is needed any more."""
+        self.journal.remove()
+
+    def close(self) -> None:
+        """Release what is open."""
+        self.collector.close()
+        self.journal.close()
 
     def _work(
         self,
@@ -127,14 +144,24 @@ class Run:
         keep: Callable[[Any], None],
         verb: str,
     ) -> None:
+        self._through(self.collector, found, stream, keep, verb, self._count())
+
+    def _through(
+        self,
+        collector: Collector,
+        found: Iterator[FoundImage],
+        stream: Callable[[Iterator[FoundImage]], Any],
+        keep: Callable[[Any], None],
+        verb: str,
+        count: Callable[[], int | None] | None,
+    ) -> None:
         from m3score.cli.progress import progress
 
         begun = time.monotonic()
-        count = None if "-" in self.search.paths else self.search.count
         try:
             with progress(self.console, count, verb) as self._advance:
                 for number in range(ROUNDS):
-                    items = self.collector.changed() if number else self.collector.to_do(found)
+                    items = collector.changed() if number else collector.to_do(found)
                     with closing(stream(items)) as results:
                         for result in results:
                             keep(result)
@@ -142,7 +169,10 @@ class Run:
                                 self._advance()
         except KeyboardInterrupt:
             self.interrupted = True
-        self.seconds = time.monotonic() - begun
+        self.seconds += time.monotonic() - begun
+
+    def _count(self) -> Callable[[], int | None] | None:
+        return None if "-" in self.search.paths else self.search.count
 
     def _skipped(self, item: FoundImage) -> None:
         self._on_skip(item)
@@ -155,12 +185,12 @@ class Run:
         from m3score.tally import Tally
 
         tally = Tally(target.ladder)
-        rows = self.collector.rows()
+        rows = self.rows()
         if target.ranked:
             rows = ranked_rows(rows, folder=None if self.journal.anonymous else str(self.journal.path.parent))
         note: Any = None if self.journal.anonymous else self.journal.wrote
         write: Mapping[str, Any] = {"format": target.format, "before_rename": note}
-        if self.interrupted and not self.collector.made and note:
+        if self.interrupted and not self.made and note:
             tally.count(rows)  # nothing is new: what an earlier run left is at least as much
             return tally
         try:

@@ -88,6 +88,10 @@ class Collector:
         """All rows so far, in the order of the inputs."""
         return map(self.journal.row, self._done())
 
+    def records(self) -> Iterator[Record]:
+        """All records so far, in the order of the inputs."""
+        return map(self.journal.read, self._done())
+
     def traces(self) -> Iterator[Mapping[str, Any]]:
         """All trace rows so far, in the order of the inputs."""
         for place in self._done():
