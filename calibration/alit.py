@@ -10,10 +10,10 @@ not seen: half of them are then rebuilt with half of the tokens.
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,18 +26,17 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from m3score.alit import AlitModel, AlitSettings, as_pixels
 from m3score.calibration.drawn import draw
 
-logger = logging.getLogger(__name__)
-
 UNSEEN = 1_000_003
 """Added to the seed: the stream of drawings that the threshold and the card's figures are from."""
 
 
-def drawings(seed: int, count: int, side: int, advance: Callable[[], object] = lambda: None) -> torch.Tensor:
+def drawings(seed: int, count: int, side: int, advance: Callable[[], object] | None = None) -> torch.Tensor:
     """Drawn pictures: uint8 (count, 3, side, side)."""
     pixels = np.empty((count, 3, side, side), np.uint8)
     for index in range(count):
         pixels[index] = as_pixels(draw(seed, index).image, side)
-        advance()
+        if advance is not None:
+            advance()
     return torch.from_numpy(pixels)
 
 
@@ -79,7 +78,8 @@ def train(
     model = AlitModel(settings)
     side = settings.image_size
     drawing = bar.add_task("Drawing", total=pool) if bar else None
-    pictures = drawings(seed, pool, side + side // 4, lambda: bar and bar.advance(drawing))  # type: ignore[arg-type]
+    advance = partial(bar.advance, drawing) if bar and drawing is not None else None
+    pictures = drawings(seed, pool, side + side // 4, advance)
     task = bar.add_task("Training", total=1.0) if bar else None
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     begun, done, loss_seen = time.monotonic(), 0.0, float("nan")

@@ -14,6 +14,7 @@ TABLES = "Tables"
 OUTPUT = "Output"
 DATA_SET = "Data sets and parquet files"
 LIMITS = "Limits of one picture"
+SCORERS = "Other scorers"
 
 
 class Format(StrEnum):
@@ -40,10 +41,15 @@ class Sufficiency(StrEnum):
 
 
 class Scorer(StrEnum):
-    """What makes scores: the model itself, or a predictor of it."""
+    """What makes scores: the model itself, a predictor of it, or one of m3score.scorers.SCORERS."""
 
     model = "model"
     predictor = "predictor"
+    jpeg = "jpeg"
+    edges = "edges"
+    entropy = "entropy"
+    cat = "cat"
+    alit = "alit"
 
 
 class Features(StrEnum):
@@ -209,6 +215,44 @@ SufficiencyOption = Annotated[
         "--sufficiency",
         help="An answer suffices if it is correct, if it is consistent with the finest scale's, or (auto) "
         "correct where a reference answer is known and consistent elsewhere.",
+    ),
+]
+CatLlm = Annotated[
+    str | None,
+    typer.Option(
+        "--cat-llm",
+        metavar="NAME",
+        help="The language model that rates descriptions: a hub id or a folder.",
+        rich_help_panel=SCORERS,
+    ),
+]
+CatPrompts = Annotated[
+    str | None,
+    typer.Option(
+        "--cat-prompts",
+        metavar="FILE",
+        help="What is asked, and what ratings mean (.toml).",
+        show_default="the bundled cat.toml",
+        rich_help_panel=SCORERS,
+    ),
+]
+AlitModel = Annotated[
+    str,
+    typer.Option(
+        "--alit-model",
+        metavar="NAME",
+        help="A tokenizer: bundled, or a folder that python -m m3score.calibration.alit wrote.",
+        rich_help_panel=SCORERS,
+    ),
+]
+AlitThreshold = Annotated[
+    float | None,
+    typer.Option(
+        "--alit-threshold",
+        metavar="SHARE",
+        help="The mean error per channel, of 1, that a rebuilt image has to stay under.",
+        show_default="the tokenizer's own",
+        rich_help_panel=SCORERS,
     ),
 ]
 PredictorOption = Annotated[

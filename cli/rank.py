@@ -33,7 +33,9 @@ m3score rank "data/shard-{0000..0099}.tar" --out scores.parquet
 
 m3score rank --dataset user/pictures --split test --streaming --limit 1000 --out scores.csv
 
-m3score rank photos/ --scorer predictor --out scores.csv"""
+m3score rank photos/ --scorer predictor --out scores.csv
+
+m3score rank photos/ --scorer cat --model llava-hf/llava-1.5-7b-hf --cat-llm Qwen/Qwen2.5-7B-Instruct"""
 
 
 def rank(
@@ -64,9 +66,15 @@ def rank(
         typer.Option(
             "--scorer",
             help="model: ask it at every scale. predictor: foretell it from cheap features, much faster; "
-            "complexity is then the predicted one, and no model options apply.",
+            "complexity is then the predicted one, and no model options apply. jpeg, edges, entropy: simple "
+            "measures of pixels. cat: --model describes the image and --cat-llm rates that. alit: how many "
+            "adaptive tokens rebuild it.",
         ),
     ] = options.Scorer.model,
+    cat_llm: options.CatLlm = None,
+    cat_prompts: options.CatPrompts = None,
+    alit_model: options.AlitModel = "alit-tiny",
+    alit_threshold: options.AlitThreshold = None,
     predictor: options.PredictorOption = "m3-tiny",
     model: options.Model = "m3-tiny",
     device: options.DeviceOption = "auto",
@@ -169,6 +177,20 @@ def rank(
             )
         asked = question[0] if question else None
         rank_by_predictor(search, asked, predictor, console, out, format, overwrite=overwrite, limits=limits)
+        return
+    if scorer is not options.Scorer.model:
+        from m3score.cli.scoring import rank_by_scorer
+        from m3score.scorers import ScorerOptions
+
+        if traces is not None or questions is not None or question or profile or report or quantize:
+            raise M3ScoreError(
+                f"--scorer {scorer} allows no --question, --questions, --traces, --report, --profile and "
+                "--quantize."
+            )
+        told = ScorerOptions(
+            model, device, dtype, revision, batch_size, cat_llm, cat_prompts, alit_model, alit_threshold
+        )
+        rank_by_scorer(scorer, told, search, console, out, format, overwrite=overwrite, limits=limits)
         return
     book = _book(question, questions)
     found = search.begin()

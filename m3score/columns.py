@@ -78,7 +78,15 @@ class TableKind:
         return known or ("float" if _AGREEMENT.fullmatch(column) else "any")
 
 
-SCORES = TableKind("score table", _SCORE_KINDS, ("path", "complexity"), optional={"predicted_tokens": "int"})
+_SCORER_KINDS = {
+    "predicted_tokens": "int",
+    "caption": "text",
+    "cat_score": "float",
+    "cat_compression": "int",
+    "alit_tokens": "int",
+    "alit_error": "float",
+}
+SCORES = TableKind("score table", _SCORE_KINDS, ("path", "complexity"), optional=_SCORER_KINDS)
 PREDICTIONS = TableKind(
     "prediction table",
     {

@@ -43,8 +43,9 @@ class ScorerOptions:
 class Scorer(Protocol):
     """Scores pictures."""
 
-    columns: tuple[str, ...]
-    """That its rows have beside those of every score table."""
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """That its rows have beside those of every score table."""
 
     def identity(self) -> Mapping[str, Any]:
         """What its numbers depend on: a run goes on only where that is the same."""
@@ -59,7 +60,7 @@ class Scorer(Protocol):
 class PixelScorer:
     """A measure of baselines.BASELINES."""
 
-    columns = ()
+    columns: tuple[str, ...] = ()
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -117,6 +118,10 @@ class BatchScorer:
 
     def __init__(self, batch_size: int | None = None) -> None:
         self.batch_size = batch_size or self.BATCH
+
+    def identity(self) -> Mapping[str, Any]:
+        """See Scorer."""
+        raise NotImplementedError
 
     def score(self, images: Sequence[Any]) -> list[dict[str, Any]]:
         """Columns of each picture (RGB, upright): complexity and those of its own, or an error."""
