@@ -273,6 +273,16 @@ MaxDrop = Annotated[
         rich_help_panel=ROUTING,
     ),
 ]
+MeanTokens = Annotated[
+    float | None,
+    typer.Option(
+        "--mean-tokens",
+        metavar="T",
+        help="A budget instead of a promise: so many visual tokens per grid on the average of images like "
+        "those of the calibration, spent where they help most.",
+        rich_help_panel=ROUTING,
+    ),
+]
 Confidence = Annotated[
     float,
     typer.Option(

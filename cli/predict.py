@@ -25,7 +25,9 @@ EPILOG = """Examples:
 
 m3score predict photos/ --out scales.csv
 
-m3score predict photos/ --question "What does the sign say?" --predictor my.predictor --max-drop 0.05"""
+m3score predict photos/ --question "What does the sign say?" --predictor my.predictor --max-drop 0.05
+
+m3score predict photos/ --mean-tokens 60 --out scales.csv"""
 
 
 def predict(
@@ -39,6 +41,7 @@ def predict(
     predictor: options.PredictorOption = "m3-tiny",
     max_drop: options.MaxDrop = 0.02,
     confidence: options.Confidence = 0.95,
+    mean_tokens: options.MeanTokens = None,
     workers: options.Workers = None,
     dataset: options.DatasetOption = None,
     split: options.Split = None,
@@ -68,9 +71,12 @@ def predict(
     from m3score.predictors import predictor_digest
 
     loaded = load_predictor(predictor)
-    certificate = loaded.certificate(max_drop, confidence, with_question=question is not None)
-    if not certificate.certified:
-        console.print(f"[yellow]{plain(certificate.note)}[/]")
+    if mean_tokens is not None:
+        loaded.route([], mean_tokens=mean_tokens, with_question=question is not None)  # complains by itself
+    else:
+        certificate = loaded.certificate(max_drop, confidence, with_question=question is not None)
+        if not certificate.certified:
+            console.print(f"[yellow]{plain(certificate.note)}[/]")
     search = search_for(
         paths,
         limit,
@@ -89,12 +95,14 @@ def predict(
         "--question": question,
         "--max-drop": max_drop,
         "--confidence": confidence,
+        "--mean-tokens": mean_tokens,
         "--max-pixels": max_pixels,
         "--max-bytes": max_bytes,
     }
     how = {
         "max_drop": max_drop,
         "confidence": confidence,
+        "mean_tokens": mean_tokens,
         "predictor": predictor,
         "workers": workers,
         "limits": Limits(max_pixels, max_bytes, image_timeout),

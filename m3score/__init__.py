@@ -16,11 +16,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from m3score.dataset_columns import map_features
+    from m3score.dataset_columns import map_batch, map_features
     from m3score.errors import M3ScoreError
     from m3score.model import load_model
     from m3score.oracle import score
-    from m3score.predict import map_batch, predict_complexity, predict_scale
+    from m3score.predict import predict_complexity, predict_scale
     from m3score.predictor import Predictor
     from m3score.predictors import load_predictor
     from m3score.ranking import rank
@@ -48,7 +48,7 @@ _WHERE = {
     "Predictor": "m3score.predictor",
     "load_model": "m3score.model",
     "load_predictor": "m3score.predictors",
-    "map_batch": "m3score.predict",
+    "map_batch": "m3score.dataset_columns",
     "map_features": "m3score.dataset_columns",
     "predict_complexity": "m3score.predict",
     "predict_scale": "m3score.predict",

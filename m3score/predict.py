@@ -7,7 +7,7 @@ become ln(tokens) in arrays (ensemble.py), and a certified margin makes a scale 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias, overload
 
@@ -52,6 +52,7 @@ def predict_scale(
     *,
     max_drop: float | None = 0.02,
     confidence: float = 0.95,
+    mean_tokens: float | None = None,
     predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
     model: Any = None,
     workers: int | None = None,
@@ -65,6 +66,7 @@ def predict_scale(
     *,
     max_drop: float | None = 0.02,
     confidence: float = 0.95,
+    mean_tokens: float | None = None,
     predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
     model: Any = None,
     workers: int | None = None,
@@ -77,6 +79,7 @@ def predict_scale(
     *,
     max_drop: float | None = 0.02,
     confidence: float = 0.95,
+    mean_tokens: float | None = None,
     predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
     model: Any = None,
     workers: int | None = None,
@@ -92,6 +95,8 @@ def predict_scale(
             (0, 1); None promises nothing and takes predictions as they are.
         confidence: of that promise, in (0, 1); see Predictor.certificate. Where nothing can be certified the
             finest scale is the answer, and a warning says so once.
+        mean_tokens: instead of a promise, a budget: so many tokens per grid on the average of images like
+            those of the calibration, spent where they help most. max_drop is then not looked at.
         predictor: a name in BUNDLED, a file, or a Predictor.
         model: whom it is to route, if it should be checked; see load_predictor.
         workers: how many work on a list; by default features.map_images decides.
@@ -105,6 +110,7 @@ def predict_scale(
         question if many else [question],
         max_drop=max_drop,
         confidence=confidence,
+        mean_tokens=mean_tokens,
         predictor=predictor,
         model=model,
         workers=workers if many else 1,  # to start a thread takes longer than to do it
@@ -171,6 +177,7 @@ def predict_many(
     *,
     max_drop: float | None = 0.02,
     confidence: float = 0.95,
+    mean_tokens: float | None = None,
     predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
     model: Any = None,
     workers: int | None = None,
@@ -197,22 +204,22 @@ def predict_many(
             f"this predictor needs {chosen.feature_set} features, which a picture alone does not give: take "
             "them from M3Model.vision_features and use Predictor.predict and Predictor.route."
         )
-    if max_drop is not None:
-        check_levels(max_drop, confidence)
+    routing = _Routing(None if mean_tokens is not None else max_drop, confidence, mean_tokens)
+    if routing.max_drop is not None:
+        check_levels(routing.max_drop, confidence)
     for option, values in (("images", images), ("questions", questions)):
         if isinstance(values, bytes | os.PathLike) or (option == "images" and isinstance(values, str)):
             raise M3ScoreError(f"{option} must be a list, even of one.")
     if isinstance(images, Sequence) and isinstance(questions, list | tuple) and len(images) != len(questions):
         raise M3ScoreError(f"{len(images)} images need as many questions, not {len(questions)}.")
-    return _predict_many(chosen, images, questions, max_drop, confidence, workers, limits)
+    return _predict_many(chosen, images, questions, routing, workers, limits)
 
 
 def _predict_many(
     predictor: Predictor,
     images: Iterable[ImageSource | FoundImage],
     questions: str | Iterable[str | None] | None,
-    max_drop: float | None,
-    confidence: float,
+    routing: _Routing,
     workers: int | None,
     limits: Limits | None,
 ) -> Iterator[Prediction]:
@@ -222,7 +229,7 @@ def _predict_many(
             yield Prediction(path, None, None, None, found)
             continue
         try:
-            several = [_predicted(predictor, found, one, max_drop, confidence) for one in asked]
+            several = [_predicted(predictor, found, one, routing) for one in asked]
         except M3ScoreError as error:
             yield Prediction(path, None, None, None, str(error))
             continue
@@ -235,22 +242,31 @@ def _predict_many(
         )
 
 
+@dataclass(frozen=True)
+class _Routing:
+    """How predictions become scales; see Predictor.route."""
+
+    max_drop: float | None
+    confidence: float
+    mean_tokens: float | None
+
+
 def _predicted(
-    predictor: Predictor, found: np.ndarray, question: str | None, max_drop: float | None, confidence: float
+    predictor: Predictor, found: np.ndarray, question: str | None, routing: _Routing
 ) -> tuple[int, float, bool]:
     """(tokens, complexity, certified) of one question about an image, or of the image alone."""
     asked = question is not None
     predicted = predictor.predict(found, question_features(question) if asked else None)
-    scales = predictor.route(predicted, max_drop=max_drop, confidence=confidence, with_question=asked)
-    certified = _certified(predictor, max_drop, confidence, asked)
+    scales = predictor.route(predicted, **asdict(routing), with_question=asked)
+    certified = _certified(predictor, routing, asked)
     return int(scales[0]), float(predictor.complexity(predicted)[0]), certified
 
 
-def _certified(predictor: Predictor, max_drop: float | None, confidence: float, asked: bool) -> bool:
+def _certified(predictor: Predictor, routing: _Routing, asked: bool) -> bool:
     """Whether a promise is kept; says once, aloud, that there is none to keep."""
-    if max_drop is None:
+    if routing.max_drop is None:
         return False
-    certificate = predictor.certificate(max_drop, confidence, with_question=asked)
+    certificate = predictor.certificate(routing.max_drop, routing.confidence, with_question=asked)
     if not certificate.certified:
         warn_once(certificate.note, "certificate", certificate.note, predictor.fingerprint)
     return certificate.certified
@@ -319,58 +335,3 @@ def _look(item: _Item) -> _Looked:
 def _lost(item: _Item, error: M3ScoreError) -> _Looked:
     """An image that its process did not survive."""
     return item[0], item[2], str(error)
-
-
-def map_batch(
-    batch: Mapping[str, Sequence[Any]],
-    *,
-    image: str = "image",
-    question: str | None = None,
-    max_drop: float | None = 0.02,
-    confidence: float = 0.95,
-    predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
-    workers: int | None = None,
-) -> dict[str, list[Any]]:
-    """New columns for `datasets.Dataset.map(m3score.map_batch, batched=True, fn_kwargs={...})`.
-
-    Args:
-        batch: columns of a data set.
-        image: the column with the images: decoded, or {"path", "bytes"}, or paths.
-        question: the column with the questions, if they are to be used.
-
-    The other arguments are those of predict_scale.
-
-    Returns:
-        predicted_tokens, predicted_complexity, certified and prediction_error, one entry per row. An image
-        that cannot be used has None in the first three; prediction_error is "" where there is none (not None:
-        a data set fixes the type of a column by what it sees first).
-
-    Raises:
-        M3ScoreError: no such column, or an argument that cannot be used.
-    """
-    for column in filter(None, (image, question)):
-        if column not in batch:
-            raise M3ScoreError(f"the data set has no column {column!r}; it has {', '.join(map(str, batch))}.")
-    results = list(
-        predict_many(
-            [_undecoded(value) for value in batch[image]],
-            None if question is None else list(batch[question]),
-            max_drop=max_drop,
-            confidence=confidence,
-            predictor=predictor,
-            workers=workers,
-        )
-    )
-    return {
-        "predicted_tokens": [result.tokens for result in results],
-        "predicted_complexity": [result.complexity for result in results],
-        "certified": [result.certified for result in results],
-        "prediction_error": [result.error or "" for result in results],
-    }
-
-
-def _undecoded(value: Any) -> Any:
-    """What open_image takes of a row: data sets with decode=False hold {"path", "bytes"}."""
-    if not isinstance(value, Mapping):
-        return value
-    return value.get("bytes") or value.get("path")

@@ -20,6 +20,7 @@ from m3score.certify import Certificate
 from m3score.ensemble import Ensemble
 from m3score.errors import M3ScoreError
 from m3score.features import FEATURE_VERSION, IMAGE_FEATURES, QUESTION_FEATURES
+from m3score.prices import Chances
 from m3score.rules import choose
 
 FEATURE_SETS = ("pixels", "vision")
@@ -75,6 +76,9 @@ class Predictor:
     """Markdown for people."""
     feature_version: int = FEATURE_VERSION
     _certificates: dict[tuple[float, float, bool], Certificate] = field(
+        default_factory=dict, init=False, repr=False
+    )
+    _prices: dict[tuple[float, bool], tuple[Chances, float]] = field(
         default_factory=dict, init=False, repr=False
     )
 
@@ -189,6 +193,7 @@ class Predictor:
         *,
         max_drop: float | None = 0.02,
         confidence: float = 0.95,
+        mean_tokens: float | None = None,
         with_question: bool = False,
     ) -> np.ndarray:
         """int (n,): tokens per grid for predictions of `predict`.
@@ -197,12 +202,32 @@ class Predictor:
             predictions: (n,) ln(tokens).
             max_drop, confidence: as in `certificate`; where nothing is certified, always the finest scale.
                 max_drop=None promises nothing: predictions are rounded up to a scale as they are.
+            mean_tokens: spend so many tokens per grid, on the average of images like those of the
+                calibration, where they help most (prices.py). Promises nothing; max_drop is not looked at.
             with_question: whether the predictions are of the form that sees the question.
         """
+        if mean_tokens is not None:
+            chances, price = self._priced(mean_tokens, with_question)
+            return np.asarray(self.ladder)[chances.levels(np.asarray(predictions), price, self.ladder)]
         margin = 0.0
         if max_drop is not None:
             margin = self.certificate(max_drop, confidence, with_question=with_question).margin
         return certify.route(predictions, margin, self.ladder)
+
+    def _priced(self, mean_tokens: float, with_question: bool) -> tuple[Chances, float]:
+        """The calibration's chances, and the price that spends `mean_tokens` on it; kept once worked out."""
+        if not self.ladder[0] <= mean_tokens <= self.ladder[-1]:
+            raise M3ScoreError(
+                f"mean_tokens must lie between {self.ladder[0]} and {self.ladder[-1]}, not {mean_tokens}."
+            )
+        key = (float(mean_tokens), with_question)
+        if key not in self._prices:
+            predictions = self.calibration.predictions(with_question)
+            if not len(predictions):
+                raise M3ScoreError("this predictor holds no calibration, so it knows no prices of tokens.")
+            chances = Chances.of(predictions, self.calibration.sufficient)
+            self._prices[key] = chances, chances.price_for(mean_tokens, predictions, self.ladder)
+        return self._prices[key]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file (safetensors; suffix .predictor). M3ScoreError where it cannot be written."""

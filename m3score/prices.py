@@ -11,6 +11,7 @@ function that falls with the prediction (isotonic regression by pooling adjacent
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,25 @@ class Chances:
         """
         cost = price * np.asarray(ladder, float) / ladder[-1]
         return np.argmax(np.round(self.at(predictions) - cost, 9), axis=1)
+
+    def price_for(self, mean_tokens: float, predictions: np.ndarray, ladder: Sequence[int]) -> float:
+        """The least price that gives these predictions `mean_tokens` per grid on the average, or less.
+
+        The average falls in steps as the price rises: it may be well below `mean_tokens`.
+        """
+        tokens = np.asarray(ladder, float)
+        low, high = 0.0, 1e6
+        if tokens[self.levels(predictions, low, ladder)].mean() <= mean_tokens:
+            return low
+        for _ in range(80):  # halving, on a logarithmic scale once away from zero
+            middle = math.sqrt(low * high) if low > 1e-9 else max(high * 1e-3, 1e-9)
+            if tokens[self.levels(predictions, middle, ladder)].mean() <= mean_tokens:
+                high = middle
+            else:
+                low = middle
+            if high <= low * (1 + 1e-9):
+                break
+        return high
 
 
 def _falling(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

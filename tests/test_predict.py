@@ -338,3 +338,26 @@ def test_fingerprint_without_weights(tmp_path: Path) -> None:
     assert len(fingerprint(tmp_path)) == 64
     with pytest.raises(M3ScoreError, match="There is no model"):
         fingerprint("m3-huge")
+
+
+def test_a_budget_of_tokens_is_kept_and_spent_where_it_helps(predictor: Predictor) -> None:
+    predictions = predictor.calibration.predictions(False)
+    spent = []
+    for budget in (1, 9, 30, 100, 300, 576):
+        scales = predictor.route(predictions, mean_tokens=budget)
+        assert scales.mean() <= budget and set(scales) <= set(predictor.ladder)
+        spent.append(scales.mean())
+    assert spent == sorted(spent) and spent[0] == 1
+
+
+@pytest.mark.parametrize("budget", [0, 0.5, 577])
+def test_a_budget_outside_the_ladder_is_refused(
+    predictor: Predictor, pictures: list[Path], budget: float
+) -> None:
+    with pytest.raises(M3ScoreError, match="mean_tokens must lie between 1 and 576"):
+        m3score.predict_scale(pictures[0], mean_tokens=budget, predictor=predictor)
+
+
+def test_a_budget_promises_nothing(predictor: Predictor, pictures: list[Path]) -> None:
+    (result,) = predict_many([pictures[0]], mean_tokens=9, max_drop=0.02, predictor=predictor)
+    assert result.certified is False and result.tokens in predictor.ladder
