@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,8 @@ from rich.table import Table
 from m3score.cli import options
 from m3score.cli.console import check_target, plain, set_up
 from m3score.errors import M3ScoreError
+
+SCORING = "Scoring images"
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,13 +30,69 @@ m3score compare monday.csv tuesday.csv
 
 m3score compare tiny.csv llava.csv --by required --out moved.csv --plot scatter.png
 
-m3score compare m3.csv edges.csv jpeg.csv --ratings people.csv --json"""
+m3score compare m3.csv edges.csv jpeg.csv --ratings people.csv --json
+
+m3score compare photos/ --scorers model,predictor,jpeg,edges,entropy --ratings people.csv --keep scores/"""
 
 
 def compare(
     scores: Annotated[
-        list[Path], typer.Argument(metavar="SCORES...", help="Score tables of the same images.")
+        list[str],
+        typer.Argument(
+            metavar="SCORES...",
+            help="Score tables of the same images; with --scorers the images themselves, as m3score rank "
+            "takes them.",
+        ),
     ],
+    scorers: Annotated[
+        str | None,
+        typer.Option(
+            "--scorers",
+            metavar="LIST",
+            help="Score the images with each of these: model, predictor, jpeg, edges, entropy, cat, alit "
+            "(see m3score rank --scorer).",
+            rich_help_panel=SCORING,
+        ),
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            "--keep",
+            metavar="FOLDER",
+            help="Keep the score tables, FOLDER/SCORER.csv; those that are there already are used.",
+            rich_help_panel=SCORING,
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            "-m",
+            envvar="M3SCORE_MODEL",
+            metavar="NAME",
+            help="For the scorers model and cat.",
+            rich_help_panel=SCORING,
+        ),
+    ] = "m3-tiny",
+    predictor: Annotated[
+        str,
+        typer.Option(
+            "--predictor", metavar="NAME", help="For the scorer predictor.", rich_help_panel=SCORING
+        ),
+    ] = "m3-tiny",
+    cat_llm: options.CatLlm = None,
+    cat_prompts: options.CatPrompts = None,
+    alit_model: options.AlitModel = "alit-tiny",
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:1, mps.", rich_help_panel=SCORING
+        ),
+    ] = "auto",
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", min=1, help="Score so many images at most.", rich_help_panel=SCORING),
+    ] = None,
     ratings: Annotated[
         Path | None,
         typer.Option(
@@ -83,7 +142,10 @@ def compare(
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
 ) -> None:
-    """Compare score tables: rank correlations with intervals, what moved most, what only one of them has."""
+    """Compare score tables: rank correlations with intervals, what moved most, what only one of them has.
+
+    With --scorers, images are scored first.
+    """
     console = set_up(quiet=quiet, verbose=verbose)
     check_target(out, format, overwrite=overwrite)
     from m3score.columns import SCORES
@@ -96,7 +158,34 @@ def compare(
         if plot.exists() and not overwrite:
             raise M3ScoreError(f"{plot}: exists already; give --overwrite to replace it.")
     rated = None if ratings is None else _read_ratings(ratings)
-    tables = {name: read_compact(path, SCORES) for name, path in zip(names_of(scores), scores, strict=True)}
+    if scorers is None:
+        if keep is not None:
+            raise M3ScoreError("--keep goes with --scorers.")
+        files: Any = nullcontext([Path(score) for score in scores])
+    else:
+        from m3score.cli.comparing import parse_scorers, tables_of
+
+        chosen = parse_scorers(scorers)
+        if len(chosen) + (rated is not None) < 2:
+            raise M3ScoreError("--scorers needs two scorers, or one and --ratings.")
+        files = tables_of(
+            scores,
+            chosen,
+            keep,
+            console,
+            overwrite=overwrite,
+            model=model,
+            predictor=predictor,
+            cat_llm=cat_llm,
+            cat_prompts=cat_prompts,
+            alit_model=alit_model,
+            device=device,
+            limit=limit,
+            quiet=quiet,
+            verbose=verbose,
+        )
+    with files as paths:
+        tables = {name: read_compact(path, SCORES) for name, path in zip(names_of(paths), paths, strict=True)}
     with console.status("Comparing ..."):
         found = compare_tables(tables, rated, by=by, confidence=confidence, seed=seed)
     if as_json:
@@ -144,7 +233,10 @@ def _show(found: Comparison, moved: int, confidence: float) -> None:
     if found.pairs:
         _correlations(f"Rank correlation of {found.by}", found.pairs, confidence, screen)
     if found.rated:
-        _correlations(f"Rank correlation of {found.by} with the ratings", found.rated, confidence, screen)
+        title = f"Rank correlation of {found.by} with the ratings"
+        _correlations(title, found.rated, confidence, screen)
+        if len(found.names) > 1 and len({pair.category for pair in found.rated}) > 1:
+            _side_by_side(f"{title}: Spearman, per category", found.rated, screen)
     for name, count in found.only.items():
         if count:
             screen.print(f"Only in {plain(name)}: {count:,}.")
@@ -177,6 +269,24 @@ def _correlations(title: str, pairs: Sequence[Pair], confidence: float, screen: 
         table.add_row(*label, f"{pair.images:,}", *figures)
         if with_category and pair.category == ALL:
             table.add_row(plain(name), "mean of categories", "", *_means(pairs, pair.first), end_section=True)
+    screen.print(table)
+
+
+def _side_by_side(title: str, pairs: Sequence[Pair], screen: Console) -> None:
+    """Tables down, categories across: ratings are comparable within a category only, so no column for all."""
+    from m3score.comparison import ALL
+
+    names = list(dict.fromkeys(pair.first for pair in pairs))
+    categories = [category for category in dict.fromkeys(pair.category for pair in pairs) if category != ALL]
+    found = {(pair.first, pair.category): pair.spearman.value for pair in pairs}
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("", overflow="fold")
+    for heading in (*categories, "mean"):
+        table.add_column(plain(heading), justify="right", overflow="fold")
+    for name in names:
+        values = [found.get((name, category)) for category in categories]
+        cells = ["-" if value is None else f"{value:.2f}" for value in values]
+        table.add_row(plain(name), *cells, _means(pairs, name)[0])
     screen.print(table)
 
 
