@@ -1,4 +1,4 @@
-"""LLaVA's instruction data: records of an image (or none) and a conversation, read, checked, ordered, batched.
+"""LLaVA's instruction data: records of an image (or none) and a conversation, read, checked and batched.
 
 A file is a JSON list (or JSON lines) of {"id", "image", "conversations": [{"from": "human"|"gpt", "value"}]},
 such as llava_v1_5_mix665k.json; a record of text alone has no "image". Knows files, tokens and pixels; runs

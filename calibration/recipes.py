@@ -67,9 +67,13 @@ class Recipe:
 
 
 def bundled_recipes() -> list[str]:
-    """Names of the recipes that come with m3score."""
+    """Names of the recipes that come with m3score and build a model stage by stage."""
     folder = resources.files("m3score.calibration")
-    return sorted(item.name.removesuffix(".toml") for item in folder.iterdir() if item.name.endswith(".toml"))
+    return sorted(
+        item.name.removesuffix(".toml")
+        for item in folder.iterdir()
+        if item.name.endswith(".toml") and "stages" in tomllib.loads(item.read_text())
+    )
 
 
 def load_recipe(name_or_path: str) -> Recipe:
