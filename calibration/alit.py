@@ -62,6 +62,7 @@ def train(
     steps: int,
     batch_size: int = 32,
     learning_rate: float = 2e-3,
+    unseen: int = 256,
     bar: Progress | None = None,
 ) -> tuple[AlitModel, dict[str, Any]]:
     """A tokenizer, and what is known of its training.
@@ -71,6 +72,7 @@ def train(
         seed: of weights, drawings and batches.
         pool: how many pictures are drawn.
         seconds, steps: training ends when either is reached; the learning rate follows the nearer one.
+        unseen: how many other drawings the threshold is chosen on.
         bar: shows how far it is.
     """
     torch.manual_seed(seed)
@@ -106,21 +108,19 @@ def train(
         loss_seen = loss.item() if step == 1 else 0.98 * loss_seen + 0.02 * loss.item()
         if bar and task is not None:
             bar.update(task, completed=min(done, 1.0), description=f"Training, error {loss_seen:.4f}")
-    return finished(model.eval(), seed, step, time.monotonic() - begun)
+    known = {"seed": seed, "pictures": pool, "steps": step, "seconds": round(time.monotonic() - begun)}
+    errors = with_threshold(model.eval(), drawings(seed + UNSEEN, unseen, side).float() / 255)
+    return model, {**known, "mean_error_by_tokens": errors}
 
 
-def finished(model: AlitModel, seed: int, steps: int, seconds: float) -> tuple[AlitModel, dict[str, Any]]:
-    """The model with its threshold, and its errors on unseen drawings."""
-    unseen = drawings(seed + UNSEEN, 256, model.settings.image_size).float() / 255
+def with_threshold(model: AlitModel, unseen: torch.Tensor) -> dict[int, float]:
+    """Choose the threshold on unseen pictures. Mean errors by tokens; at 0 that of the plain mean colour."""
     errors = torch.cat([model.errors(part) for part in unseen.split(32)])
-    half = 1 + model.settings.rounds // 2 - (model.settings.rounds > 1)
-    threshold = round(float(errors[:, half].median()), 4)
-    model.settings = replace(model.settings, threshold=max(threshold, 1e-4))
-    means = {
-        count: round(float(e), 4)
-        for count, e in zip((0, *model.settings.counts), errors.mean(0), strict=True)
-    }
-    return model, {"seed": seed, "steps": steps, "seconds": round(seconds), "mean_error_by_tokens": means}
+    counts = (0, *model.settings.counts)
+    half = min(range(len(counts)), key=lambda place: abs(counts[place] - counts[-1] / 2))
+    threshold = max(round(errors[:, half].median().item(), 4), 1e-4)
+    model.settings = replace(model.settings, threshold=threshold)
+    return {count: round(mean, 4) for count, mean in zip(counts, errors.mean(0).tolist(), strict=True)}
 
 
 def main(

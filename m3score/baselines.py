@@ -20,7 +20,7 @@ LONGEST = 256
 """Pixels on the longest side of a picture that is measured."""
 QUALITY = 75
 """Of the JPEG."""
-EDGE = 16.0
+EDGE = 8.0
 """Grey levels per pixel from which a slope is an edge."""
 
 
