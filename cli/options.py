@@ -15,6 +15,7 @@ OUTPUT = "Output"
 DATA_SET = "Data sets and parquet files"
 LIMITS = "Limits of one picture"
 SCORERS = "Other scorers"
+CLUSTER = "Cluster"
 
 
 class Format(StrEnum):
@@ -41,15 +42,23 @@ class Sufficiency(StrEnum):
 
 
 class Scorer(StrEnum):
-    """What makes scores: the model itself, a predictor of it, or one of m3score.scorers.SCORERS."""
+    """What makes scores: the model, a predictor of it, both (cascade), or one of m3score.scorers.SCORERS."""
 
     model = "model"
     predictor = "predictor"
+    cascade = "cascade"
     jpeg = "jpeg"
     edges = "edges"
     entropy = "entropy"
     cat = "cat"
     alit = "alit"
+
+
+class Engine(StrEnum):
+    """Where the work is done."""
+
+    local = "local"
+    ray = "ray"
 
 
 class Features(StrEnum):
@@ -217,6 +226,21 @@ SufficiencyOption = Annotated[
         "correct where a reference answer is known and consistent elsewhere.",
     ),
 ]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        metavar="SHARE",
+        help="With --scorer cascade: the share of the images that the model is asked about.",
+        show_default="10%",
+    ),
+]
+MaxModelImages = Annotated[
+    int | None,
+    typer.Option(
+        "--max-model-images", min=0, metavar="N", help="The same as a number of images.", show_default=False
+    ),
+]
 CatLlm = Annotated[
     str | None,
     typer.Option(
@@ -292,6 +316,46 @@ Confidence = Annotated[
 Workers = Annotated[
     int | None,
     typer.Option("--workers", min=1, help="Images at once.", show_default="one per CPU"),
+]
+EngineOption = Annotated[
+    Engine,
+    typer.Option(
+        "--engine",
+        help="local: this machine. ray: the machines of a Ray cluster (needs m3score\\[ray]).",
+        rich_help_panel=CLUSTER,
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="The cluster's head, or auto for the cluster that this machine belongs to.",
+        show_default="RAY_ADDRESS, or a cluster of this machine alone",
+        rich_help_panel=CLUSTER,
+    ),
+]
+NumGpus = Annotated[
+    float | None,
+    typer.Option(
+        "--num-gpus",
+        min=0,
+        metavar="N",
+        help="GPUs for each worker; parts of one are fine, such as 0.5.",
+        show_default="1 for a model, if the cluster has any",
+        rich_help_panel=CLUSTER,
+    ),
+]
+EngineWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        metavar="N",
+        help="With ray, how many load the model and score; else processes that open images.",
+        show_default="as many as there is room for",
+        rich_help_panel=CLUSTER,
+    ),
 ]
 MaxPixels = Annotated[
     int,
