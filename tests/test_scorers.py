@@ -279,7 +279,7 @@ def save_describer(folder: Path, llm: Path) -> Path:
         vision_config=vision,
         text_config=text,
         image_token_index=3,
-        vision_feature_layers=[-1, -2],
+        vision_feature_layer=[-1, -2],
         image_seq_length=4,
     )
     VipLlavaForConditionalGeneration(config).save_pretrained(folder)
