@@ -1,33 +1,63 @@
-"""The m3score command: which commands there are, and what becomes of errors."""
+"""The m3score command: which commands there are, and what becomes of errors.
+
+A command's module is imported when the command is used: `m3score --help` needs none of them.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
-from m3score.cli import (
-    ask,
-    calibrate,
-    check_predictor,
-    compare,
-    demo,
-    evaluate,
-    info,
-    predict,
-    rank,
-    report,
-    rescore,
-    select,
-    train,
-)
 from m3score.cli.console import USAGE, say_error
 from m3score.errors import M3ScoreError
 
+COMMANDS = {
+    "rank": "Rank images by how many visual tokens the model needs, most complex first",
+    "predict": "Predict the scale for each image",
+    "select": "Choose images by their scores: list them, copy them or link to them",
+    "compare": "Compare score tables",
+    "report": "Make a page of a score table",
+    "rescore": "Score the answers in a trace table again under other rules",
+    "ask": "Ask about an image with few visual tokens, or compare the answers at every scale",
+    "evaluate": "Measure a model on benchmarks: accuracy at every scale",
+    "calibrate": "Calibrate a predictor on your own traffic",
+    "check-predictor": "Has the traffic drifted away from what the predictor was calibrated on?",
+    "train": "Train an M3",
+    "demo": "Try a model in the browser",
+    "info": "Show versions, devices, bundled models, cache and environment",
+}
+"""Name and first words of every command. The function of the same name in the module of the same name in this
+folder is the command, its docstring (which begins with these words) the help, EPILOG the examples."""
+
 
 class _Group(TyperGroup):
-    """Turns the errors that users can mend into one line on stderr and exit code 2."""
+    """Loads commands when they are asked for. Turns the errors that users can mend into one line on stderr
+    and exit code 2."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        if cmd_name not in self.commands:
+            self.commands[cmd_name] = load_command(cmd_name)
+        return self.commands[cmd_name]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        loaded = self.commands
+        listed = {
+            name: TyperCommand(name, help=text, rich_markup_mode="rich") for name, text in COMMANDS.items()
+        }
+        self.commands = {**listed, **loaded}
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self.commands = loaded
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -35,6 +65,14 @@ class _Group(TyperGroup):
         except M3ScoreError as error:
             say_error(str(error))
             raise typer.Exit(USAGE) from None
+
+
+def load_command(name: str) -> Any:
+    """The click command of this name, one of COMMANDS."""
+    module = import_module(f"m3score.cli.{name.replace('-', '_')}")
+    alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    alone.command(name, epilog=module.EPILOG)(getattr(module, name.replace("-", "_")))
+    return get_command(alone)
 
 
 app = typer.Typer(
@@ -47,19 +85,6 @@ app = typer.Typer(
     "Exit codes: 0 fine, 2 wrong usage, 3 some inputs failed (their rows say why), 130 interrupted "
     "(what was done is kept).",
 )
-app.command("rank", epilog=rank.EPILOG)(rank.rank)
-app.command("predict", epilog=predict.EPILOG)(predict.predict)
-app.command("select", epilog=select.EPILOG)(select.select)
-app.command("compare", epilog=compare.EPILOG)(compare.compare)
-app.command("report", epilog=report.EPILOG)(report.report)
-app.command("rescore", epilog=rescore.EPILOG)(rescore.rescore)
-app.command("ask", epilog=ask.EPILOG)(ask.ask)
-app.command("evaluate", epilog=evaluate.EPILOG)(evaluate.evaluate)
-app.command("calibrate", epilog=calibrate.EPILOG)(calibrate.calibrate)
-app.command("check-predictor", epilog=check_predictor.EPILOG)(check_predictor.check_predictor)
-app.command("train", epilog=train.EPILOG)(train.train)
-app.command("demo", epilog=demo.EPILOG)(demo.demo)
-app.command("info", epilog=info.EPILOG)(info.info)
 
 
 def _show_version(wanted: bool) -> None:

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from typer.main import get_command
 
 from m3score.cli.extremes import show_extremes
-from m3score.cli.main import app
+from m3score.cli.main import COMMANDS as LISTED
+from m3score.cli.main import load_command
 
 ROOT = Path(__file__).parent.parent
 INSTALLED = Path(sys.executable).with_name("m3score")
-COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
+COMMANDS: dict[str, Any] = {name: load_command(name) for name in LISTED}
 COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3|4|9|10)\d")
 
 
@@ -40,6 +40,11 @@ def test_help_has_examples_that_can_be_typed(name: str) -> None:
     assert any(words[1] == name for words in own)
     for words in own:
         assert {word for word in words if word.startswith("--")} <= _options(COMMANDS[words[1]]), words
+
+
+def test_the_list_of_commands_says_what_they_say_themselves() -> None:
+    for name, words in LISTED.items():
+        assert " ".join(COMMANDS[name].help.split()).startswith(words)
 
 
 def test_the_command_reference_is_what_help_says() -> None:

@@ -24,10 +24,9 @@ def reference() -> str:
         if name.startswith("M3SCORE_") or name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "COLUMNS"):
             del os.environ[name]
     os.environ |= {"TERMINAL_WIDTH": str(WIDTH), "NO_COLOR": "1", "TERM": "dumb", "LC_ALL": "C.UTF-8"}
-    from typer.main import get_command
     from typer.testing import CliRunner
 
-    from m3score.cli.main import app
+    from m3score.cli.main import COMMANDS, app
 
     def page(*words: str) -> str:
         result = CliRunner().invoke(app, [*words, "--help"], prog_name="m3score")
@@ -37,8 +36,7 @@ def reference() -> str:
         title = " ".join(["m3score", *words])
         return "\n".join([f"\n## {title}\n", "```text", "\n".join(lines).strip("\n"), "```", ""])
 
-    commands = get_command(app).commands  # type: ignore[attr-defined]
-    return _HEAD + page() + "".join(page(name) for name in commands)
+    return _HEAD + page() + "".join(page(name) for name in COMMANDS)
 
 
 def main(arguments: list[str]) -> int:
