@@ -117,6 +117,14 @@ def fit(
         labels = labels_of(folders, sufficiency=sufficiency, workers=workers)
         further = {str(folder): labels_of([folder], sufficiency=sufficiency) for folder in tests}
     with console.status("Fitting ...") as status:
+
+        def say(text: str) -> None:
+            line = f"{text[:1].upper()}{text[1:]} ..."
+            if console.is_terminal:
+                status.update(line)
+            else:
+                console.print(line)
+
         fitted = fit_predictor(
             labels,
             fingerprint=first.fingerprint,
@@ -127,7 +135,7 @@ def fit(
             max_drop=max_drop,
             confidence=confidence,
             tests=further,
-            progress=lambda text: status.update(f"{text[:1].upper()}{text[1:]} ..."),
+            progress=say,
         )
     fitted.predictor.data["sufficiency"] = str(sufficiency)
     return fitted

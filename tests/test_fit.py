@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from m3score.calibration.card import write_card
-from m3score.calibration.fit import CANDIDATES, Fitted, fit_predictor, small_loss_margin
+from m3score.calibration.fit import CANDIDATES, Fitted, _some_images, fit_predictor, small_loss_margin
 from m3score.calibration.judge import bootstrap, judge
 from m3score.calibration.labels import Labels
 from m3score.errors import M3ScoreError
@@ -171,3 +171,12 @@ def test_bootstrap_draws_images_not_questions():
     assert low == high == 0.5  # every image has the same mean
     low, high = bootstrap(values, np.arange(200).astype(object))
     assert 0.4 < low < 0.5 < high < 0.6
+
+
+def test_the_choice_is_made_on_whole_images_and_not_on_more_than_it_needs():
+    labels = made_up(50, 3)
+    some = _some_images(labels, 41, seed=1)
+    chosen = set(labels.keys[some])
+    assert len(some) == 42
+    assert sorted(np.flatnonzero(np.isin(labels.keys, list(chosen)))) == sorted(some)
+    assert len(chosen) < len(set(labels.keys))
