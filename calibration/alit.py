@@ -2,7 +2,7 @@
 
     python -m m3score.calibration.alit --out runs/alit-tiny --minutes 15
 
-The bundled alit-tiny was made by this command. The loss is the mean absolute error, at a few rounds drawn for
+The loss is the mean absolute error, at a few rounds drawn for
 every batch, so that every round learns to be the last. The threshold is chosen on drawings that training has
 not seen: half of them are then rebuilt with half of the tokens.
 """

@@ -82,7 +82,7 @@ def compare(
     ] = "m3-tiny",
     cat_llm: options.CatLlm = None,
     cat_prompts: options.CatPrompts = None,
-    alit_model: options.AlitModel = "alit-tiny",
+    alit_model: options.AlitModel = None,
     device: Annotated[
         str,
         typer.Option(

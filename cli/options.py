@@ -261,11 +261,11 @@ CatPrompts = Annotated[
     ),
 ]
 AlitModel = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--alit-model",
-        metavar="NAME",
-        help="A tokenizer: bundled, or a folder that python -m m3score.calibration.alit wrote.",
+        metavar="FOLDER",
+        help="A tokenizer that python -m m3score.calibration.alit wrote.",
         rich_help_panel=SCORERS,
     ),
 ]

@@ -73,7 +73,7 @@ def rank(
     ] = options.Scorer.model,
     cat_llm: options.CatLlm = None,
     cat_prompts: options.CatPrompts = None,
-    alit_model: options.AlitModel = "alit-tiny",
+    alit_model: options.AlitModel = None,
     alit_threshold: options.AlitThreshold = None,
     predictor: options.PredictorOption = "m3-tiny",
     model: options.Model = "m3-tiny",

@@ -28,7 +28,6 @@ from m3score.errors import M3ScoreError
 from m3score.hub import read_json
 
 KIND = "m3score-alit"
-BUNDLED = ("alit-tiny",)
 
 
 @dataclass(frozen=True)
@@ -177,20 +176,21 @@ def score_images(model: AlitModel, images: Sequence[Image.Image], threshold: flo
     return [score_errors(one, model.settings.counts, threshold) for one in errors]
 
 
-def alit_folder(name: str) -> Path:
-    """The folder of a bundled tokenizer or the one that is named; M3ScoreError if there is none."""
-    folder = Path(name)
-    if name in BUNDLED:
-        folder = Path(str(resources.files("m3score"))) / "assets" / name
+def alit_folder(name: str | None) -> Path:
+    """The folder that is named, without a name assets/alit-tiny; M3ScoreError if there is no tokenizer."""
+    folder = Path(str(resources.files("m3score"))) / "assets" / "alit-tiny" if name is None else Path(name)
     if not (folder / "config.json").is_file():
+        missing = (
+            "No tokenizer comes with this version" if name is None else f"There is no tokenizer in {name}"
+        )
         raise M3ScoreError(
-            f"There is no tokenizer {name!r}: --alit-model needs a folder that "
-            "python -m m3score.calibration.alit wrote."
+            f"{missing}: train one with python -m m3score.calibration.alit --out FOLDER, and give "
+            "--alit-model FOLDER."
         )
     return folder
 
 
-def load_alit(name: str, device: Any = "cpu") -> AlitModel:
+def load_alit(name: str | None, device: Any = "cpu") -> AlitModel:
     """A tokenizer that `AlitModel.save` wrote. M3ScoreError for anything else."""
     folder = alit_folder(name)
     config = read_json(folder / "config.json")

@@ -35,7 +35,8 @@ class ScorerOptions:
     """Hub id or folder of the language model that rates descriptions."""
     cat_prompts: str | None = None
     """A file of prompts in place of assets/cat.toml."""
-    alit_model: str = "alit-tiny"
+    alit_model: str | None = None
+    """A folder with a tokenizer."""
     alit_threshold: float | None = None
     """In place of the tokenizer's own."""
 

@@ -352,7 +352,8 @@ def test_training_lowers_the_error(tokenizer: Path) -> None:
 
 
 def test_rank_by_adaptive_tokens(pictures: Path, tokenizer: Path) -> None:
-    done = run("rank", pictures, "--scorer", "alit", "--alit-model", tokenizer, "--out", "alit.csv")
+    asked = ("rank", pictures, "--scorer", "alit", "--alit-model", tokenizer)
+    done = run(*asked, "--alit-threshold", "0.05", "--out", "alit.csv")
     assert done.exit_code == 3, done.stderr
     table = pd.read_csv("alit.csv").set_index("path")
     assert {"alit_tokens", "alit_error"} <= set(table.columns)
