@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
 from m3score import wire
@@ -232,14 +232,15 @@ def _packed(items: Sequence[FoundImage]) -> bytes:
 
 
 def _unpacked(data: Any) -> list[FoundImage]:
-    items = []
-    for *fields, questions, original in wire.receive(io.BytesIO(data), len(data)):
-        asked = (
-            Question(**{**one, "answers": tuple(one["answers"]), "options": tuple(one["options"])})
-            for one in questions
-        )
-        items.append(replace(FoundImage(*fields, original=original), questions=tuple(asked)))
-    return items
+    return [
+        FoundImage(path, relative, error, content, tuple(map(_question, asked)), original)
+        for path, relative, error, content, asked, original in wire.receive(io.BytesIO(data), len(data))
+    ]
+
+
+def _question(fields: dict[str, Any]) -> Question:
+    several = {name: tuple(fields[name]) for name in ("answers", "options")}
+    return Question(**{**fields, **several})
 
 
 def _plain(value: Any) -> Any:
