@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m3score.cli import options
+from m3score.cli.cluster import predictor_elsewhere
 from m3score.cli.console import check_target, plain, set_up, sigterm_as_interrupt
 from m3score.limits import MAX_BYTES, MAX_PIXELS, SECONDS, Limits
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from m3score.cli.cluster import Stream
     from m3score.cli.running import Run, Target
     from m3score.cli.search import Search
+    from m3score.cluster import Cluster
     from m3score.finding import FoundImage
     from m3score.predict import Prediction
     from m3score.tally import Tally
@@ -119,14 +122,15 @@ def _go(
     how: dict[str, Any],
     target: Target,
     row: Callable[[Prediction], dict[str, Any]],
+    stream: Stream | None = None,
 ) -> None:
-    """Predict, write the table and report."""
+    """Predict, write the table and report. `stream` is what predicts, by default this machine."""
     from m3score.predict import predict_many
 
     with sigterm_as_interrupt():
         tally = run.go(
             found,
-            lambda items: predict_many(items, question, **how),
+            stream or (lambda items: predict_many(items, question, **how)),
             lambda prediction: run.collector.keep(row(prediction)),
             target,
             "Predicting",
@@ -167,6 +171,8 @@ def rank_by_predictor(
     *,
     overwrite: bool = False,
     limits: Limits | None = None,
+    workers: int | None = None,
+    cluster: Cluster | None = None,
 ) -> None:
     """m3score rank --scorer predictor: a score table of predicted complexity, most complex first.
 
@@ -180,7 +186,8 @@ def rank_by_predictor(
     from m3score.predictors import predictor_digest
     from m3score.rules import effective_tokens_of
 
-    ladder = load_predictor(predictor).ladder
+    loaded = load_predictor(predictor)
+    ladder = loaded.ladder
     found = search.begin()
     depends_on = {
         "command": "rank --scorer predictor",
@@ -200,7 +207,13 @@ def rank_by_predictor(
             "error": prediction.error,
         }
 
-    run = Run(open_journal(out, depends_on, overwrite=overwrite), search, console)
+    elsewhere = predictor_elsewhere(cluster, loaded, question, limits or Limits())
+    block = elsewhere.block if elsewhere else 1
+    run = Run(open_journal(out, depends_on, overwrite=overwrite), search, console, block=block)
     target = Target(out, format, SCORES, ("predicted_tokens",), ladder, ranked=True)
-    how = {"max_drop": None, "predictor": predictor, "limits": limits or Limits()}
-    _go(run, found, question, how, target, row)
+    how = {"max_drop": None, "predictor": predictor, "limits": limits or Limits(), "workers": workers}
+    if elsewhere is None:
+        _go(run, found, question, how, target, row)
+        return
+    with elsewhere.streaming(out, depends_on, block, overwrite=overwrite) as stream:
+        _go(run, found, question, how, target, row, stream)
