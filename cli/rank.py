@@ -35,6 +35,8 @@ m3score rank --dataset user/pictures --split test --streaming --limit 1000 --out
 
 m3score rank photos/ --scorer predictor --out scores.csv
 
+m3score rank photos/ --scorer cascade --budget 10% --out scores.csv
+
 m3score rank photos/ --scorer cat --model llava-hf/llava-1.5-7b-hf --cat-llm Qwen/Qwen2.5-7B-Instruct"""
 
 
@@ -66,11 +68,14 @@ def rank(
         typer.Option(
             "--scorer",
             help="model: ask it at every scale. predictor: foretell it from cheap features, much faster; "
-            "complexity is then the predicted one, and no model options apply. jpeg, edges, entropy: simple "
+            "complexity is then the predicted one, and no model options apply. cascade: the predictor scores "
+            "all, the model what the predictor is unsure of. jpeg, edges, entropy: simple "
             "measures of pixels. cat: --model describes the image and --cat-llm rates that. alit: how many "
             "adaptive tokens rebuild it.",
         ),
     ] = options.Scorer.model,
+    budget: options.BudgetOption = None,
+    max_model_images: options.MaxModelImages = None,
     cat_llm: options.CatLlm = None,
     cat_prompts: options.CatPrompts = None,
     alit_model: options.AlitModel = None,
@@ -178,7 +183,17 @@ def rank(
         asked = question[0] if question else None
         rank_by_predictor(search, asked, predictor, console, out, format, overwrite=overwrite, limits=limits)
         return
-    if scorer is not options.Scorer.model:
+    cascading = scorer is options.Scorer.cascade
+    if not cascading and (budget is not None or max_model_images is not None):
+        raise M3ScoreError("--budget and --max-model-images go with --scorer cascade.")
+    of_cascade: dict[str, Any] = {}
+    if cascading:
+        from m3score.cli.cascade import COLUMNS, Cascade, in_cascade, keep_stdin, predictions_journal
+
+        of_cascade = in_cascade(budget, max_model_images, predictor)
+        if "-" in (paths or ()):
+            keep_stdin()
+    if scorer is not options.Scorer.model and not cascading:
         from m3score.cli.scoring import rank_by_scorer
         from m3score.scorers import ScorerOptions
 
@@ -220,6 +235,7 @@ def rank(
             "--max-pixels": max_pixels,
             "--max-bytes": max_bytes,
         }
+        depends_on |= of_cascade
         journal = open_journal(out, depends_on, overwrite=overwrite)
         block = BLOCK_BATCHES * images_at_once(answerer, batch_size or "auto")
 
@@ -227,12 +243,24 @@ def rank(
             with suppress(M3ScoreError):
                 book.of(item.name, item.questions)  # its questions are used, if not now
 
-        run = Run(journal, search, console, block=block, on_skip=ask_for)
+        passes: dict[str, Any] = {"block": block, "on_skip": ask_for}
+        if cascading:
+            passes |= {
+                "predictions": predictions_journal(out, depends_on, overwrite=overwrite),
+                "budget": (budget, max_model_images),
+                "predictor": predictor,
+                "model": answerer,
+                "book": book if question or questions else None,
+                "limits": limits,
+            }
+        run = (Cascade if cascading else Run)(journal, search, console, **passes)
 
         def keep(result: RankedImage) -> None:
             run.collector.keep(result.to_row(), result.trace_rows() if traces is not None else ())
 
         columns = tuple(f"agreement_{tokens}" for tokens in answerer.ladder)
+        if cascading:
+            columns = (*columns, *COLUMNS)
         target = Target(out, format, SCORES, columns, answerer.ladder, ranked=True, traces=traces)
         with profiled() if profile else nullcontext() as measured:
             tally = run.go(found, lambda items: rank_stream(items, answerer, book, **how), keep, target)
@@ -240,7 +268,8 @@ def rank(
         fitted = f"{len(unused):,} of the images in {questions}"
         console.print(f"[yellow]Not among the inputs:[/] {plain(fitted)}, such as {plain(unused[0])}.")
     run.tell(tally, "Ranked", f" with {plain(model)} on {answerer.device}")
-    show_summary(tally, console, rule=rule)
+    if not run.show(tally, model):
+        show_summary(tally, console, rule=rule)
     if measured is not None:
         show_profile(measured, console)
     if report is not None and out is not None and not run.interrupted:

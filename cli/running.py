@@ -202,6 +202,10 @@ class Run:
 
     # ---- what is said in the end
 
+    def show(self, tally: Tally, model: str) -> bool:
+        """Print a summary of a kind of its own, if this kind of run has one."""
+        return False
+
     def tell(self, tally: Tally, done: str, what: str = "") -> None:
         """One line: how many images, how fast, and how many an earlier run had done."""
         from m3score.cli.progress import speed_text

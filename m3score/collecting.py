@@ -86,23 +86,20 @@ class Collector:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """All rows so far, in the order of the inputs."""
-        return map(self.journal.row, self._done())
+        return map(self.journal.row, self.places())
 
-    def records(self) -> Iterator[Record]:
-        """All records so far, in the order of the inputs."""
-        return map(self.journal.read, self._done())
+    def places(self) -> Iterator[int]:
+        """Where in the journal the records so far are, in the order of the inputs."""
+        return (place for place in self._places if place != _NOT_YET)
 
     def traces(self) -> Iterator[Mapping[str, Any]]:
         """All trace rows so far, in the order of the inputs."""
-        for place in self._done():
+        for place in self.places():
             yield from self.journal.read(place).traces
 
     def close(self) -> None:
         """Stop hashing; the journal stays open."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def _done(self) -> Iterator[int]:
-        return (place for place in self._places if place != _NOT_YET)
 
     def _given(self, number: int, item: FoundImage, key: dict[str, Any]) -> FoundImage:
         self._waiting.append((number, replace(item, content=None), key, self._pool.submit(digest_of, key)))

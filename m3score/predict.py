@@ -36,6 +36,8 @@ class Prediction:
     certified: bool | None
     """Whether `tokens` keeps a promise that the calibration certified."""
     error: str | None
+    spread: float | None = None
+    """How unsure the predictor is, in ln(tokens): Predictor.spread. Only where it was asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
@@ -182,6 +184,7 @@ def predict_many(
     model: Any = None,
     workers: int | None = None,
     limits: Limits | None = None,
+    spread: bool = False,
 ) -> Iterator[Prediction]:
     """Predict for many images, lazily and in order; an image that cannot be read is a result with its error.
 
@@ -192,6 +195,7 @@ def predict_many(
         questions: None, one text for all, or one (or None) per image.
         limits: for images that nobody has vouched for: what one of them may cost. They are all decoded in
             worker processes then, also the first ones, and one that kills its process is an error of its own.
+        spread: tell how unsure the predictor is, too.
 
     The other arguments are those of predict_scale. Arguments that cannot be used are M3ScoreErrors at once,
     and too few or too many questions when it shows.
@@ -212,7 +216,7 @@ def predict_many(
             raise M3ScoreError(f"{option} must be a list, even of one.")
     if isinstance(images, Sequence) and isinstance(questions, list | tuple) and len(images) != len(questions):
         raise M3ScoreError(f"{len(images)} images need as many questions, not {len(questions)}.")
-    return _predict_many(chosen, images, questions, routing, workers, limits)
+    return _predict_many(chosen, images, questions, routing, workers, limits, spread)
 
 
 def _predict_many(
@@ -222,6 +226,7 @@ def _predict_many(
     routing: _Routing,
     workers: int | None,
     limits: Limits | None,
+    spread: bool,
 ) -> Iterator[Prediction]:
     items = (_item(image, asked, limits or Limits()) for image, asked in _pairs(images, questions))
     for path, asked, found in map_images(_look, items, workers, limits=limits, instead=_lost):
@@ -230,6 +235,7 @@ def _predict_many(
             continue
         try:
             several = [_predicted(predictor, found, one, routing) for one in asked]
+            unsure = [_spread(predictor, found, one) for one in asked] if spread else []
         except M3ScoreError as error:
             yield Prediction(path, None, None, None, str(error))
             continue
@@ -239,6 +245,7 @@ def _predict_many(
             complexity=sum(complexity for _, complexity, _ in several) / len(several),
             certified=all(certified for _, _, certified in several),
             error=None,
+            spread=sum(unsure) / len(unsure) if unsure else None,
         )
 
 
@@ -260,6 +267,10 @@ def _predicted(
     scales = predictor.route(predicted, **asdict(routing), with_question=asked)
     certified = _certified(predictor, routing, asked)
     return int(scales[0]), float(predictor.complexity(predicted)[0]), certified
+
+
+def _spread(predictor: Predictor, found: np.ndarray, question: str | None) -> float:
+    return float(predictor.spread(found, None if question is None else question_features(question))[0])
 
 
 def _certified(predictor: Predictor, routing: _Routing, asked: bool) -> bool:

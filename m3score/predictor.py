@@ -137,19 +137,25 @@ class Predictor:
         Raises:
             M3ScoreError: rows of another length, values that are not finite, or no form with question.
         """
-        rows, ensemble = np.atleast_2d(X_image), self.image_only
-        if X_question is not None:
-            asked = np.atleast_2d(X_question)
-            if len(asked) != len(rows):
-                raise M3ScoreError(f"{len(rows)} images need as many questions, not {len(asked)}.")
-            ensemble = self._form_with_question()
-            rows = np.hstack([rows, asked])
+        ensemble, rows = self._form(X_image, X_question)
         return clip_predictions(ensemble.predict(rows), self.ladder)
 
-    def _form_with_question(self) -> Ensemble:
+    def spread(self, X_image: Any, X_question: Any = None) -> np.ndarray:
+        """float64 (n,) at least 0, in ln(tokens): how unsure `predict` is of rows that it took."""
+        ensemble, rows = self._form(X_image, X_question)
+        return ensemble.spread(rows)
+
+    def _form(self, X_image: Any, X_question: Any) -> tuple[Ensemble, np.ndarray]:
+        """Who predicts, and the rows that it takes."""
+        rows = np.atleast_2d(X_image)
+        if X_question is None:
+            return self.image_only, rows
+        asked = np.atleast_2d(X_question)
+        if len(asked) != len(rows):
+            raise M3ScoreError(f"{len(rows)} images need as many questions, not {len(asked)}.")
         if self.with_question is None:
             raise M3ScoreError(_NO_QUESTIONS)
-        return self.with_question
+        return self.with_question, np.hstack([rows, asked])
 
     def complexity(self, predictions: Any) -> np.ndarray:
         """float64 (n,) in [0, 1]: ln(tokens) / ln(finest)."""

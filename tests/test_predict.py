@@ -122,6 +122,7 @@ def test_broken_image_among_many(predictor: Predictor, pictures: list[Path], tmp
         "complexity": m3score.predict_complexity(pictures[0], predictor=predictor),
         "certified": True,
         "error": None,
+        "spread": None,
     }
 
 
