@@ -15,6 +15,8 @@ from m3score.cli import options
 from m3score.cli.console import SOME_FAILED, plain
 from m3score.errors import M3ScoreError
 
+_SLOW = (options.Scorer.cat, options.Scorer.model)
+
 
 def parse_scorers(text: str) -> list[options.Scorer]:
     """The names in a comma-separated list; M3ScoreError for one that is not known, or for none."""
@@ -58,7 +60,11 @@ def tables_of(
         except OSError as error:
             raise M3ScoreError(f"--keep {folder}: cannot make the folder ({error.strerror}).") from None
         told = {**how, "overwrite": overwrite}
-        yield [_table(images, scorer, folder, console, told) for scorer in scorers]
+        slow_last = sorted(
+            scorers, key=lambda scorer: scorer in _SLOW
+        )  # a mistake shows before hours of work
+        made = {scorer: _table(images, scorer, folder, console, told) for scorer in slow_last}
+        yield [made[scorer] for scorer in scorers]
 
 
 def _table(

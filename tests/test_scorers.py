@@ -410,6 +410,14 @@ def test_compare_scores_what_is_missing(pictures: Path) -> None:
     assert all((Path("kept") / name).stat().st_mtime_ns == time for name, time in before.items())
 
 
+def test_compare_with_the_model_beside(pictures: Path) -> None:
+    done = run("compare", pictures, "--scorers", "model,jpeg", "--out", "all.csv", "--keep", "kept")
+    assert done.exit_code == 0, done.stderr
+    table = pd.read_csv("all.csv").dropna(subset=["model"])
+    assert len(table) == 3 and {"model", "jpeg", "model_rank", "moved"} <= set(table.columns)
+    assert "agreement_576" in pd.read_csv("kept/model.csv").columns
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
