@@ -3,9 +3,9 @@
     python -m m3score.calibration.ablation --start runs/base/5-frozen-tower/done.safetensors --out ablation.md
 
 From the same starting weights, with the same drawings, steps and learning rate, one model is trained at each
-scale alone and one at all of them; the vision tower is frozen. The starting weights themselves, asked at every
-scale, are training-free pooling, if they were trained at the finest scale alone. Every model is asked the same
-held-out questions at every scale. What is done is kept in `--work` and not done again.
+scale alone and one at all of them; the vision tower is frozen. The starting weights themselves, asked at
+every scale, are training-free pooling, if they were trained at the finest scale alone. Every model is asked
+the same held-out questions at every scale. What is done is kept in `--work` and not done again.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ def main(
         if not (model / "tokenizer_config.json").is_file():
             model = train_from(replace(plan, name=name), start, folder)
         rows = evaluate_drawn(load_model(model, device="cpu"), questions).rows
-        accuracies[name] = (100 * rows.groupby("tokens")["correct"].mean()).to_dict()
+        shares = rows.groupby("tokens")["correct"].mean()
+        accuracies[name] = {int(str(tokens)): 100 * float(share) for tokens, share in shares.items()}
         out.write_text(table(accuracies))
 
 

@@ -138,7 +138,7 @@ def left_out_row(index: int, record: Any, error: str) -> dict[str, str]:
     return {"record": str(index), "id": str(name), "error": error}
 
 
-def lengths_of(records: Records, chosen: Sequence[int]) -> np.ndarray:
+def lengths_of(records: Records, chosen: Sequence[int] | np.ndarray) -> np.ndarray:
     """int64 (records,): words of each conversation, negative where there is no image."""
     lengths = np.empty(len(chosen), dtype=np.int64)
     for place, index in enumerate(chosen):

@@ -104,7 +104,8 @@ class InstructionTrainer(Trainer):
         self._logged_step = 0
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return SequentialSampler(train_dataset or self.train_dataset)  # it has its order already
+        data: Any = train_dataset or self.train_dataset
+        return SequentialSampler(data)  # it has its order already
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """(scales,) predictions in the whole batch."""
@@ -148,7 +149,8 @@ class InstructionTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> Any:
         if self.optimizer is None:
             rates: dict[float, list[Any]] = {}
-            for name, parameter in (model or self.model).named_parameters():
+            network: Any = model or self.model
+            for name, parameter in network.named_parameters():
                 if parameter.requires_grad:
                     rates.setdefault(self._rate(name), []).append(parameter)
             groups = [{"params": group, "lr": rate} for rate, group in rates.items()]

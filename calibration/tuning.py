@@ -123,7 +123,7 @@ def _text(name_or_path: str) -> str | None:
     return path.read_text() if path.is_file() else None
 
 
-_KINDS = {"str": str, "int": int, "float": (int, float), "bool": bool}
+_KINDS: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool}
 
 
 def _filled(kind: Any, given: dict[str, Any], source: str) -> Any:

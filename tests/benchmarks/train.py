@@ -2,8 +2,8 @@
 
     python tests/benchmarks/train.py [--model m3-tiny] [--rounds 5]
 
-Times one step (loss and gradients) on the same records: the authors' way (the whole model once per scale), and
-m3score's, one vision pass with the scales one after the other or packed into one sequence.
+Times one step (loss and gradients) on the same records: the authors' way (the whole model once per scale),
+and m3score's, one vision pass with the scales one after the other or packed into one sequence.
 """
 
 from __future__ import annotations
