@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m3score.cli import options
+from m3score.cli.cluster import cluster_for, elsewhere_for
 from m3score.cli.console import check_target, load, plain, set_up, sigterm_as_interrupt
 from m3score.cli.report import check_page, page_of_run
 from m3score.errors import M3ScoreError
@@ -135,6 +136,10 @@ def rank(
         bool,
         typer.Option("--profile", help="Say at the end where the time went.", rich_help_panel=options.OUTPUT),
     ] = False,
+    engine: options.EngineOption = options.Engine.local,
+    address: options.Address = None,
+    num_gpus: options.NumGpus = None,
+    workers: options.EngineWorkers = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
 ) -> None:
@@ -157,6 +162,7 @@ def rank(
     from m3score.cli.search import search_for
     from m3score.cli.summary import show_profile, show_summary
     from m3score.columns import SCORES
+    from m3score.jobs import identity_of
     from m3score.journal import keeps_journal, open_journal
     from m3score.profiling import profiled
     from m3score.ranking import BLOCK_BATCHES, images_at_once, rank_stream
@@ -181,8 +187,22 @@ def rank(
                 "--scorer predictor allows one --question, and no --questions, --traces, --report, --profile."
             )
         asked = question[0] if question else None
-        rank_by_predictor(search, asked, predictor, console, out, format, overwrite=overwrite, limits=limits)
+        with sigterm_as_interrupt(), cluster_for(engine, address, num_gpus, workers) as cluster:
+            rank_by_predictor(
+                search,
+                asked,
+                predictor,
+                console,
+                out,
+                format,
+                overwrite=overwrite,
+                limits=limits,
+                workers=workers,
+                cluster=cluster,
+            )
         return
+    if engine is options.Engine.ray and scorer is not options.Scorer.model:
+        raise M3ScoreError(f"--engine ray is for the scorers model and predictor, not {scorer}.")
     cascading = scorer is options.Scorer.cascade
     if not cascading and (budget is not None or max_model_images is not None):
         raise M3ScoreError("--budget and --max-model-images go with --scorer cascade.")
@@ -215,14 +235,22 @@ def rank(
         "max_new_tokens": max_new_tokens,
         "coarse_answers": answers,
         "limits": limits,
+        "workers": workers,
     }
-    with sigterm_as_interrupt():
-        answerer = load(
-            model, device=device, dtype=dtype, quantize=quantize, revision=revision, console=console
-        )
+    if engine is options.Engine.ray and profile:
+        raise M3ScoreError("--profile is for --engine local.")
+    with sigterm_as_interrupt(), cluster_for(engine, address, num_gpus, workers) as cluster:
+        loading: dict[str, Any] = {
+            "device": device,
+            "dtype": dtype,
+            "quantize": quantize,
+            "revision": revision,
+        }
+        elsewhere = elsewhere_for(cluster, model, loading, book, how, traces=traces is not None)
+        answerer: Any = elsewhere.facts() if elsewhere else load(model, console=console, **loading)
         depends_on = {
             "command": "rank",
-            "--model": _identity(model, revision) if keeps_journal(out) else model,
+            "--model": identity_of(model, revision) if keeps_journal(out) else model,
             "--device": str(answerer.device).partition(":")[0],
             "--dtype": str(getattr(answerer, "dtype", dtype)),
             "--quantize": quantize,
@@ -263,7 +291,11 @@ def rank(
             columns = (*columns, *COLUMNS)
         target = Target(out, format, SCORES, columns, answerer.ladder, ranked=True, traces=traces)
         with profiled() if profile else nullcontext() as measured:
-            tally = run.go(found, lambda items: rank_stream(items, answerer, book, **how), keep, target)
+            if elsewhere:
+                with elsewhere.streaming(out, depends_on, block, ask_for, overwrite=overwrite) as stream:
+                    tally = run.go(found, stream, keep, target)
+            else:
+                tally = run.go(found, lambda items: rank_stream(items, answerer, book, **how), keep, target)
     if (unused := book.unused()) and not (run.interrupted or limit):
         fitted = f"{len(unused):,} of the images in {questions}"
         console.print(f"[yellow]Not among the inputs:[/] {plain(fitted)}, such as {plain(unused[0])}.")
@@ -275,17 +307,6 @@ def rank(
     if report is not None and out is not None and not run.interrupted:
         page_of_run(report, out, format, traces, answerer, console)
     run.leave(tally, out)
-
-
-def _identity(model: str, revision: str | None) -> str:
-    """What the model's answers depend on: its weights, whatever it is called."""
-    from m3score import hub
-    from m3score.fingerprint import fingerprint
-
-    try:
-        return fingerprint(hub.locate(model, revision))
-    except M3ScoreError:  # loaded by other means
-        return model
 
 
 def _book(question: list[str] | None, questions: Path | None) -> QuestionBook:
