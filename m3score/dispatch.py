@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from m3score.cluster import Cluster
     from m3score.jobs import Job
 
+TASKS_AHEAD = 2
+"""Blocks that a worker has: one in work, and the next."""
+
 ATTEMPTS = 5
 """How often in a row the cluster may fail before the run gives up."""
 
@@ -47,6 +50,9 @@ class Line:
         self.workers = cluster.workers(job)
         self.missing: dict[str, bytes] = {}
         """Blocks that went in and did not come out yet."""
+        self._numbers: dict[str, int] = {}
+        """Of the missing ones, in the order in which they went in; without those that went in twice."""
+        self._put = 0
         self._queue: Any = None
         self._results: Iterator[Any] | None = None
         self._came: list[tuple[str, list[str]]] = []
@@ -57,14 +63,15 @@ class Line:
         if self._queue is None:
             self._start()
         self.missing[name] = _packed(items)
+        self._put += 1
+        self._numbers[name] = self._put
         with told():
             self._queue.put((name, self.missing[name]))
 
     def end(self) -> None:
-        """There are no more blocks."""
+        """There are no more blocks to come."""
         self._ended = True
-        if self._queue is not None:
-            self._queue.put(None)
+        self._give_out_again(0)
 
     def get(self) -> tuple[str, list[str]]:
         """Whichever block is finished next."""
@@ -85,16 +92,32 @@ class Line:
             self._failures = 0
         name, results = self._came.pop()
         self.missing.pop(name, None)
+        self._give_out_again(self._numbers.pop(name, 0))
         return name, results
+
+    def _give_out_again(self, number: int) -> None:
+        """Late blocks, once: they may lie with a machine that died, and Ray waits until it is replaced.
+
+        Late is what many others have overtaken, and in the end what is left when workers run out of work.
+        Whichever copy comes first counts; the other is the same.
+        """
+        few = TASKS_AHEAD * self.workers
+        if self._ended and len(self.missing) <= few:
+            late = list(self._numbers)
+        else:
+            late = [name for name, before in self._numbers.items() if before < number - few]
+        with told():
+            for name in late:
+                del self._numbers[name]
+                self._queue.put((name, self.missing[name]))
 
     def _start_again(self) -> None:
         self.close()
         self._start()
+        self._numbers.clear()
         with told():
             for name, packed in self.missing.items():
                 self._queue.put((name, packed))
-            if self._ended:
-                self._queue.put(None)
 
     def close(self) -> None:
         results, self._results = self._results, None
@@ -130,7 +153,9 @@ class Line:
             batch_size=1,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
-                min_size=min(self._cluster.room(self._job), self.workers), max_size=self.workers
+                min_size=min(self._cluster.room(self._job), self.workers),
+                max_size=self.workers,
+                max_tasks_in_flight_per_actor=TASKS_AHEAD,
             ),
             num_cpus=1,
             num_gpus=self._cluster.gpus(self._job) or None,
