@@ -18,6 +18,7 @@ from m3score.errors import M3ScoreError
 COMMANDS = {
     "rank": "Rank images by how many visual tokens the model needs, most complex first",
     "predict": "Predict the scale for each image",
+    "plan": "Say what a big run would take",
     "select": "Choose images by their scores: list them, copy them or link to them",
     "compare": "Compare score tables",
     "report": "Make a page of a score table",
