@@ -22,6 +22,9 @@ expected value beyond the finest scale ("impute", Schmee & Hahn 1979), whichever
 loss of accuracy from above. Margins are certified by fixed-sequence testing with exact binomial p-values on
 calibration images that the fit never saw, one question per image. The promise holds for images and questions
 that are drawn as those were; `m3score check-predictor` tells whether that still is so.
+A *budget* promises nothing: tokens get a price at which the calibration images cost so many on the average,
+and each question the scale whose chance to suffice, less the price of its tokens, is best. The frontier is by
+price.
 """
 
 
@@ -131,7 +134,7 @@ def verdict_lines(verdict: Verdict) -> list[str]:
 
 
 def _points(form: Judged, fixed: dict[int, float]) -> list[str]:
-    head = ["margin", "mean tokens", "saved", "accuracy, %", "against the finest (95 %)", "regret",
+    head = ["route (margin)", "mean tokens", "saved", "accuracy, %", "against the finest (95 %)", "regret",
             "random mixing", "best fixed scale within", "size alone", "oracle", "gap closed"]  # fmt: skip
     return _table(head, [_point(point, fixed) for point in form.points])
 
@@ -141,7 +144,7 @@ def _point(point: Point, fixed: dict[int, float]) -> list[str]:
     within = [accuracy for tokens, accuracy in fixed.items() if tokens <= point.mean_tokens + 1e-9]
     kept = {None: "", True: " (kept)", False: " (broken)"}[point.promised]
     return [
-        f"{point.name} ({point.margin:+.2f})",
+        point.name if point.margin is None else f"{point.name} ({point.margin:+.2f})",
         f"{point.mean_tokens:.1f}",
         f"{point.saved:.0%}",
         f"{100 * point.accuracy:.1f}",

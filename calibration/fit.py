@@ -108,14 +108,20 @@ def fit_predictor(
             raise M3ScoreError(f"{name}: {len(shared):,} of its images were fitted or calibrated on.")
     asks = len(set(fit.questions)) > 1
     forms = FORMS if asks else FORMS[:1]
-    tried = {form: compare(inputs(fit, form), fit, seed, say, form) for form in forms}
+    compared = {form: compare(inputs(fit, form), fit, seed, say, form) for form in forms}
+    tried = {form: results for form, (results, _) in compared.items()}
     say("fitting")
     ensembles = {form: train(inputs(fit, form), fit, tried[form][0].options, seed) for form in forms}
     drawn = calibrate.one_per_image(seed)
+    chances = {
+        form: _chances(_predict(ensembles, form, calibrate), calibrate, compared[form][1]) for form in forms
+    }
     record = CalibrationRecord(
         image_only=_predict(ensembles, FORMS[0], drawn),
         with_question=_predict(ensembles, FORMS[1], drawn) if asks else None,
         sufficient=drawn.sufficient,
+        chances_image_only=chances[FORMS[0]],
+        chances_with_question=chances.get(FORMS[1]),
     )
     predictor = Predictor(
         model=labels.model,
@@ -137,17 +143,9 @@ def fit_predictor(
         margins = {form: operating_points(predictor, form, calibrate, drops, confidence) for form in forms}
         predictions = {form: _predict(ensembles, form, test) for form in forms}
         sizes = clip_predictions(size.predict(test.size_features()), labels.ladder)
-        verdicts.append(judge(name, test, predictions, margins, chances_of(predictor), sizes))
+        budgets = {form: budget_prices(predictor, form) for form in forms}
+        verdicts.append(judge(name, test, predictions, margins, chances, sizes, budgets))
     return Fitted(predictor, tried, verdicts, parts)
-
-
-def chances_of(predictor: Predictor) -> dict[str, Chances]:
-    """Of each form, from the calibration that the predictor carries."""
-    record = predictor.calibration
-    found = {FORMS[0]: Chances.of(record.image_only, record.sufficient)}
-    if record.with_question is not None:
-        found[FORMS[1]] = Chances.of(record.with_question, record.sufficient)
-    return found
 
 
 def inputs(labels: Labels, form: str) -> np.ndarray:
@@ -163,9 +161,15 @@ def train(X: np.ndarray, labels: Labels, options: Mapping[str, Any], seed: int) 
     return Ensemble.of(ScaleRegressor(**options, random_state=seed).fit(X, target, unsolved))
 
 
-def compare(X: np.ndarray, labels: Labels, seed: int, say: Callable[[str], None], form: str) -> list[Tried]:
+OutOfFold = tuple[np.ndarray, np.ndarray]
+"""Predictions of questions by regressors that did not see their image, and bool (n, scales) what sufficed."""
+
+
+def compare(
+    X: np.ndarray, labels: Labels, seed: int, say: Callable[[str], None], form: str
+) -> tuple[list[Tried], OutOfFold]:
     """Every candidate, and the best one with the other way of treating the unsolved, by cross-validation
-    grouped by image, on at most ENOUGH questions; the best first."""
+    grouped by image, on at most ENOUGH questions; the best first, and its out-of-fold predictions."""
     if len(labels) > ENOUGH:
         some = _some_images(labels, ENOUGH, seed)
         X, labels = X[some], labels.take(some)
@@ -173,7 +177,7 @@ def compare(X: np.ndarray, labels: Labels, seed: int, say: Callable[[str], None]
     if unsolved.all():
         raise M3ScoreError("no question is solved at any scale: there is nothing to fit.")
 
-    def tried(name: str, way: str) -> Tried:
+    def tried(name: str, way: str) -> tuple[Tried, np.ndarray]:
         say(f"{form}: {name}, unsolved: {way}")
         found = Tried(name, way, 0.0, 0.0)
         predicted = _out_of_fold(X, labels, target, unsolved, found.options, seed)
@@ -181,13 +185,22 @@ def compare(X: np.ndarray, labels: Labels, seed: int, say: Callable[[str], None]
         curve = frontier.priced(predicted, labels.sufficient, labels.ladder, chances)
         score = curve.log_mean(labels.ladder[0], labels.ladder[-1])
         rank = spearman(predicted[~unsolved], target[~unsolved])
-        return replace(found, mean_accuracy=score, spearman=rank)
+        return replace(found, mean_accuracy=score, spearman=rank), predicted
 
     results = [tried(name, UNSOLVED[0]) for name in CANDIDATES]
     if unsolved.any():
-        best = max(results, key=lambda one: one.mean_accuracy)
+        best, _ = max(results, key=lambda one: one[0].mean_accuracy)
         results += [tried(best.name, way) for way in UNSOLVED[1:]]
-    return sorted(results, key=lambda one: -one.mean_accuracy)
+    results.sort(key=lambda one: -one[0].mean_accuracy)
+    return [one for one, _ in results], (results[0][1], labels.sufficient)
+
+
+def _chances(predictions: np.ndarray, calibrate: Labels, other: OutOfFold) -> Chances:
+    """From everything that was predicted without having been seen: chances promise nothing, so questions
+    about one image may all count."""
+    return Chances.of(
+        np.concatenate([predictions, other[0]]), np.concatenate([calibrate.sufficient, other[1]])
+    )
 
 
 def _some_images(labels: Labels, questions: int, seed: int) -> np.ndarray:
@@ -239,6 +252,19 @@ def operating_points(
     predicted = predictor.predict(calibrate.features, calibrate.question_features() if asked else None)
     points.append((f"{SMALL_LOSS:.0%} lost on calibration", small_loss_margin(predicted, calibrate), None))
     return [*points, ("no margin", 0.0, None)]
+
+
+def budget_prices(predictor: Predictor, form: str) -> list[tuple[str, float]]:
+    """(name, price) of routes that spend, on the calibration, what the fixed scales in between would."""
+    asked = form == FORMS[1]
+    predictions = predictor.calibration.predictions(asked)
+    if not len(predictions):
+        return []
+    chances = predictor.calibration.chances(asked)
+    return [
+        (f"budget of {tokens}", chances.price_for(tokens, predictions, predictor.ladder))
+        for tokens in predictor.ladder[1:-1]
+    ]
 
 
 def small_loss_margin(predicted: np.ndarray, labels: Labels, loss: float = SMALL_LOSS) -> float:

@@ -29,8 +29,8 @@ class Point:
     """A router at one margin: what it costs and keeps on a test set. Shares are of the questions."""
 
     name: str
-    margin: float
-    """Added to predictions, in ln(tokens)."""
+    margin: float | None
+    """Added to predictions, in ln(tokens); None where a price routes instead."""
     mean_tokens: float
     saved: float
     """Share of the finest scale's visual tokens that is not spent."""
@@ -117,6 +117,7 @@ def judge(
     margins: Mapping[str, Sequence[tuple[str, float, float | None]]],
     chances: Mapping[str, Chances],
     size: np.ndarray | None = None,
+    budgets: Mapping[str, Sequence[tuple[str, float]]] | None = None,
 ) -> Verdict:
     """Judge a router's forms on a test set.
 
@@ -128,6 +129,7 @@ def judge(
         chances: of each form, from calibration: they make its frontier, by price (prices.py). The frontier
             by margin is kept beside it.
         size: the size-alone regressor's predictions, where there is one.
+        budgets: of each form, (name, price) of routes by price.
     """
     sufficient, ladder = labels.sufficient, labels.ladder
     curves = {
@@ -150,7 +152,13 @@ def judge(
                 mean_accuracy=curve.log_mean(ladder[0], ladder[-1]),
                 least_lead=least,
                 mean_lead=mean,
-                points=tuple(_point(labels, predicted, curves, *margin) for margin in margins[form]),
+                points=(
+                    *(_by_margin(labels, predicted, curves, *margin) for margin in margins[form]),
+                    *(
+                        _point(labels, chances[form].levels(predicted, price, ladder), curves, called)
+                        for called, price in (budgets or {}).get(form, ())
+                    ),
+                ),
             )
         )
     accuracy = sufficient.mean(axis=0)
@@ -168,7 +176,7 @@ def judge(
     )
 
 
-def _point(
+def _by_margin(
     labels: Labels,
     predicted: np.ndarray,
     curves: Mapping[str, Curve],
@@ -176,15 +184,26 @@ def _point(
     margin: float,
     max_drop: float | None,
 ) -> Point:
+    levels = route_levels(predicted, margin, labels.ladder)
+    return _point(labels, levels, curves, name, float(margin), max_drop)
+
+
+def _point(
+    labels: Labels,
+    levels: np.ndarray,
+    curves: Mapping[str, Curve],
+    name: str,
+    margin: float | None = None,
+    max_drop: float | None = None,
+) -> Point:
     sufficient, ladder = labels.sufficient, labels.ladder
-    levels = route_levels(predicted, margin, ladder)
     tokens, accuracy = frontier.outcome(levels, sufficient, ladder)
     right = sufficient[np.arange(len(levels)), levels]
     regret = float((sufficient[:, -1] & ~right).mean())
     change = right.astype(float) - sufficient[:, -1]
     return Point(
         name=name,
-        margin=float(margin),
+        margin=margin,
         mean_tokens=tokens,
         saved=1 - tokens / ladder[-1],
         accuracy=accuracy,

@@ -42,6 +42,19 @@ class CalibrationRecord:
     """float32 (n,): ln(tokens) from image and question."""
     sufficient: np.ndarray
     """bool (n, scales): whether each scale suffices, coarsest first."""
+    chances_image_only: Chances | None = None
+    """What a price is set by (prices.py). It promises nothing, so it may come from more questions than the
+    record holds; None: from those."""
+    chances_with_question: Chances | None = None
+
+    def chances(self, with_question: bool) -> Chances:
+        """The chance that each scale suffices, by prediction; M3ScoreError without questions."""
+        kept = self.chances_with_question if with_question else self.chances_image_only
+        if kept is not None:
+            return kept
+        if not len(self.sufficient):
+            raise M3ScoreError("this predictor holds no calibration, so it knows no prices of tokens.")
+        return Chances.of(self.predictions(with_question), self.sufficient)
 
     def predictions(self, with_question: bool) -> np.ndarray:
         """float32 (n,) of one form; M3ScoreError if there is none."""
@@ -126,6 +139,9 @@ class Predictor:
                 )
             if not np.all((values >= 0) & (values <= np.float32(top))):  # false for NaN as well
                 raise M3ScoreError("the calibration's predictions must lie between 0 and ln(finest).")
+        for chances in (record.chances_image_only, record.chances_with_question):
+            if chances is not None and not chances.valid(len(self.ladder)):
+                raise M3ScoreError("the calibration's chances must be shares, by ascending predictions.")
 
     def predict(self, X_image: Any, X_question: Any = None) -> np.ndarray:
         """float32 (n,): ln(tokens per grid), within the ladder.
@@ -229,9 +245,7 @@ class Predictor:
         key = (float(mean_tokens), with_question)
         if key not in self._prices:
             predictions = self.calibration.predictions(with_question)
-            if not len(predictions):
-                raise M3ScoreError("this predictor holds no calibration, so it knows no prices of tokens.")
-            chances = Chances.of(predictions, self.calibration.sufficient)
+            chances = self.calibration.chances(with_question)
             self._prices[key] = chances, chances.price_for(mean_tokens, predictions, self.ladder)
         return self._prices[key]
 

@@ -20,6 +20,7 @@ from m3score.columns import printable
 from m3score.ensemble import Ensemble
 from m3score.errors import M3ScoreError
 from m3score.features import FEATURE_VERSION
+from m3score.prices import Chances
 from m3score.tables import read_whole, write_whole
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ def _arrays(predictor: Predictor) -> dict[str, np.ndarray]:
     if record.with_question is not None:
         arrays["calibration/with_question"] = record.with_question
     for form in _FORMS:
+        chances = getattr(record, f"chances_{form}")
+        if chances is not None:
+            arrays[f"calibration/chances_{form}/predictions"] = chances.predictions
+            arrays[f"calibration/chances_{form}/chance"] = chances.chance
         ensemble = getattr(predictor, form)
         if ensemble is not None:
             arrays |= {f"{form}/{name}": array for name, array in ensemble.arrays().items()}
@@ -88,7 +93,12 @@ def load(path: str | os.PathLike[str]) -> Predictor:
     }
     if forms["image_only"] is None or not {"image_only", "sufficient"} <= parts.keys():
         raise M3ScoreError(f"{name}: damaged predictor: the form image_only or its calibration is missing.")
-    record = CalibrationRecord(parts["image_only"], parts.get("with_question"), parts["sufficient"])
+    record = CalibrationRecord(
+        parts["image_only"],
+        parts.get("with_question"),
+        parts["sufficient"],
+        *(_chances(f"chances_{form}", parts, name) for form in _FORMS),
+    )
     facts = {key: tuple(v) if isinstance(v, list) else v for key, v in facts.items() if key in _KINDS}
     try:
         return Predictor(calibration=record, **forms, **facts)  # type: ignore[arg-type]
@@ -140,6 +150,15 @@ def _check_facts(facts: Mapping[str, Any], name: str) -> None:
     for key in ("image_features", "question_features"):
         if not all(isinstance(feature, str) for feature in facts[key]):
             raise M3ScoreError(f"{name}: damaged predictor: {key!r} must hold names.")
+
+
+def _chances(key: str, parts: Mapping[str, np.ndarray], name: str) -> Chances | None:
+    found = [parts.get(f"{key}/{part}") for part in ("predictions", "chance")]
+    if found[0] is None and found[1] is None:
+        return None
+    if found[0] is None or found[1] is None:
+        raise M3ScoreError(f"{name}: damaged predictor: a part of its {key} is missing.")
+    return Chances(found[0], found[1])
 
 
 def _ensemble(form: str, arrays: Mapping[str, np.ndarray], name: str) -> Ensemble | None:

@@ -41,6 +41,15 @@ class Chances:
         sizes = np.array([len(part) for part in bins], float)
         return cls(places, np.column_stack([_falling(column, sizes) for column in shares.T]))
 
+    def valid(self, scales: int) -> bool:
+        """Whether these are chances of so many scales at all."""
+        at, chance = self.predictions, self.chance
+        shapes = at.ndim == 1 and len(at) > 0 and chance.shape == (len(at), scales)
+        types = at.dtype == np.float64 and chance.dtype == np.float64
+        if not (shapes and types and np.isfinite(at).all()):
+            return False
+        return bool((np.diff(at) >= 0).all() and ((chance >= 0) & (chance <= 1)).all())  # false for NaN
+
     def at(self, predictions: np.ndarray) -> np.ndarray:
         """float64 (n, scales)"""
         columns = [np.interp(predictions, self.predictions, column) for column in self.chance.T]

@@ -79,11 +79,15 @@ def test_it_leads_the_baselines_on_images_it_never_saw(fitted: Fitted):
         assert both.mean_accuracy > image_only.mean_accuracy
         for form in verdict.forms:
             assert form.mean_lead > 0.03 and form.least_lead > -0.03
-            no_margin = form.points[-1]
-            assert no_margin.name == "no margin" and no_margin.accuracy > no_margin.mixing
+            (no_margin,) = (point for point in form.points if point.name == "no margin")
+            assert no_margin.accuracy > no_margin.mixing
             assert no_margin.size is not None and no_margin.accuracy > no_margin.size
             assert no_margin.accuracy <= no_margin.oracle
             assert no_margin.gap_closed is not None and 0 < no_margin.gap_closed < 1
+            budgets = [point for point in form.points if point.margin is None]
+            assert [point.name for point in budgets] == [f"budget of {t}" for t in LADDER[1:-1]]
+            for point, tokens in zip(budgets, LADDER[1:-1], strict=True):
+                assert point.mean_tokens < 1.15 * tokens and point.accuracy > point.mixing
 
 
 def test_certified_promises_are_kept_on_fresh_images(fitted: Fitted):

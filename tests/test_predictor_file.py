@@ -24,6 +24,7 @@ from m3score import predictor_file
 from m3score.errors import M3ScoreError
 from m3score.features import FEATURE_VERSION, IMAGE_FEATURES
 from m3score.predictor import Predictor
+from m3score.prices import Chances
 from tests.predictors import made_up, small_predictor
 
 
@@ -284,3 +285,22 @@ def test_saved_predictor_needs_neither_scikit_learn_nor_torch(predictor: Predict
     tokens = m3score.predict_scale([picture, picture], ["What is it?", None], predictor=predictor)
     complexity = m3score.predict_complexity(picture, predictor=predictor)
     assert ran.stdout == f"{tokens} {complexity!r} {predictor.certificate().margin!r}"
+
+
+def test_chances_travel_with_the_file(predictor: Predictor, tmp_path: Path) -> None:
+    record = predictor.calibration
+    chances = Chances.of(record.image_only, ~record.sufficient)  # others than the record itself would give
+    changed = replace(predictor, calibration=replace(record, chances_image_only=chances))
+    changed.save(tmp_path / "x.predictor")
+    back = Predictor.load(tmp_path / "x.predictor").calibration
+    assert np.array_equal(back.chances(False).chance, chances.chance)
+    assert back.chances_with_question is None and back.chances(True).valid(len(predictor.ladder))
+
+
+@pytest.mark.parametrize("bad", [2.0, np.nan, -0.1])
+def test_chances_that_are_none_are_refused(predictor: Predictor, bad: float) -> None:
+    record = predictor.calibration
+    chances = record.chances(False)
+    wrong = replace(chances, chance=np.full_like(chances.chance, bad))
+    with pytest.raises(M3ScoreError, match="chances must be shares"):
+        replace(predictor, calibration=replace(record, chances_image_only=wrong))
