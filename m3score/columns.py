@@ -79,6 +79,7 @@ class TableKind:
 
 
 _SCORER_KINDS = {
+    "scorer": "text?",
     "predicted_tokens": "int",
     "caption": "text",
     "cat_score": "float",
