@@ -174,6 +174,15 @@ class InstructionTrainer(Trainer):
         kept = {name: value.detach().cpu().contiguous() for name, value in state.items() if name in trained}
         save_file(kept, folder / "model.safetensors")
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Weights that stand still aren't in a checkpoint; those that are trained must be."""
+        network: Any = self.model
+        trained = {name for name, value in network.named_parameters() if value.requires_grad}
+        if lacking := sorted(trained & set(load_result.missing_keys)):
+            raise M3ScoreError(
+                f"The checkpoint lacks {len(lacking)} trained tensors, {lacking[0]} among them."
+            )
+
 
 class _StartedAt(TrainerCallback):
     def __init__(self, trainer: InstructionTrainer) -> None:
