@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def _said(*texts: str) -> list[dict[str, str]]:
     return [{"from": ("human", "gpt")[place % 2], "value": text} for place, text in enumerate(texts)]
 
 
-def _example(name: str, record: dict) -> Example:
+def _example(name: str, record: Any) -> Example:
     return make_example(record, ROOT / "images", model(name).tokenizer, model(name).settings)
 
 

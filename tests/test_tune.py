@@ -205,7 +205,7 @@ def test_the_papers_recipe():
     ],
 )
 def test_a_wrong_recipe_gets_one_sentence(tmp_path, change, complaint):
-    (tmp_path / "wrong.toml").write_text(RECIPE.replace(*change, 1))
+    (tmp_path / "wrong.toml").write_text(RECIPE.replace(change[0], change[1], 1))
     with pytest.raises(M3ScoreError, match=complaint):
         load_tuning(str(tmp_path / "wrong.toml"))
 
