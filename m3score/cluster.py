@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 PREDICTED_AT_ONCE = 256
 """Inputs in a block for a predictor: half a second of work, so that little is lost with a machine."""
+
+CONNECT_SECONDS = 10.0
+"""After so long, nobody answers at an address."""
 
 AHEAD = 4
 """Blocks per worker that are on their way, or done and waiting for an earlier one."""
@@ -154,6 +158,9 @@ def connected(
     place = address or os.environ.get("RAY_ADDRESS") or "local"
     with _signals_kept():
         try:
+            if place not in ("local", "auto"):  # Ray itself would try for minutes
+                host, _, port = place.rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
             ray.init(
                 address=place,
                 include_dashboard=None if place != "local" else False,

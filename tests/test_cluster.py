@@ -188,9 +188,10 @@ def test_options_that_make_no_sense(options: list[str], told: str, pictures: Pat
     assert told in " ".join(rank(pictures, *options, exit_code=2).split())
 
 
-def test_wrong_address_is_one_sentence(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere"])
+def test_wrong_address_is_one_sentence(address: str, pictures: Path) -> None:
     pytest.importorskip("ray", reason='needs Ray: pip install "m3score[ray]"')
-    said = rank(pictures, "--engine", "ray", "--address", "127.0.0.1:1", exit_code=2)
+    said = rank(pictures, "--engine", "ray", "--address", address, exit_code=2)
     assert "no Ray cluster answers there" in " ".join(said.split()) and "Traceback" not in said
 
 
