@@ -12,12 +12,14 @@ from m3score.cli.console import plain, set_up, stderr
 from m3score.cli.options import Quiet, Verbose
 from m3score.errors import M3ScoreError
 
-EPILOG = (
-    "Examples: [bold]m3score train m3-tiny --out runs/m3-tiny[/] builds the bundled model from drawn images. "
-    "[bold]m3score train llava-1.5-7b-m3 --data llava_v1_5_mix665k.json --image-folder images[/] fine-tunes "
-    "on LLaVA's instruction data; torchrun or accelerate launch spread it over GPUs. Stopped or killed, the "
-    "same command goes on from the last checkpoint. Losses are in OUT/log.jsonl, the model is in OUT/model."
-)
+EPILOG = """Examples:
+
+m3score train m3-tiny --out runs/m3-tiny
+
+m3score train llava-1.5-7b-m3 --data llava_v1_5_mix665k.json --image-folder images/ --out runs/m3
+
+Stopped or killed, the same command goes on from the last checkpoint. Losses are in OUT/log.jsonl,
+the model is in OUT/model. With several GPUs use torchrun or accelerate launch, see the README."""
 TUNING = "Fine-tuning on instruction data"
 
 
