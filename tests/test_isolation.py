@@ -11,6 +11,7 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_names_arrays_and_pictures_arrive_to_the_last_bit() -> None:
     name = os.fsdecode(b"caf\xe9\n\"'.jpg")
     assert there_and_back((name, Path(name))) == (name, Path(name))
     for array in (
-        np.float32([1e-45, np.inf]),
+        np.array([1e-45, np.inf], np.float32),
         np.zeros((0, 3), np.uint8),
         np.arange(6).reshape(2, 3)[:, ::2],
     ):
@@ -153,11 +154,16 @@ def test_closing_ends_what_is_under_way() -> None:
 def test_isolated_pictures_and_tiles_are_the_same_to_the_last_bit(tmp_path: Path) -> None:
     noise(700, 300).save(tmp_path / "a.jpg")
     with Decoder() as decode, Decoder(settings=M3Settings()) as tiles:
-        for source in (tmp_path / "a.jpg", (tmp_path / "a.jpg").read_bytes(), *originals().values()):
+        sources: tuple[Any, ...] = (
+            tmp_path / "a.jpg",
+            (tmp_path / "a.jpg").read_bytes(),
+            *originals().values(),
+        )
+        for source in sources:
             here = open_image(source)
             there = decode(source)
             assert isinstance(there, Image.Image) and there.tobytes() == here.tobytes()
-        cut = tiles(tmp_path / "a.jpg")
+        cut: Any = tiles(tmp_path / "a.jpg")
         expected = preprocess(open_image(tmp_path / "a.jpg"), M3Settings())
         assert np.array_equal(cut.pixel_values, expected.pixel_values) and cut.size == (700, 300)
 

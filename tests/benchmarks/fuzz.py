@@ -65,7 +65,7 @@ def damaged(rng: np.random.Generator, data: bytes, other: bytes) -> bytes:
     bad = bytearray(data)
     for _ in range(int(rng.integers(1, 7))):
         size = max(1, len(bad))
-        at = int(rng.integers(size) if rng.random() < 0.4 else min(rng.integers(1, 200), size - 1))
+        at = int(rng.integers(size)) if rng.random() < 0.4 else min(int(rng.integers(1, 200)), size - 1)
         length = int(rng.integers(1, 33))
         match rng.integers(8):
             case 0:
