@@ -62,7 +62,7 @@ def watch(command: list[str], out: Path, stop_at: int | None = None) -> Watched:
             pass
         points.append((time.monotonic() - begun, max(0, rows - 1)))
         if stop_at is not None and rows > stop_at:
-            process.send_signal(signal.SIGKILL)
+            os.kill(process.pid, signal.SIGKILL)  # Popen's own way would reap it, and its usage with it
         pid, _, usage = os.wait4(process.pid, os.WNOHANG)
         if pid:
             return Watched(points, usage.ru_maxrss / 1024, time.monotonic() - begun)
