@@ -344,6 +344,7 @@ def test_interrupt_keeps_what_was_done(number: signal.Signals, folder: Path, tmp
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # background jobs inherit it ignored
     )
     ready = out.with_suffix(".ready")
     for _ in range(300):
