@@ -236,7 +236,7 @@ def build(demo: Demo, examples: Sequence[tuple[str, str]] = ()) -> Any:
         problem = gr.HTML(elem_id="problem")
         with gr.Row(elem_id="main"):
             with gr.Column(scale=5, min_width=320):
-                file = gr.File(label="Picture", elem_id="file", height=130)
+                file = gr.File(label="Picture or video", elem_id="file", height=130)
                 if examples:
                     drawn = gr.Dataset(
                         components=[gr.Image(visible=False)],

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from m3score.calibration.drawn import draw
 from tests.browser import NARROW, chromium, look, open_page
 
