@@ -253,6 +253,7 @@ def _environment() -> dict[str, str]:
     """Ours, with modules looked for where this process looks for them, and one thread of numpy's.
 
     glibc learns from large allocations to keep what was freed: a fixed threshold gives pictures' memory back.
+    A little is kept all the same: to give back and fetch again for every picture costs a fifth of the time.
     """
     return {
         **os.environ,
@@ -260,6 +261,7 @@ def _environment() -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "MALLOC_MMAP_THRESHOLD_": str(2**22),
+        "MALLOC_TRIM_THRESHOLD_": str(2**24),
     }
 
 
