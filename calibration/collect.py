@@ -22,7 +22,7 @@ import numpy as np
 
 from m3score.answers import LadderAnswerer
 from m3score.calibration.sources import Drawn, Item, Source, VariedDrawings, key_of
-from m3score.errors import M3ScoreError
+from m3score.errors import M3ScoreError, one_line
 from m3score.features import FEATURE_VERSION, IMAGE_FEATURES, image_features
 from m3score.images import ImageSource
 from m3score.prefetch import Opened, opened_ahead
@@ -186,7 +186,7 @@ class _Looked:
                 self.values = pixel_features(self.item.source)
             return replace(opened, image=prepare(opened.image)) if prepare else opened
         except Exception as error:  # not foreseen, but no reason to lose the other images
-            detail = " ".join(str(error).split())[:200]
+            detail = one_line(error)
             return replace(opened, image=None, error=f"can't be used ({type(error).__name__}: {detail})")
 
 

@@ -22,7 +22,8 @@ from typing import Any
 
 from m3score.calibration.sources import Item
 from m3score.calibration.tasks import Asked, LeftOut, Task, asked_of, filled, own_question
-from m3score.errors import M3ScoreError
+from m3score.data_sets import is_saved
+from m3score.errors import M3ScoreError, first_line
 from m3score.grading import default_metric
 from m3score.images import ImageSource, open_image
 from m3score.prefetch import Opened
@@ -30,7 +31,6 @@ from m3score.questions import Question, json_lines, read_questions
 from m3score.tables import read_whole
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".gif")
-_SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def _load(task: Task, folder: Path | None, config: str | None) -> tuple[Any, str
     try:
         if folder is None:
             return datasets.load_dataset(task.hub, config, split=task.split), f"{task.hub}:{task.split}"
-        saved = next((p for p in (folder / str(config), folder) if _is_saved(p)), None)
+        saved = next((p for p in (folder / str(config), folder) if is_saved(str(p))), None)
         if saved is not None:
             where = str(saved)
             loaded = datasets.load_from_disk(where)
@@ -265,7 +265,7 @@ def _load(task: Task, folder: Path | None, config: str | None) -> tuple[Any, str
     except M3ScoreError:
         raise
     except Exception as error:  # the library and the hub raise a dozen kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise M3ScoreError(f"{task.name}: {where} can't be loaded as a data set ({reason}).") from None
 
 
@@ -282,10 +282,6 @@ def _snapshot(folder: Path, config: str | None, split: str) -> Any:
             f"({split}-*.parquet)."
         )
     return datasets.Dataset.from_parquet(chosen)
-
-
-def _is_saved(path: Path) -> bool:
-    return any((path / name).is_file() for name in _SAVED)
 
 
 def _column(rows: Any, column: str, task: Task) -> Any:

@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from m3score.errors import M3ScoreError
+from m3score.errors import M3ScoreError, one_line
 from m3score.hub import read_json
 
 KIND = "m3score-alit"
@@ -205,6 +205,6 @@ def load_alit(name: str | None, device: Any = "cpu") -> AlitModel:
     except M3ScoreError:
         raise
     except Exception as error:  # safetensors and torch raise a dozen kinds
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error, 160)
         raise M3ScoreError(f"The tokenizer in {folder} can't be loaded: {reason}.") from error
     return model.to(device).eval()

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 from m3score import hub
-from m3score.errors import M3ScoreError
+from m3score.errors import M3ScoreError, first_line
 from m3score.loading import no_progress_bars, resolve_device, resolve_dtype
 
 LOWEST, HIGHEST = 1.0, 9.0
@@ -307,7 +307,7 @@ def _made(maker: Any, folder: Path, option: str, device: Any, dtype: Any) -> Any
     except (M3ScoreError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # transformers raises a dozen kinds about what is in a folder
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = first_line(error)[:200]
         raise M3ScoreError(f"{option}: the model in {folder} can't be loaded: {reason}") from error
 
 

@@ -22,7 +22,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from m3score.dispatch import ATTEMPTS, Line, here_and_now, settle, told
-from m3score.errors import M3ScoreError
+from m3score.errors import M3ScoreError, one_line
 from m3score.finished import FinishedBlocks
 from m3score.found import FoundImage
 
@@ -171,7 +171,7 @@ def connected(
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             with suppress(Exception):
                 ray.shutdown()
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             raise M3ScoreError(
                 f"--address {place}: no Ray cluster answers there ({reason}); ray start --head begins one."
             ) from None

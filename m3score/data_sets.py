@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from m3score.errors import M3ScoreError
+from m3score.errors import M3ScoreError, first_line
 from m3score.found import Columns, FoundImage, ToFetch
 from m3score.remote import placed
 from m3score.rows import chosen_columns, row_image
@@ -72,7 +72,7 @@ class DataSet:
                 yield placed(*row_image(f"{name}/{index}", str(index), row, columns))
                 index += 1
         except Exception as error:  # the library, the hub and the network raise dozens of kinds
-            reason = f"the data set can't be read from this row on ({_line(error)})"
+            reason = f"the data set can't be read from this row on ({first_line(error)})"
             yield FoundImage(f"{name}/{index}", str(index), reason)
 
     @cached_property
@@ -83,7 +83,7 @@ class DataSet:
         except M3ScoreError:
             raise
         except Exception as error:  # as in images
-            raise M3ScoreError(f"{self.name}: can't be loaded as a data set ({_line(error)}).") from None
+            raise M3ScoreError(f"{self.name}: can't be loaded as a data set ({first_line(error)}).") from None
         name = self.name
         if isinstance(rows, Mapping):
             split = self.split
@@ -120,7 +120,3 @@ def _prepared(rows: Any, name: str, wanted: Columns) -> tuple[Any, str, Columns]
     if isinstance(features[chosen.image], datasets.Image):
         rows = rows.cast_column(chosen.image, datasets.Image(decode=False))
     return rows, name, chosen
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -22,7 +22,7 @@ from typing import Any, cast
 from PIL import Image
 
 from m3score import demo_page as page
-from m3score.errors import M3ScoreError, MissingExtraError
+from m3score.errors import M3ScoreError, MissingExtraError, first_line
 from m3score.images import open_image
 from m3score.live_answer import stream_answer
 from m3score.oracle import score_trace
@@ -391,4 +391,4 @@ def _free_port(host: str) -> int:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return first_line(error).rstrip(".")

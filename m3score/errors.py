@@ -10,3 +10,13 @@ class MissingExtraError(M3ScoreError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs an optional dependency: pip install 'm3score[{extra}]'.")
+
+
+def one_line(error: BaseException, most: int = 200) -> str:
+    """What an exception says, in one line of at most so many characters; its kind where it says nothing."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

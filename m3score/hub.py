@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from m3score.errors import M3ScoreError
+from m3score.errors import M3ScoreError, first_line
 
 BUNDLED = ("m3-tiny",)
 """Models shipped inside the package: they load without a network."""
@@ -64,7 +64,7 @@ def fetch(repo_id: str, patterns: Sequence[str], revision: str | None = None) ->
     try:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # the hub client raises a dozen kinds, and the network some more
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise M3ScoreError(
             f"Could not get {repo_id!r} from the Hugging Face hub; check the name, the network and, "
             f"for a private model, the token ({reason})."

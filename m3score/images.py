@@ -29,7 +29,7 @@ from typing import IO, TypeAlias
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from m3score.errors import M3ScoreError
+from m3score.errors import M3ScoreError, one_line
 from m3score.files import check_bytes, open_regular, printable, system_error, why_not_a_file
 from m3score.limits import MAX_BYTES, MAX_PIXELS
 from m3score.video import VIDEO_SUFFIXES, looks_like_video, video_grid, video_suffixes
@@ -283,7 +283,7 @@ def _explain(error: Exception, max_pixels: int) -> str:
         return f"more pixels than the limit of {max_pixels:,}"
     if isinstance(error, MemoryError):
         return "does not fit in memory"
-    detail = " ".join(str(error).split())[:160] or type(error).__name__
+    detail = one_line(error, 160)
     if isinstance(error, EOFError) or "truncated" in detail.lower() or "unexpected end" in detail.lower():
         return "truncated: the file ends before the image does"
     if isinstance(error, OSError) and error.errno is not None:

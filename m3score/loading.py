@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from m3score import hub
-from m3score.errors import M3ScoreError, MissingExtraError
+from m3score.errors import M3ScoreError, MissingExtraError, first_line
 from m3score.llava_checkpoint import LlavaCheckpoint, is_llava, read_tokenizer
 from m3score.settings import M3Settings
 
@@ -168,7 +168,7 @@ def _one_sentence(folder: Path) -> Iterator[None]:
     except (M3ScoreError, torch.OutOfMemoryError):
         raise
     except (OSError, ValueError, RuntimeError, ImportError, TypeError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise M3ScoreError(f"The model in {folder} can't be loaded: {reason}") from error
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, overload
 import numpy as np
 
 from m3score.certify import check_levels
-from m3score.errors import M3ScoreError
+from m3score.errors import M3ScoreError, one_line
 from m3score.features import image_features, map_images, question_features
 from m3score.found import FoundImage
 from m3score.images import ImageSource, printable
@@ -339,7 +339,7 @@ def _look(item: _Item) -> _Looked:
     except M3ScoreError as problem:
         return path, asked, str(problem) if path is None else str(problem).removeprefix(f"{name}: ")
     except Exception as problem:  # not foreseen, but no reason to lose the other images
-        detail = " ".join(str(problem).split())[:200]
+        detail = one_line(problem)
         return path, asked, f"can't be used ({type(problem).__name__}: {detail})"
 
 

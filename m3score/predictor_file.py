@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from m3score.columns import printable
 from m3score.ensemble import Ensemble
-from m3score.errors import M3ScoreError
+from m3score.errors import M3ScoreError, one_line
 from m3score.features import FEATURE_VERSION
 from m3score.prices import Chances
 from m3score.tables import read_whole, write_whole
@@ -119,7 +119,7 @@ def _contents(path: str | os.PathLike[str], name: str) -> tuple[dict[str, np.nda
     except (
         Exception
     ) as error:  # safetensors' own errors, types it has no numpy type for, nested too deep, ...
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reason = one_line(error, 120)
         raise M3ScoreError(f"{name}: not a predictor's file, or damaged ({reason}).") from None
     text = (header.get("__metadata__") or {}).get(_KEY)
     if text is None:

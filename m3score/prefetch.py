@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from m3score.errors import M3ScoreError
+from m3score.errors import M3ScoreError, one_line
 from m3score.found import FoundImage
 from m3score.images import open_image
 from m3score.profiling import stage
@@ -108,7 +108,7 @@ def open_item(
         return Opened(item.shown, None, error=item.reason(error))
     except Exception as error:  # not foreseen, but no reason to lose the other images
         logger.debug("could not open %s", item.shown, exc_info=True)
-        detail = " ".join(str(error).split())[:200]
+        detail = one_line(error)
         return Opened(item.shown, None, error=f"can't be opened ({type(error).__name__}: {detail})")
 
 

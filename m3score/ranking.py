@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from m3score.answers import LadderAnswerer
 from m3score.columns import SCORES, conform
-from m3score.errors import M3ScoreError
+from m3score.errors import M3ScoreError, one_line
 from m3score.finding import FoundImage, PathLike, Source, find_images
 from m3score.formats import format_for
 from m3score.isolation import Decoder
@@ -261,7 +261,7 @@ def _trace(
             halves = batch[:half], batch[half:]
             return [row for one in halves for row in _trace(model, one, max_new_tokens, coarse_answers)]
         logger.debug("the model failed on %s", batch[0].path, exc_info=True)
-        return [_sentence(error)]
+        return [why_it_failed(error)]
     lengths = [len(item.questions) * len(model.ladder) for item in batch]
     remaining = iter(rows)
     return [tuple(islice(remaining, length)) for length in lengths]
@@ -281,15 +281,11 @@ def _result(item: Opened, rows: tuple[TraceRow, ...] | str, rule: str, sufficien
     return RankedImage(item.path, complexity, rows, None, width, height)
 
 
-def _sentence(error: Exception) -> str:
-    """An exception as one line; a user error as it is."""
+def why_it_failed(error: Exception) -> str:
+    """What a model raised, as one line; a user error as it is."""
     if isinstance(error, M3ScoreError):
-        return _line(error)
-    return f"the model failed ({type(error).__name__}: {_line(error)})"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+        return one_line(error)
+    return f"the model failed ({type(error).__name__}: {one_line(error)})"
 
 
 def _check(rule: str, sufficiency: str, batch_size: int | Literal["auto"]) -> None:

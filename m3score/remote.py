@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import IO, Any, cast
 
-from m3score.errors import M3ScoreError, MissingExtraError
+from m3score.errors import M3ScoreError, MissingExtraError, one_line
 from m3score.found import MAX_BYTES, FoundImage, ToFetch, too_large
 from m3score.images import image_suffixes
 
@@ -149,7 +149,7 @@ def placed(found: FoundImage, where: str | None, folder: str = "") -> FoundImage
 
 def explained(error: Exception) -> str:
     """An exception of a file system in one line."""
-    detail = " ".join(str(error).split())[:200]
+    detail = one_line(error)
     if isinstance(error, FileNotFoundError):
         return "no such file"
     return f"{type(error).__name__}: {detail}" if detail else type(error).__name__

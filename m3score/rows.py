@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
-from m3score.errors import M3ScoreError
+from m3score.errors import M3ScoreError, one_line
 from m3score.found import MAX_BYTES, Columns, FoundImage, too_large
 from m3score.images import system_error
 from m3score.questions import Question
@@ -170,4 +170,4 @@ def _image_columns(schema: Any) -> list[str]:
 def _detail(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None:
         return system_error(error)
-    return " ".join(str(error).split())[:160] or type(error).__name__
+    return one_line(error, 160)

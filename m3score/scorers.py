@@ -8,13 +8,14 @@ cli/options.py). Importing this imports no torch.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
-from m3score.errors import M3ScoreError
+from m3score.errors import M3ScoreError, one_line
 from m3score.found import FoundImage
 from m3score.limits import Limits
 
@@ -99,7 +100,7 @@ def _measured(job: _Job) -> dict[str, Any]:
         known_as = printable(source) if isinstance(source, str) else "the image"
         return {"path": path, "error": str(problem).removeprefix(f"{known_as}: ")}
     except Exception as problem:  # not foreseen, but no reason to lose the other images
-        return {"path": path, "error": f"can't be used ({type(problem).__name__}: {_line(problem)})"}
+        return {"path": path, "error": f"can't be used ({type(problem).__name__}: {one_line(problem)})"}
     return {"path": path, "complexity": value, "width": width, "height": height, "error": None}
 
 
@@ -111,7 +112,7 @@ def _lost(job: _Job, error: M3ScoreError) -> dict[str, Any]:
 # ---- models ---------------------------------------------------------------------------------------------
 
 
-class BatchScorer:
+class BatchScorer(ABC):
     """A scorer that is handed opened pictures, several at once."""
 
     columns: tuple[str, ...] = ()
@@ -120,13 +121,13 @@ class BatchScorer:
     def __init__(self, batch_size: int | None = None) -> None:
         self.batch_size = batch_size or self.BATCH
 
+    @abstractmethod
     def identity(self) -> Mapping[str, Any]:
         """See Scorer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, images: Sequence[Any]) -> list[dict[str, Any]]:
         """Columns of each picture (RGB, upright): complexity and those of its own, or an error."""
-        raise NotImplementedError
 
     def rows(self, items: Iterable[FoundImage], limits: Limits) -> Iterator[dict[str, Any]]:
         """Pictures are opened in worker processes, a few ahead of the model."""
@@ -160,18 +161,13 @@ class BatchScorer:
         try:
             return self.score(images)
         except Exception as error:  # whatever a model raises, the other pictures must not pay for it
+            from m3score.ranking import why_it_failed
+
             if len(images) > 1:
                 half = len(images) // 2
                 return self._scored(images[:half]) + self._scored(images[half:])
             logger.debug("the model failed", exc_info=True)
-            said = isinstance(error, M3ScoreError)
-            return [
-                {
-                    "error": _line(error)
-                    if said
-                    else f"the model failed ({type(error).__name__}: {_line(error)})"
-                }
-            ]
+            return [{"error": why_it_failed(error)}]
 
 
 class CatScorer(BatchScorer):
@@ -251,7 +247,3 @@ SCORERS: dict[str, Callable[[ScorerOptions], Scorer]] = {
     "alit": AlitScorer,
 }
 """Makers of scorers by name."""
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import IO, Any, cast
 
-from m3score.errors import M3ScoreError
+from m3score.errors import M3ScoreError, one_line
 from m3score.found import MAX_BYTES, Columns, FoundImage, too_large
 from m3score.images import image_suffixes, printable, system_error
 from m3score.questions import Question, question_of
@@ -133,7 +133,7 @@ def _broken(name: str, last: str | None, reading: str | None, error: Exception) 
     elif isinstance(error, OSError) and error.errno is not None:
         detail = system_error(error)
     else:
-        detail = " ".join(str(error).split())[:160] or type(error).__name__
+        detail = one_line(error, 160)
     if reading is not None:
         reason = f"the shard is damaged here ({detail}): what follows in it is lost"
         return FoundImage(f"{name}/{reading}", reading, reason)

@@ -36,7 +36,9 @@ except SystemExit as end:
     used = resource.getrusage(resource.RUSAGE_SELF)
     processor = used.ru_utime + used.ru_stime
     told = {"exit": end.code or 0, "seconds": time.monotonic() - begun, "processor s": processor}
-    sys.stdout.write(json.dumps(told | {"peak MB": used.ru_maxrss / 1024}))
+    # Not ru_maxrss, which begins at what the parent had when it started this process.
+    peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    sys.stdout.write(json.dumps(told | {"peak MB": int(peak.split()[1]) / 1024}))
 """
 
 
