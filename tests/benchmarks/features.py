@@ -129,7 +129,7 @@ def main() -> None:
                 f"{1e3 * found.other / each:.2f} ms, ratio {found.ratio:.2f} (in processor time "
                 f"{found.processor_ratio:.2f}; bar {bar}); {each / found.one:.0f} images/s"
             )
-        many = small * 300
+        many = small * 600
         found = compare(
             partial(consume, work, many, 1), partial(consume, work, many, 2), max(3, chosen.rounds // 6)
         )
