@@ -305,7 +305,7 @@ def rank(
     if measured is not None:
         show_profile(measured, console)
     if report is not None and out is not None and not run.interrupted:
-        page_of_run(report, out, format, traces, answerer, console)
+        page_of_run(report, out, format, traces, answerer, console, search)
     run.leave(tally, out)
 
 

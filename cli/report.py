@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +17,9 @@ from m3score.cli.console import SOME_FAILED, check_target, plain, set_up
 from m3score.errors import M3ScoreError
 
 if TYPE_CHECKING:
+    from m3score.cli.search import Search
+    from m3score.data_sets import DataSet
+    from m3score.found import Columns
     from m3score.report import Report
 
 EPILOG = """Examples:
@@ -23,7 +28,18 @@ m3score report scores.csv --out report.html
 
 m3score report scores.csv --traces traces.parquet --out report.html
 
-m3score report scores.parquet --traces traces.parquet --model ./my-model --predictor my.predictor"""
+m3score report scores.parquet --traces traces.parquet --model ./my-model --predictor my.predictor
+
+m3score report scores.csv --dataset lmms-lab/DocVQA --split validation"""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where pictures lie that are no files; see report_sources.within_reach."""
+
+    data_sets: Sequence[DataSet] = ()
+    columns: Columns | None = None
+    fetch: bool = False
 
 
 def report(
@@ -97,6 +113,13 @@ def report(
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the drawing of pictures.")] = 0,
+    dataset: options.DatasetOption = None,
+    split: options.Split = None,
+    image_column: options.ImageColumn = None,
+    fetch: Annotated[
+        bool,
+        typer.Option("--fetch", help="Fetch the shown pictures that are at URLs.", show_default=False),
+    ] = False,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
@@ -104,17 +127,28 @@ def report(
     """Make a page of a score table: the distribution, the pictures from simple to complex, every answer.
 
     One HTML file that holds all it shows, pictures included, and loads nothing: it opens from disk and can be
-    sent by mail. However long the table, it stays below 15 MB.
+    sent by mail. However long the table, it stays below 15 MB. Pictures in shards, parquet files and data
+    sets are taken out of them; a data set of the hub has to be named with --dataset.
     """
     console = set_up(quiet=quiet, verbose=verbose)
     check_page(out, overwrite=overwrite)
+    from m3score.found import Columns
     from m3score.report import gather
 
+    columns, data_sets = Columns(image_column, ""), []
+    if dataset is not None:
+        from m3score.data_sets import DataSet
+
+        data_sets.append(DataSet(dataset, split, columns))
+        data_sets[0].check()
+    elif split is not None:
+        raise M3ScoreError("--split goes with --dataset.")
     with _steps(console, "Reading") as step:
         page = gather(scores, traces=traces, pictures=pictures, title=title, seed=seed, on_row=step)
     how = {"device": device, "dtype": dtype, "quantize": quantize, "revision": revision}
     wanted = None if heat_maps is False else model or _model_of(page, insist=bool(heat_maps))
-    finish(page, scores, out, console, model=wanted, how=how, predictor=predictor)
+    places = Places(data_sets, columns, fetch=fetch)
+    finish(page, scores, out, console, model=wanted, how=how, predictor=predictor, places=places)
     if page.unreadable:
         raise typer.Exit(SOME_FAILED)
 
@@ -135,6 +169,7 @@ def finish(
     model: Any = None,
     how: dict[str, Any] | None = None,
     predictor: str | None = None,
+    places: Places = Places(),
 ) -> None:
     """Add pictures, heat maps and the router to what was gathered, and write the page.
 
@@ -143,44 +178,76 @@ def finish(
         model: a loaded model or its name, for heat maps; None for none.
         how: how to load it.
         predictor: of the router; None for a bundled one, if there is one for this model.
+        places: where pictures lie that are no files.
     """
     from m3score.report import add_maps, add_pictures, add_router, save
-    from m3score.report_pictures import finder, folder_of_table
 
-    find = finder(folder_of_table(scores))
-    with _steps(console, "Shrinking pictures", len(page.paths)) as step:
-        add_pictures(page, find, step)
-    if model is not None and page.paths:
-        if isinstance(model, str):
-            from m3score.cli.console import load
-
-            model = load(model, console=console, **(how or {}))
-        with _steps(console, "Mapping detail", len(page.paths)) as step:
-            add_maps(page, model, find, step)
     chosen = _router(page, predictor)
-    if chosen is not None and page.answers is not None:
-        with _steps(console, "Routing", len(page.answers.sample)) as step:
-            add_router(page, chosen, find, step)
+    with _within_reach(page, scores, places, console, router=chosen is not None) as find:
+        with _steps(console, "Shrinking pictures", len(page.paths)) as step:
+            add_pictures(page, find, step)
+        if model is not None and page.paths:
+            if isinstance(model, str):
+                from m3score.cli.console import load
+
+                model = load(model, console=console, **(how or {}))
+            with _steps(console, "Mapping detail", len(page.paths)) as step:
+                add_maps(page, model, find, step)
+        if chosen is not None and page.answers is not None:
+            with _steps(console, "Routing", len(page.answers.sample)) as step:
+                add_router(page, chosen, find, step)
     size = save(page, out)
     if page.unreadable:
+        missing, (reason, count) = sum(page.unreadable.values()), next(iter(page.unreadable.items()))
+        why = plain(reason) if count == missing else f"{plain(reason)} ({count:,}), and others"
         console.print(
-            f"[yellow]{page.unreadable:,} of the {len(page.paths):,} shown pictures cannot be opened[/]; "
-            "paths are tried as they are, and from the folder of the table."
+            f"[yellow]{missing:,} of the {len(page.paths):,} shown pictures cannot be opened[/]: {why}. "
+            "Paths are tried as they are, and from the folder of the table."
         )
     if str(out) != "-":
         console.print(f"Wrote {plain(out)} ({size / 1e6:.1f} MB, {len(page.paths):,} pictures).")
 
 
+@contextmanager
+def _within_reach(
+    page: Report, scores: Any, places: Places, console: Console, *, router: bool
+) -> Iterator[Callable[[str], str]]:
+    from m3score.report_pictures import folder_of_table
+    from m3score.report_sources import within_reach
+
+    wanted = page.wanted(router=router)
+    how: dict[str, Any] = {"data_sets": places.data_sets, "columns": places.columns, "fetch": places.fetch}
+    with ExitStack() as reaching:
+        with _steps(console, "Finding pictures", len(set(wanted))) as step:
+            near = within_reach(wanted, folder_of_table(scores), **how, on_picture=step)
+            find = reaching.enter_context(near)
+        yield find
+
+
 def page_of_run(
-    out: Path, scores: Path, format: str | None, traces: Path | None, model: Any, console: Console
+    out: Path,
+    scores: Path,
+    format: str | None,
+    traces: Path | None,
+    model: Any,
+    console: Console,
+    search: Search,
 ) -> None:
-    """The page of the tables that a run has just written, with heat maps by its model, loaded already."""
+    """The page of the tables that a run has just written, with heat maps by its model, loaded already.
+
+    Args:
+        search: the run's inputs: they may be fetched again.
+
+    The others are those of the run.
+    """
     from m3score.report import gather
 
+    rows = [path for path in search.paths if not isinstance(path, str | PathLike)]
+    places = Places(rows, search.columns, fetch=True)
     with _steps(console, "Reading") as step:
         page = gather(scores, traces=traces, format=format, on_row=step)
     wanted = model if hasattr(model, "encode") else None
-    finish(page, scores, out, console, model=wanted)
+    finish(page, scores, out, console, model=wanted, places=places)
 
 
 def _model_of(page: Report, *, insist: bool) -> str | None:

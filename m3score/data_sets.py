@@ -6,9 +6,10 @@ Images are not decoded here (and so not twice): rows give the bytes of the encod
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,35 @@ class DataSet:
         except Exception as error:  # the library, the hub and the network raise dozens of kinds
             reason = f"the data set can't be read from this row on ({first_line(error)})"
             yield FoundImage(f"{name}/{index}", str(index), reason)
+
+    def holds(self, path: str) -> bool:
+        """Whether a row of this data set may be called so."""
+        name = self._loaded[1]
+        return path.startswith(f"{name}/") and path[len(name) + 1 :].isdecimal()
+
+    def some(self, paths: Iterable[str], *, called: str | None = None) -> Iterator[FoundImage | ToFetch]:
+        """The rows of these names, in the data set's order.
+
+        Args:
+            paths: as images() calls them; of others there may be none, or some too many.
+            called: what a table calls this data set, if not by its name.
+
+        Raises:
+            M3ScoreError: the data set comes over the network row by row: it would all be fetched again.
+        """
+        rows, name, columns = self._loaded
+        if called is not None:
+            name = f"{called}{name.removeprefix(self.name)}"
+        wanted = sorted({int(path[len(name) + 1 :]) for path in paths})
+        if hasattr(rows, "__len__"):
+            chosen = ((index, rows[index]) for index in wanted if index < len(rows))
+        elif os.path.exists(self.name):
+            places = set(wanted)
+            chosen = ((i, row) for i, row in enumerate(islice(rows, wanted[-1] + 1)) if i in places)
+        else:
+            raise M3ScoreError("in a data set that is streamed, and is not fetched a second time")
+        for index, row in chosen:
+            yield placed(*row_image(f"{name}/{index}", str(index), row, columns))
 
     @cached_property
     def _loaded(self) -> tuple[Any, str, Columns]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from m3score.columns import SCORES, TRACES, printable
 from m3score.errors import M3ScoreError
 from m3score.report_answers import Answers, collect, frontier, question_tables, routed
-from m3score.report_pictures import as_digits, detail_maps, finder, folder_of_table, thumbnails
+from m3score.report_pictures import Thumbnail, as_digits, detail_maps, folder_of_table, thumbnails
+from m3score.report_sources import within_reach
 from m3score.report_survey import BINS, Row, Survey, folder_of, survey
 from m3score.streaming import stream_rows
 from m3score.tables import write_whole
@@ -44,17 +46,26 @@ class Report:
     title: str
     survey: Survey
     answers: Answers | None
-    thumbnails: list[Any] = field(default_factory=list)
+    thumbnails: list[Thumbnail] = field(default_factory=list)
     maps: list[dict[str, Any] | None] = field(default_factory=list)
     map_model: str | None = None
     curves: dict[str, Any] | None = None
-    unreadable: int = 0
-    """Shown pictures that could not be opened."""
 
     @property
     def paths(self) -> list[str]:
         """Of the shown pictures, simplest first."""
         return [row.get("path", "") for row in self.survey.shown]
+
+    @property
+    def unreadable(self) -> dict[str, int]:
+        """Shown pictures that could not be opened, by reason, the most frequent first."""
+        reasons = Counter(one.error for one in self.thumbnails if one.error is not None)
+        return dict(reasons.most_common())
+
+    def wanted(self, *, router: bool) -> list[str]:
+        """The pictures that are going to be opened."""
+        asked = [image for image, _, _ in self.answers.sample] if router and self.answers else []
+        return [*self.paths, *asked]
 
 
 def write_report(
@@ -67,6 +78,7 @@ def write_report(
     pictures: int = PICTURES,
     title: str | None = None,
     seed: int = 0,
+    fetch: bool = False,
 ) -> Report:
     """Write a score table as one HTML file ("-" is stdout) that opens from disk and loads nothing.
 
@@ -79,6 +91,7 @@ def write_report(
         pictures: about how many pictures are shown, drawn evenly from all levels of the ladder.
         title: of the page.
         seed: of the drawing.
+        fetch: whether pictures at URLs are fetched.
 
     Returns:
         The Report, for its numbers.
@@ -88,12 +101,13 @@ def write_report(
             be written to. A picture that cannot be opened is shown as such.
     """
     report = gather(scores, traces=traces, pictures=pictures, title=title, seed=seed)
-    find = finder(folder_of_table(scores))
-    add_pictures(report, find)
-    if model is not None:
-        add_maps(report, model, find)
-    if predictor is not None:
-        add_router(report, predictor, find)
+    wanted = report.wanted(router=predictor is not None)
+    with within_reach(wanted, folder_of_table(scores), fetch=fetch) as find:
+        add_pictures(report, find)
+        if model is not None:
+            add_maps(report, model, find)
+        if predictor is not None:
+            add_router(report, predictor, find)
     save(report, out)
     return report
 
@@ -140,7 +154,6 @@ def add_pictures(
     report.thumbnails = []
     for thumbnail in thumbnails(report.paths, find):
         report.thumbnails.append(thumbnail)
-        report.unreadable += thumbnail.error is not None
         on_picture()
 
 
@@ -152,7 +165,7 @@ def add_maps(
 ) -> None:
     """Maps of the detail that pooling loses, of the shown pictures; costs a pass of the vision tower each."""
     maps = []
-    for one in detail_maps(model, [find(path) for path in report.paths]):
+    for one in detail_maps(model, report.paths, find):
         maps.append(one)
         on_picture()
     report.maps, report.map_model = as_digits(maps), model.name
@@ -212,6 +225,8 @@ def render(report: Report) -> str:
         ],
         models=sorted(report.answers.models) if report.answers else [],
         folders=_folders(seen),
+        shown_odd=sum(row.get("monotone") is False for row in seen.shown),
+        shown_unsolved=sum(row.get("solved") is False for row in seen.shown),
         curves=report.curves,
         data=_data(report),
         style=style,
@@ -284,6 +299,13 @@ def _data(report: Report) -> dict[str, Any]:
         "finest": seen.finest,
         "pictures": pictures,
         "failed": failed,
+        "totals": {
+            "scored": seen.scored,
+            "show": {
+                **{str(tokens): count for tokens, count in seen.levels.items()},
+                **{"unsolved": seen.unsolved, "odd": seen.non_monotone, "error": seen.failed},
+            },
+        },
         "curves": report.curves,
         "hasAnswers": report.answers is not None,
     }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m3score.errors import M3ScoreError
-from m3score.images import open_image, open_reduced
+from m3score.images import open_image, open_reduced, printable
 
 if TYPE_CHECKING:
     from m3score.model import M3Model
@@ -43,16 +43,6 @@ class Thumbnail:
     error: str | None
 
 
-def finder(folder: str | os.PathLike[str] | None) -> Callable[[str], str]:
-    """Where a table's path lies: as it is, or else within `folder`, the table's own."""
-
-    def find(path: str) -> str:
-        beside = os.path.join(folder, path) if folder else path
-        return beside if not os.path.lexists(path) and os.path.lexists(beside) else path
-
-    return find
-
-
 def thumbnails(paths: Sequence[str], find: Callable[[str], str]) -> Iterator[Thumbnail]:
     """One per path, in order. Together they stay below ALL_BYTES."""
     limit = min(BYTES, ALL_BYTES // max(1, len(paths)))
@@ -61,10 +51,12 @@ def thumbnails(paths: Sequence[str], find: Callable[[str], str]) -> Iterator[Thu
 
 
 def _thumbnail(path: str, find: Callable[[str], str], limit: int) -> Thumbnail:
+    file = path
     try:
-        picture, (width, height) = open_reduced(find(path), SIDE)
+        file = find(path)
+        picture, (width, height) = open_reduced(file, SIDE)
     except M3ScoreError as error:
-        return Thumbnail(None, None, None, str(error).removeprefix(f"{path}: "))
+        return Thumbnail(None, None, None, str(error).removeprefix(f"{printable(file)}: "))
     content = b""
     for share, quality in _QUALITIES:
         small = picture.copy()
@@ -88,10 +80,12 @@ class DetailMap:
     """Left, top, right, bottom of the grid in units of the picture's sides: it may reach beyond."""
 
 
-def detail_maps(model: M3Model, paths: Sequence[str]) -> Iterator[DetailMap | None]:
+def detail_maps(
+    model: M3Model, paths: Sequence[str], find: Callable[[str], str] = lambda path: path
+) -> Iterator[DetailMap | None]:
     """One per path, in order; None for a picture that cannot be opened. Of the overview grid only."""
     for start in range(0, len(paths), _BATCH):
-        pictures = [_opened(path) for path in paths[start : start + _BATCH]]
+        pictures = [_opened(path, find) for path in paths[start : start + _BATCH]]
         encoded = iter(model.encode([picture for picture in pictures if picture is not None]))
         for picture in pictures:
             if picture is None:
@@ -102,9 +96,9 @@ def detail_maps(model: M3Model, paths: Sequence[str]) -> Iterator[DetailMap | No
             yield DetailMap(_losses(features, model.ladder), box)
 
 
-def _opened(path: str) -> Any:
+def _opened(path: str, find: Callable[[str], str]) -> Any:
     try:
-        return open_image(path)
+        return open_image(find(path))
     except M3ScoreError:
         return None
 

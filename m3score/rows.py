@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from m3score.errors import M3ScoreError, one_line
@@ -103,11 +103,16 @@ def row_image(
 
 
 def parquet_images(
-    name: str, open_file: Callable[[], IO[bytes]], columns: Columns
+    name: str,
+    open_file: Callable[[], IO[bytes]],
+    columns: Columns,
+    *,
+    wanted: Collection[int] | None = None,
 ) -> Iterator[tuple[FoundImage, str | None]]:
     """Rows of a parquet file as inputs called FILE/ROW, each with where its image lies if not in the row.
 
-    Row groups that can't be read are one error each; the others are read all the same.
+    Row groups that can't be read are one error each; the others are read all the same. Where the numbers of
+    the `wanted` rows are given, row groups without any are left out.
     """
     import pyarrow.parquet as pq
 
@@ -119,8 +124,10 @@ def parquet_images(
             chosen = chosen_columns(name, schema.names, _image_columns(schema), columns)
             first = 0
             for group in range(table.num_row_groups):
-                yield from _group_images(name, table, group, first, chosen)
-                first += table.metadata.row_group(group).num_rows
+                rows = range(first, first + table.metadata.row_group(group).num_rows)
+                if wanted is None or any(row in rows for row in wanted):
+                    yield from _group_images(name, table, group, first, chosen)
+                first = rows.stop
     except M3ScoreError as error:
         yield FoundImage(name, os.path.basename(name), str(error).removeprefix(f"{name}: ")), None
     except Exception as error:  # pyarrow's errors, and those of remote file systems

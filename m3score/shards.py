@@ -13,7 +13,7 @@ import json
 import lzma
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import IO, Any, cast
 
@@ -41,6 +41,7 @@ def shard_images(
     on_skip: Callable[[str], None] = lambda path: None,
     *,
     ask: bool = True,
+    wanted: Collection[str] | None = None,
 ) -> Iterator[FoundImage]:
     """The images of one shard, as SHARD/MEMBER. Where the shard is damaged, the last one is an error.
 
@@ -49,11 +50,12 @@ def shard_images(
         open_shard: opens it for reading; it need not be seekable.
         on_skip: called with the name of every member that is neither an image nor a sample's json.
         ask: whether what the json files ask is of interest.
+        wanted: members; no others are read where a shard is a plain tar file that can be sought in.
     """
     sample: list[FoundImage] = []
     questions: tuple[Question, ...] = ()
     stem = problem = ""
-    for member in _members(name, open_shard, on_skip):
+    for member in _members(name, open_shard, on_skip, wanted):
         own_stem, suffix = os.path.splitext(member.relative)
         if own_stem != stem or len(sample) >= _MOST_IN_A_SAMPLE:
             yield from (_asked(image, questions, problem) for image in sample)
@@ -92,16 +94,22 @@ def _questions(content: bytes) -> tuple[Question, ...]:
 
 
 def _members(
-    name: str, open_shard: Callable[[], IO[bytes]], on_skip: Callable[[str], None]
+    name: str,
+    open_shard: Callable[[], IO[bytes]],
+    on_skip: Callable[[str], None],
+    wanted: Collection[str] | None,
 ) -> Iterator[FoundImage]:
     """Images and json files of a shard, with their content."""
     last = reading = None
     try:
-        with open_shard() as file, _decompressed(file) as plain, _tar(plain) as tar:
+        with open_shard() as file, _decompressed(file) as plain, _tar(plain, wanted, file) as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
                 reading = member.name
                 suffix = os.path.splitext(reading)[1].lower()
+                if wanted is not None and reading not in wanted:
+                    last, reading = reading, None
+                    continue
                 usable = member.isreg() and not os.path.basename(reading).startswith(".")
                 if usable and suffix in image_suffixes():
                     yield _image(f"{name}/{reading}", tar, member)
@@ -115,8 +123,9 @@ def _members(
         yield _broken(name, last, reading, error)
 
 
-def _tar(file: IO[bytes]) -> tarfile.TarFile:
-    return tarfile.open(fileobj=file, mode="r|", tarinfo=_Header, encoding="utf-8")
+def _tar(plain: IO[bytes], wanted: Collection[str] | None, file: IO[bytes]) -> tarfile.TarFile:
+    skips = wanted is not None and plain is file and file.seekable()
+    return tarfile.open(fileobj=plain, mode="r:" if skips else "r|", tarinfo=_Header, encoding="utf-8")
 
 
 def _image(path: str, tar: tarfile.TarFile, member: tarfile.TarInfo) -> FoundImage:

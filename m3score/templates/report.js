@@ -146,8 +146,14 @@ function refresh() {
   if (order === "complex") kept.reverse();
   if (order === "path") kept.sort((a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0));
   gallery.set(kept);
-  const all = failed ? data.failed.length : data.pictures.length;
-  byId("status").textContent = kept.length === all ? `${count(all, failed ? "input" : "picture")}.` : `${number(kept.length, 0)} of ${count(all, failed ? "input" : "picture")}.`;
+  const all = failed ? data.failed.length : data.pictures.length, whole = failed ? data.totals.show.error : data.totals.scored;
+  const kind = failed ? "input" : "picture", sampled = all < whole;
+  const alone = show && folder === "*" && !text && (failed || (least <= 0 && most >= 1));
+  let said = `${count(all, kind)}.`;
+  if (kept.length < all) said = `${number(kept.length, 0)} of ${sampled ? "the " : ""}${number(all, 0)} ${sampled ? (failed ? "listed inputs" : "shown pictures") : all === 1 ? kind : `${kind}s`}.`;
+  else if (sampled) said = `${number(all, 0)} of ${count(whole, kind)}, ${failed ? "the first" : "drawn evenly over the scores"}.`;
+  if (sampled && alone && !failed) said += ` In the whole table: ${count(data.totals.show[show], "picture")} like that.`;
+  byId("status").textContent = said;
 }
 byId("filters").addEventListener("input", refresh);
 byId("filters").addEventListener("reset", () => setTimeout(refresh));
