@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from m3score.cli.choices import Bits, Dtype, Engine, Features, Format, Rule, Scorer, Sufficiency
+
+__all__ = ["Bits", "Dtype", "Engine", "Features", "Format", "Rule", "Scorer", "Sufficiency"]
+"""What options choose among is looked for here too."""
 
 MODEL = "Model"
 ROUTING = "Routing"
@@ -16,73 +20,6 @@ DATA_SET = "Data sets and parquet files"
 LIMITS = "Limits of one picture"
 SCORERS = "Other scorers"
 CLUSTER = "Cluster"
-
-
-class Format(StrEnum):
-    """Table formats; the values are the names in m3score.formats.FORMATS."""
-
-    csv = "csv"
-    jsonl = "jsonl"
-    parquet = "parquet"
-
-
-class Rule(StrEnum):
-    """The values are the names in m3score.rules.RULES."""
-
-    stays = "stays"
-    first = "first"
-
-
-class Sufficiency(StrEnum):
-    """The values are those of m3score.oracle.SUFFICIENCY."""
-
-    auto = "auto"
-    correct = "correct"
-    consistent = "consistent"
-
-
-class Scorer(StrEnum):
-    """What makes scores: the model, a predictor of it, both (cascade), or one of m3score.scorers.SCORERS."""
-
-    model = "model"
-    predictor = "predictor"
-    cascade = "cascade"
-    jpeg = "jpeg"
-    edges = "edges"
-    entropy = "entropy"
-    cat = "cat"
-    alit = "alit"
-
-
-class Engine(StrEnum):
-    """Where the work is done."""
-
-    local = "local"
-    ray = "ray"
-
-
-class Features(StrEnum):
-    """The values are those of m3score.predictor.FEATURE_SETS."""
-
-    pixels = "pixels"
-    vision = "vision"
-
-
-class Bits(StrEnum):
-    """Ways to quantise the language model's weights."""
-
-    four = "4bit"
-    eight = "8bit"
-
-
-class Dtype(StrEnum):
-    """Number types a model may be loaded in."""
-
-    auto = "auto"
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-
 
 Paths = Annotated[
     list[str] | None,
