@@ -63,21 +63,22 @@ def demo(
     Beside the answer stands what every other scale says, where they agree, how complex that makes the
     picture, and what predict_scale would have chosen. Needs m3score\\[demo].
     """
-    from m3score import demo as pages
+    from m3score import demo_server as server
+    from m3score.demo import Demo, parse_size
 
-    size = pages.parse_size(max_upload)
+    size = parse_size(max_upload)
     console = set_up(quiet=quiet, verbose=verbose)
-    pages.check_installed()
+    server.check_installed()
     answerer = load(model, device=device, dtype=dtype, quantize=quantize, revision=revision, console=console)
-    page = pages.Demo(answerer, predictor=predictor, max_new_tokens=max_new_tokens)
+    page = Demo(answerer, predictor=predictor, max_new_tokens=max_new_tokens)
     with console.status("Warming up ..."):
         page.warm_up()
     with tempfile.TemporaryDirectory(prefix="m3score-drawn-") as folder, sigterm_as_interrupt():
         try:
             drawn = draw_examples(Path(folder))
-            with pages.served(page, drawn, host=host, port=port, share=share, max_upload=size) as address:
+            with server.served(page, drawn, host=host, port=port, share=share, max_upload=size) as address:
                 console.print(f"The demo is at {plain(address)} (Ctrl-C ends it).")
-                pages.wait()
+                server.wait()
         except KeyboardInterrupt:  # how it is meant to end
             console.print("Ended.")
 

@@ -1,40 +1,27 @@
 """The demo: a page in the browser with a picture, a question and a slider from one visual token to all.
 
-Knows Gradio and how a visit goes; demo_page.py makes what is shown, live_answer.py the words as they come.
-
-What belongs to a visitor is in that visitor's session, and the model serves one question at a time, so
-visitors never see each other's. Nothing is loaded from elsewhere and nothing is sent there.
+Knows how a visit goes; demo_page.py makes what is shown, live_answer.py the words as they come, and
+demo_server.py puts both before visitors.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import re
-import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from PIL import Image
 
 from m3score import demo_page as page
-from m3score.errors import M3ScoreError, MissingExtraError, first_line
+from m3score.errors import M3ScoreError
 from m3score.images import open_image
 from m3score.live_answer import stream_answer
 from m3score.oracle import score_trace
 from m3score.predict import Prediction, predict_many
 from m3score.traces import trace
-
-_OLDEST_GRADIO = 6
-_SESSIONS = 64
-"""Visitors whose pictures are held in memory; the oldest make room."""
-_HOUR = 3600
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -61,7 +48,7 @@ def parse_size(text: str) -> int:
 
 
 class Demo:
-    """What happens on the page. Values go to Gradio's components by name, see `Components`."""
+    """What happens on the page. Values go to the page's components by name."""
 
     def __init__(self, model: Any, *, predictor: str | None = None, max_new_tokens: int = 32) -> None:
         """
@@ -196,199 +183,3 @@ class Demo:
         elif visit.foreseen:
             foreseen = "—", visit.foreseen.error or ""
         return page.cards(visit.judged, self.ladder, foreseen, visit.encode_seconds)
-
-
-# ---- Gradio ---------------------------------------------------------------------------------------------
-
-
-def _gradio() -> Any:
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import, which looks at it
-    try:
-        import gradio
-    except ImportError:
-        raise MissingExtraError("The demo", "demo") from None
-    if int(gradio.__version__.split(".")[0]) < _OLDEST_GRADIO:
-        raise M3ScoreError(
-            f"The demo needs Gradio {_OLDEST_GRADIO} or newer, not {gradio.__version__}: "
-            "pip install 'm3score[demo]'."
-        )
-    return gradio
-
-
-def check_installed() -> None:
-    """Raises M3ScoreError, with the pip line, where Gradio is missing or too old."""
-    _gradio()
-
-
-def build(demo: Demo, examples: Sequence[tuple[str, str]] = ()) -> Any:
-    """The page as gradio.Blocks.
-
-    Args:
-        demo: what happens on it.
-        examples: (path of a picture, question) to begin with.
-    """
-    gr = _gradio()
-    levels = len(demo.ladder)
-    start = (levels + 1) // 2
-    with gr.Blocks(title=page.TITLE, analytics_enabled=False, delete_cache=(_HOUR, _HOUR)) as blocks:
-        visit = gr.State(None, time_to_live=_HOUR)
-        gr.HTML(page.INTRO, elem_id="intro")
-        problem = gr.HTML(elem_id="problem")
-        with gr.Row(elem_id="main"):
-            with gr.Column(scale=5, min_width=320):
-                file = gr.File(label="Picture or video", elem_id="file", height=130)
-                if examples:
-                    drawn = gr.Dataset(
-                        components=[gr.Image(visible=False)],
-                        samples=[[path] for path, _ in examples],
-                        type="index",
-                        label="Or one of these",
-                        elem_id="examples",
-                    )
-                question = gr.Textbox(
-                    label="Question", placeholder="What does the sign say?", elem_id="question", max_lines=3
-                )
-                ask = gr.Button("Ask", variant="primary", elem_id="ask")
-                level = gr.Slider(
-                    1,
-                    levels,
-                    value=start,
-                    step=1,
-                    elem_id="level",
-                    label=f"Level: 1 coarsest .. {levels} finest",
-                    buttons=[],
-                )
-                level_line = gr.HTML(page.level_line(start, demo.ladder), elem_id="level-line")
-            with gr.Column(scale=7, min_width=320):
-                answer = gr.Textbox(label="Answer", interactive=False, elem_id="answer", lines=1)
-                seen = gr.HTML(elem_id="seen")
-        cards = gr.HTML(elem_id="cards")
-        table = gr.HTML(elem_id="table")
-        outputs = {
-            "visit": visit,
-            "problem": problem,
-            "seen": seen,
-            "level_line": level_line,
-            "answer": answer,
-            "cards": cards,
-            "table": table,
-        }
-
-        def placed(shown: dict[str, Any]) -> dict[Any, Any]:
-            return {outputs[name]: value for name, value in shown.items()}
-
-        def on_ask(visit: Visit | None, question: str, level: float) -> Iterator[dict[Any, Any]]:
-            yield from map(placed, demo.ask(visit, question, int(level)))
-
-        everything = list(outputs.values())
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        asking = gr.on(
-            [ask.click, question.submit],
-            on_ask,
-            [visit, question, level],
-            everything,
-            concurrency_id="model",
-            concurrency_limit=1,
-            trigger_mode="once",
-            **quiet,
-        )
-        asking.then(lambda v, n: placed(demo.show(v, int(n))), [visit, level], everything, **quiet)
-        level.change(
-            lambda v, n: placed(demo.show(v, int(n))),
-            [visit, level],
-            everything,
-            trigger_mode="always_last",
-            concurrency_limit=None,
-            **quiet,
-        )
-        file.change(
-            lambda path, n: placed(demo.open(path, int(n))),
-            [file, level],
-            everything,
-            cancels=[asking],
-            **quiet,
-        )
-        if examples:
-            drawn.click(lambda i: examples[i], drawn, [file, question], **quiet)
-    return blocks
-
-
-@contextmanager
-def served(
-    demo: Demo,
-    examples: Sequence[tuple[str, str]] = (),
-    *,
-    host: str = "127.0.0.1",
-    port: int = 7860,
-    share: bool = False,
-    max_upload: int = 20 * 1024**2,
-) -> Iterator[str]:
-    """The page on the network for as long as the context lasts.
-
-    Args:
-        demo, examples: as in `build`.
-        host: address to bind to; "0.0.0.0" for all of this machine's.
-        port: 0 for any free one.
-        share: also a public address, through a server of Gradio's makers.
-        max_upload: largest file in bytes.
-
-    Yields:
-        The address, the public one if there is one.
-
-    Raises:
-        M3ScoreError: the address cannot be had.
-    """
-    gr = _gradio()
-    before = os.environ.get("GRADIO_TEMP_DIR")
-    with tempfile.TemporaryDirectory(prefix="m3score-demo-") as uploads:
-        os.environ["GRADIO_TEMP_DIR"] = uploads
-        blocks = build(demo, examples)  # not sooner: Gradio keeps its files where the variable says then
-        try:
-            _, local, public = blocks.queue(api_open=False, max_size=_SESSIONS).launch(
-                server_name=host,
-                server_port=port or _free_port(host),
-                share=share,
-                max_file_size=max_upload,
-                prevent_thread_lock=True,
-                quiet=True,
-                show_error=True,
-                ssr_mode=False,
-                mcp_server=False,
-                pwa=False,
-                enable_monitoring=False,
-                run_history=False,
-                footer_links=[],
-                state_session_capacity=_SESSIONS,
-                theme=gr.themes.Default(primary_hue="indigo", font=["system-ui", "sans-serif"]),
-                css=page.CSS,
-            )
-        except OSError as error:
-            raise M3ScoreError(
-                f"--host {host} --port {port}: cannot be served there ({_first_line(error)}); another port "
-                "may do, or --port 0 for a free one."
-            ) from None
-        try:
-            yield public or local
-        finally:
-            blocks.close(verbose=False)
-            if before is None:
-                del os.environ["GRADIO_TEMP_DIR"]
-            else:
-                os.environ["GRADIO_TEMP_DIR"] = before
-
-
-def wait() -> None:
-    """Until somebody presses Ctrl-C."""
-    threading.Event().wait()
-
-
-def _free_port(host: str) -> int:
-    import socket
-
-    with socket.socket() as free:
-        free.bind((host, 0))
-        return int(free.getsockname()[1])
-
-
-def _first_line(error: BaseException) -> str:
-    return first_line(error).rstrip(".")

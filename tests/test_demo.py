@@ -21,7 +21,8 @@ from m3score import demo, demo_page
 from m3score.calibration.drawn import Drawing, draw
 from m3score.cli.demo import SEED, draw_examples
 from m3score.cli.main import app
-from m3score.demo import Demo, parse_size, served
+from m3score.demo import Demo, parse_size
+from m3score.demo_server import served
 from m3score.errors import M3ScoreError
 from m3score.glimpse import glimpses, layout
 from m3score.live_answer import stream_answer
