@@ -8,6 +8,7 @@ import os
 import struct
 import time
 import zlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,7 @@ from m3score.tables import write_scores
 from m3score.workers import map_images
 from tests.benchmarks.fuzz import cases, originals, outcome
 from tests.fakes import FakeAnswerer
+from tests.fragile import DIES, HANGS, fragile
 from tests.predictors import small_predictor
 
 
@@ -254,6 +256,40 @@ def test_a_deadly_picture_costs_its_row_only() -> None:
         map_images(os._exit, codes, 2, limits=Limits(), instead=lambda code, error: (code, str(error)))
     )
     assert found == [(code, f"the process that worked on it died (exit code {code})") for code in codes]
+
+
+def test_one_of_a_batch_costs_its_row_only() -> None:
+    found = list(
+        map_images(
+            fragile,
+            range(90),
+            2,
+            limits=Limits(seconds=3),
+            instead=lambda number, error: 1000 + number,
+        )
+    )
+    assert found == [1000 + number if number in (DIES, HANGS) else -number for number in range(90)]
+
+
+def test_what_one_of_a_batch_raises_comes_in_its_turn() -> None:
+    numbers = map_images(int, [*map(str, range(70)), "x", "1"], 2, limits=Limits())
+    assert [next(numbers) for _ in range(70)] == list(range(70))
+    with pytest.raises(FailedThere, match="ValueError"):
+        next(numbers)
+
+
+def test_a_slow_source_holds_nothing_back() -> None:
+    """Batches are not waited for: what is done is given while the source thinks."""
+    taken = []
+
+    def slowly() -> Iterator[str]:
+        for k in range(40):
+            taken.append(k)
+            time.sleep(0.08 if k > 20 else 0)
+            yield str(k)
+
+    behind = [len(taken) - number for number in map_images(int, slowly(), 2, limits=Limits())]
+    assert min(behind[25:]) <= 4
 
 
 def test_damaged_files_of_every_format() -> None:
