@@ -1,4 +1,5 @@
-"""Runs of the command in processes of their own, with a model that needs no time, to be killed at will."""
+"""Runs of the command in processes of their own, with a model that needs no time or with a real one, to be
+killed at will."""
 
 from __future__ import annotations
 
@@ -31,10 +32,11 @@ main()
 """
 
 
-def start(*arguments: object, seconds_per_batch: float = 0.0, **options: Any) -> subprocess.Popen[str]:
-    """`m3score ARGUMENTS` with a fake model."""
+def start(*arguments: object, seconds_per_batch: float | None = 0.0, **options: Any) -> subprocess.Popen[str]:
+    """`m3score ARGUMENTS` with a fake model; with the real one if it is given no seconds."""
+    how = ["-m", "m3score"] if seconds_per_batch is None else ["-c", _SCRIPT]
     return subprocess.Popen(
-        [sys.executable, "-c", _SCRIPT, *map(str, arguments)],
+        [sys.executable, *how, *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -46,7 +48,7 @@ def start(*arguments: object, seconds_per_batch: float = 0.0, **options: Any) ->
 def run(*arguments: object, **options: Any) -> tuple[int, str]:
     """Its exit code and what it said on stderr."""
     process = start(*arguments, **options)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=600)
     return process.returncode, said
 
 
