@@ -30,6 +30,9 @@ MAX_PIXELS_HELD = 200_000_000
 """Decoded pixels (3 bytes each) that may wait for the model, and that may go to it in one batch. A single
 image may have more than that; then it goes alone."""
 
+MAX_BYTES_HELD = 2**26
+"""Encoded bytes, of images that are no files of their own, that may wait to be decoded."""
+
 
 class QuestionBook:
     """Which questions belong to which image.
@@ -113,26 +116,34 @@ def open_item(
 
 
 def opened_ahead(
-    openers: Iterable[Callable[[], Opened]], pool: ThreadPoolExecutor, ahead: int
+    items: Iterable[FoundImage],
+    open_one: Callable[[FoundImage], Opened],
+    pool: ThreadPoolExecutor,
+    ahead: int,
 ) -> Iterator[Opened]:
-    """What the openers give, in order; up to `ahead` (and MAX_PIXELS_HELD) are being opened or wait."""
-    items = iter(openers)
-    waiting: deque[Future[Opened]] = deque()
+    """The items opened, in order; up to `ahead` are being opened or wait, and no more than fill
+    MAX_PIXELS_HELD or MAX_BYTES_HELD, beyond the first."""
+    source = iter(items)
+    waiting: deque[tuple[Future[Opened], int]] = deque()
     more = True
     while more or waiting:
-        while more and len(waiting) < ahead and _pixels_held(waiting) < MAX_PIXELS_HELD:
-            item = next(items, None)
+        while more and len(waiting) < ahead and _room(waiting):
+            item = next(source, None)
             more = item is not None
             if item is not None:
-                waiting.append(pool.submit(item))
+                waiting.append((pool.submit(open_one, item), len(item.content or b"")))
+                del item
         if waiting:
             with stage("waiting"):
-                item_opened = waiting.popleft().result()
+                item_opened = waiting.popleft()[0].result()
             yield item_opened
 
 
-def _pixels_held(waiting: Iterable[Future[Opened]]) -> int:
-    return sum(future.result().pixels for future in waiting if future.done())
+def _room(waiting: Iterable[tuple[Future[Opened], int]]) -> bool:
+    """Whether what waits leaves room for more: decoded pixels, and bytes that are still to be decoded."""
+    pixels = sum(future.result().pixels for future, _ in waiting if future.done())
+    encoded = sum(size for future, size in waiting if not future.done())
+    return pixels < MAX_PIXELS_HELD and encoded < MAX_BYTES_HELD
 
 
 def batches(opened: Iterable[Opened], batch_size: int) -> Iterator[list[Opened]]:

@@ -75,6 +75,7 @@ def rank_stream(
     workers: int | None = None,
     coarse_answers: bool = True,
     limits: Limits | None = None,
+    frames: int | None = None,
 ) -> Generator[RankedImage, None, None]:
     """Score images one after the other, in the order in which they were found.
 
@@ -92,6 +93,8 @@ def rank_stream(
         coarse_answers: False for agreement and consistency only, which is cheaper; see traces.trace.
         limits: what decoding one picture may cost; one that costs more, or kills its process, is an error of
             its own.
+        frames: give each of so many frames of a video a grid of visual tokens of its own; by default six
+            frames make one picture. Pictures are as ever.
 
     Yields:
         One RankedImage per input. Close the generator to stop early.
@@ -107,15 +110,16 @@ def rank_stream(
     prepare, settings = getattr(model, "tiles", None), getattr(model, "settings", None)
     if not (prepare and isinstance(settings, M3Settings)):
         settings = None
+    check_frames(frames, model)
 
     def stream() -> Generator[RankedImage, None, None]:
         with (
             ThreadPoolExecutor(threads, thread_name_prefix="m3score-open") as pool,
-            Decoder(limits, settings) as decode,
+            Decoder(limits, settings, frames) as decode,
         ):
             try:
-                openers = (partial(open_item, item, book, prepare, decode) for item in found)
-                ahead = opened_ahead(openers, pool, size + threads)
+                open_one = partial(open_item, book=book, prepare=prepare, decode=decode)
+                ahead = opened_ahead(found, open_one, pool, size + threads)
                 yield from rank_opened(
                     ahead, model, size, max_new_tokens, rule, sufficiency, coarse_answers=coarse_answers
                 )
@@ -164,6 +168,7 @@ def rank(
     traces: PathLike | None = None,
     limit: int | None = None,
     limits: Limits | None = None,
+    frames: int | None = None,
     progress: Callable[[RankedImage], None] | None = None,
 ) -> pd.DataFrame:
     """Rank images by how many visual tokens the model needs, most complex first.
@@ -173,7 +178,7 @@ def rank(
             DataSet (m3score.data_sets); see find_images.
         model: a loaded model, or what load_model takes: a name, a hub id, a folder.
         questions: what to ask; see Questions and QuestionBook. Default: the probe panel.
-        rule, sufficiency, batch_size, max_new_tokens, limits: as in rank_stream.
+        rule, sufficiency, batch_size, max_new_tokens, limits, frames: as in rank_stream.
         traces: write the trace table here (.csv, .jsonl or .parquet).
         limit: at most so many inputs.
         progress: called with every result as it is made.
@@ -206,6 +211,7 @@ def rank(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         limits=limits,
+        frames=frames,
     )
     rows: list[dict[str, Any]] = []
     trace_rows: list[dict[str, Any]] = []
@@ -293,6 +299,16 @@ def _check(rule: str, sufficiency: str, batch_size: int | Literal["auto"]) -> No
     choose("sufficiency", sufficiency, SUFFICIENCY)
     if batch_size != "auto" and batch_size < 1:
         raise M3ScoreError(f"batch_size must be at least 1, or 'auto', not {batch_size}.")
+
+
+def check_frames(frames: int | None, model: LadderAnswerer) -> None:
+    """M3ScoreError where a grid of tokens per frame can't be had."""
+    if frames is None:
+        return
+    if frames < 1:
+        raise M3ScoreError(f"frames must be at least 1, not {frames}.")
+    if not hasattr(model, "tiles"):
+        raise M3ScoreError(f"{model.name} takes whole pictures only: leave frames out.")
 
 
 def _is_on_gpu(model: LadderAnswerer) -> bool:

@@ -141,8 +141,9 @@ class BatchScorer(ABC):
             Decoder(limits) as decode,
         ):
             try:
-                openers = (partial(open_item, item, book, None, decode) for item in items)
-                for batch in batches(opened_ahead(openers, pool, self.batch_size + threads), self.batch_size):
+                open_one = partial(open_item, book=book, decode=decode)
+                ahead = opened_ahead(items, open_one, pool, self.batch_size + threads)
+                for batch in batches(ahead, self.batch_size):
                     scored = iter(self._scored([item.image for item in batch if item.image]))
                     for item in batch:
                         if item.image is None:

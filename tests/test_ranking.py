@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from m3score.errors import M3ScoreError
 from m3score.finding import FoundImage, find_images
 from m3score.images import open_image
 from m3score.isolation import Decoder
-from m3score.prefetch import QuestionBook
+from m3score.prefetch import Opened, QuestionBook, opened_ahead
 from m3score.questions import Question
 from m3score.ranking import RankedImage, rank, rank_stream
 from m3score.traces import PROBE_PANEL
@@ -149,6 +151,26 @@ def test_large_images_wait_and_go_alone(tmp_path: Path, monkeypatch: pytest.Monk
     model = FakeAnswerer()
     assert len(rank(tmp_path, model=model, batch_size=4)) == 4
     assert model.batches == [1, 1, 1, 1]
+
+
+def test_few_encoded_images_wait_to_be_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large the images of a shard are, memory holds but so many bytes of them."""
+    monkeypatch.setattr(prefetch, "MAX_BYTES_HELD", 100)
+    taken = []
+
+    def items() -> Iterator[FoundImage]:
+        for k in range(20):
+            taken.append(k)
+            yield FoundImage(f"{k}", f"{k}", content=bytes(60))
+
+    def slowly(item: FoundImage) -> Opened:
+        time.sleep(0.05)
+        return Opened(item.path, None)
+
+    with ThreadPoolExecutor(1) as pool:
+        opened = opened_ahead(items(), slowly, pool, ahead=16)
+        assert next(opened).path == "0" and len(taken) == 2
+        assert [one.path for one in opened] == [str(k) for k in range(1, 20)]
 
 
 def test_limit_and_progress(folder: Path) -> None:
