@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -26,7 +27,7 @@ from m3score.errors import M3ScoreError, one_line
 from m3score.features import FEATURE_VERSION, IMAGE_FEATURES, image_features
 from m3score.images import ImageSource
 from m3score.prefetch import Opened, opened_ahead
-from m3score.ranking import RankedImage, images_at_once, rank_opened
+from m3score.ranking import BLOCK_BATCHES, RankedImage, images_at_once, rank_opened
 from m3score.tables import TRACE_COLUMNS, read_traces, read_whole, write_traces, write_whole
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 MANIFEST = "collection.json"
 FORMAT = 1
 IMAGES_PER_SHARD = 128
+SECONDS_PER_SHARD = 60.0
+"""After so long a shard is written even if it is not full: what a killed run loses at most."""
 FEATURE_SETS = ("pixels", "vision")
 
 
@@ -145,20 +148,24 @@ def collect(
         progress(len(done))
     pending = source.items(limit, done)
     size = images_at_once(answerer, batch_size)
+    block = BLOCK_BATCHES * size
     threads = workers or min(8, os.cpu_count() or 1)
     with (
         ThreadPoolExecutor(threads, thread_name_prefix="m3score-open") as pool,
         closing(_answered(pending, answerer, pool, feature_set, size, threads, max_new_tokens)) as results,
     ):
         shard: list[tuple[_Looked, RankedImage]] = []
+        begun = time.monotonic()
         try:
             for looked, result in results:
                 shard.append((looked, result))
                 if progress:
                     progress(1)
-                if len(shard) == per_shard:
+                # Whole blocks, so that whoever goes on here puts the same images together.
+                late = time.monotonic() - begun > SECONDS_PER_SHARD and len(shard) % block == 0
+                if len(shard) == per_shard or late:
                     _write_shard(run, shard)
-                    shard = []
+                    shard, begun = [], time.monotonic()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             if shard:

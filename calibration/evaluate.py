@@ -18,6 +18,7 @@ from m3score.calibration.judged import Judged, judge
 from m3score.calibration.task_data import TaskSource
 from m3score.calibration.wordings import Asked
 from m3score.grading import grade
+from m3score.ranking import check_frames
 from m3score.rules import required_tokens
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def evaluate_task(
     Raises:
         M3ScoreError: a folder that holds something else, or nothing was answered.
     """
+    check_frames(source.frames, model)
     held = collect(
         source,
         model,

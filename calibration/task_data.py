@@ -25,7 +25,8 @@ from m3score.calibration.tasks import Asked, LeftOut, Task, asked_of, filled, ow
 from m3score.data_sets import is_saved
 from m3score.errors import M3ScoreError, first_line
 from m3score.grading import default_metric
-from m3score.images import ImageSource, open_image
+from m3score.images import ImageSource
+from m3score.isolation import open_visual
 from m3score.prefetch import Opened
 from m3score.questions import Question, json_lines, read_questions
 from m3score.tables import read_whole
@@ -53,13 +54,16 @@ class TaskSource:
     entries: tuple[Entry, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
     """How many rows are not asked, by reason."""
+    frames: int | None = None
+    """Of videos: a grid of tokens for each of so many frames; None for six frames as one picture."""
 
     @property
     def told(self) -> dict[str, Any]:
         """What a collection is of."""
         asked = [(entry.name, [one.question.to_dict() for one in entry.asked]) for entry in self.entries]
         digest = hashlib.sha256(repr(asked).encode()).hexdigest()[:16]
-        return {"source": self.task.name, "data": self.origin, "questions": digest}
+        frames = {} if self.frames is None else {"frames": self.frames}
+        return {"source": self.task.name, "data": self.origin, "questions": digest, **frames}
 
     def count(self) -> int:
         return len(self.entries)
@@ -73,14 +77,16 @@ class TaskSource:
                 source, error = entry.read(), None
             except (M3ScoreError, OSError) as problem:
                 source, error = None, str(problem)
-            yield Item(entry.name, source, partial(_open, entry.name, source, error, questions))
+            yield Item(entry.name, source, partial(_open, entry.name, source, error, questions, self.frames))
 
 
-def _open(name: str, source: ImageSource | None, error: str | None, questions: Any) -> Opened:
+def _open(
+    name: str, source: ImageSource | None, error: str | None, questions: Any, frames: int | None
+) -> Opened:
     try:
         if source is None:
             raise M3ScoreError(error or "no image in this row")
-        return Opened(name, open_image(source), questions)
+        return Opened(name, open_visual(source, frames), questions)
     except M3ScoreError as problem:
         return Opened(name, None, questions, error=str(problem))
 
@@ -173,7 +179,8 @@ def _from_sheets(task: Task, folder: Path) -> TaskSource:
     rows: list[dict[str, Any]] = []
     for number, name in enumerate(task.file):
         kind = {"kind": task.kinds[number]} if task.kinds else {}
-        rows += [{**row, **kind} for row in _sheet(folder / name)]
+        path = next((p for p in (folder / name, folder / Path(name).name) if p.is_file()), folder / name)
+        rows += [{**row, **kind} for row in _sheet(path)]
     rows = [{**row, "file": filled(task.path, row)} for row in rows]
     together = replace(task, same_image="file")
 
@@ -250,7 +257,7 @@ def _load(task: Task, folder: Path | None, config: str | None) -> tuple[Any, str
     where = str(folder) if folder else task.hub
     try:
         if folder is None:
-            return datasets.load_dataset(task.hub, config, split=task.split), f"{task.hub}:{task.split}"
+            return _from_hub(task, config)
         saved = next((p for p in (folder / str(config), folder) if is_saved(str(p))), None)
         if saved is not None:
             where = str(saved)
@@ -267,6 +274,19 @@ def _load(task: Task, folder: Path | None, config: str | None) -> tuple[Any, str
     except Exception as error:  # the library and the hub raise a dozen kinds
         reason = first_line(error)
         raise M3ScoreError(f"{task.name}: {where} can't be loaded as a data set ({reason}).") from None
+
+
+def _from_hub(task: Task, config: str | None) -> tuple[Any, str]:
+    """From where the data set is, or was; of two failures the first is told."""
+    import datasets
+
+    first: Exception | None = None
+    for hub in filter(None, (task.hub, task.hub_before)):
+        try:
+            return datasets.load_dataset(hub, config, split=task.split), f"{task.hub}:{task.split}"
+        except Exception as error:  # as in _load
+            first = first or error
+    raise first or M3ScoreError(f"{task.name}: is not on the hub.")
 
 
 def _snapshot(folder: Path, config: str | None, split: str) -> Any:

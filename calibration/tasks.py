@@ -34,10 +34,12 @@ class Task:
     """A name in grading.METRICS."""
     hub: str = ""
     """Id of the data set on the Hugging Face hub; empty where it has to be fetched by hand from `origin`."""
+    hub_before: str = ""
+    """Where it was before: tried where `hub` can't be had."""
     config: str | None = None
     split: str = ""
     file: tuple[str, ...] = ()
-    """Instead of a data set: sheets (csv, json, jsonl) in the folder --data-dir."""
+    """Instead of a data set: sheets (csv, json, jsonl) in the folder --data-dir, or below as named."""
     kinds: tuple[str, ...] = ()
     """One name per sheet; it becomes the category of its questions."""
     origin: str = ""

@@ -25,15 +25,7 @@ m3score ask photo.jpg "How many dogs are there?" --all --answer 3"""
 def ask(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image or a video.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="Asked word for word.")],
-    frames: Annotated[
-        int | None,
-        typer.Option(
-            "--frames",
-            min=1,
-            help="IMAGE is a video: a grid of tokens for each of so many frames.",
-            show_default="six frames as one picture",
-        ),
-    ] = None,
+    frames: options.Frames = None,
     tokens: Annotated[
         int | None,
         typer.Option(
@@ -63,7 +55,7 @@ def ask(
     verbose: options.Verbose = 0,
 ) -> None:
     """Ask about an image with few visual tokens, or compare the answers at every scale."""
-    from m3score.images import open_image
+    from m3score.isolation import open_visual
 
     if every and tokens is not None:
         raise M3ScoreError("--tokens and --all exclude each other.")
@@ -72,9 +64,9 @@ def ask(
     if metric and not answer:
         raise M3ScoreError("--metric needs --answer.")
     console = set_up(quiet=quiet, verbose=verbose)
-    opened = open_image(image) if frames is None else None
+    opened = open_visual(image, frames)
     answerer = load(model, device=device, dtype=dtype, quantize=quantize, revision=revision, console=console)
-    looked: Any = opened if frames is None else answerer.encode_frames(image, frames)
+    looked: Any = answerer.encode(opened)
     if tokens is not None and tokens not in answerer.ladder:
         scales = ", ".join(map(str, answerer.ladder))
         raise M3ScoreError(f"--tokens {tokens} is no scale of {model}; it has {scales}.")

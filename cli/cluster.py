@@ -115,7 +115,11 @@ def elsewhere_for(
 
 
 def predictor_elsewhere(
-    cluster: Cluster | None, predictor: Predictor, question: str | None, limits: Limits
+    cluster: Cluster | None,
+    predictor: Predictor,
+    question: str | None,
+    limits: Limits,
+    frames: int | None = None,
 ) -> Elsewhere | None:
     """A predictor's run on a cluster; None without one. The arguments are those of PredictorJob."""
     if cluster is None:
@@ -123,4 +127,4 @@ def predictor_elsewhere(
     from m3score.cluster import PREDICTED_AT_ONCE
     from m3score.jobs import PredictorJob
 
-    return Elsewhere(cluster, PredictorJob(predictor, question, limits), PREDICTED_AT_ONCE)
+    return Elsewhere(cluster, PredictorJob(predictor, question, limits, frames), PREDICTED_AT_ONCE)

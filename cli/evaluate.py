@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,6 +65,7 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Images per benchmark.", rich_help_panel=DATA)
     ] = None,
+    frames: options.Frames = None,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -163,10 +165,13 @@ def evaluate(
     _check(((out, (".md", *tables)), (traces, tables), (plot, (".png",))), overwrite)
     _needs_matplotlib(plot)
     console.print("Reading questions ...")
-    sources = [_source(name, data_dir, metric, suffix) for name in dict.fromkeys(tasks)]
+    sources = [
+        replace(_source(name, data_dir, metric, suffix), frames=frames) for name in dict.fromkeys(tasks)
+    ]
     if len({source.task.name for source in sources}) < len(sources):
         raise M3ScoreError("two of the files have the same folder and name, so their answers would mix.")
-    folders = [work / _slug(model) / source.task.name for source in sources]
+    shown = "" if frames is None else f"-{frames}-frames"  # other answers, kept apart
+    folders = [work / _slug(model) / f"{source.task.name}{shown}" for source in sources]
     how = {"limit": limit, "batch_size": batch_size or "auto", "workers": workers, "overwrite": restart,
            "seed": seed or 0}  # fmt: skip
     judged = _judge(sources, folders, model, loading, how, console)

@@ -294,6 +294,16 @@ EngineWorkers = Annotated[
         rich_help_panel=CLUSTER,
     ),
 ]
+Frames = Annotated[
+    int | None,
+    typer.Option(
+        "--frames",
+        min=1,
+        metavar="N",
+        help="Of videos: a grid of tokens for each of N frames.",
+        show_default="six frames as one picture",
+    ),
+]
 MaxPixels = Annotated[
     int,
     typer.Option(

@@ -45,6 +45,7 @@ def predict(
     max_drop: options.MaxDrop = 0.02,
     confidence: options.Confidence = 0.95,
     mean_tokens: options.MeanTokens = None,
+    frames: options.Frames = None,
     workers: options.Workers = None,
     dataset: options.DatasetOption = None,
     split: options.Split = None,
@@ -75,7 +76,7 @@ def predict(
 
     loaded = load_predictor(predictor)
     if mean_tokens is not None:
-        loaded.route([], mean_tokens=mean_tokens, with_question=question is not None)  # complains by itself
+        loaded.price(mean_tokens, with_question=question is not None)  # complains by itself
     else:
         certificate = loaded.certificate(max_drop, confidence, with_question=question is not None)
         if not certificate.certified:
@@ -101,6 +102,7 @@ def predict(
         "--mean-tokens": mean_tokens,
         "--max-pixels": max_pixels,
         "--max-bytes": max_bytes,
+        "--frames": frames,
     }
     how = {
         "max_drop": max_drop,
@@ -109,6 +111,7 @@ def predict(
         "predictor": predictor,
         "workers": workers,
         "limits": Limits(max_pixels, max_bytes, image_timeout),
+        "frames": frames,
     }
     run = Run(open_journal(out, depends_on, overwrite=overwrite), search, console)
     target = Target(out, format, PREDICTIONS, (), loaded.ladder, ranked=False)
@@ -173,6 +176,7 @@ def rank_by_predictor(
     limits: Limits | None = None,
     workers: int | None = None,
     cluster: Cluster | None = None,
+    frames: int | None = None,
 ) -> None:
     """m3score rank --scorer predictor: a score table of predicted complexity, most complex first.
 
@@ -195,6 +199,7 @@ def rank_by_predictor(
         "--question": question,
         "--max-pixels": (limits or Limits()).max_pixels,
         "--max-bytes": (limits or Limits()).max_bytes,
+        "--frames": frames,
     }
 
     def row(prediction: Prediction) -> dict[str, Any]:
@@ -207,11 +212,17 @@ def rank_by_predictor(
             "error": prediction.error,
         }
 
-    elsewhere = predictor_elsewhere(cluster, loaded, question, limits or Limits())
+    elsewhere = predictor_elsewhere(cluster, loaded, question, limits or Limits(), frames)
     block = elsewhere.block if elsewhere else 1
     run = Run(open_journal(out, depends_on, overwrite=overwrite), search, console, block=block)
     target = Target(out, format, SCORES, ("predicted_tokens",), ladder, ranked=True)
-    how = {"max_drop": None, "predictor": predictor, "limits": limits or Limits(), "workers": workers}
+    how = {
+        "max_drop": None,
+        "predictor": predictor,
+        "limits": limits or Limits(),
+        "workers": workers,
+        "frames": frames,
+    }
     if elsewhere is None:
         _go(run, found, question, how, target, row)
         return

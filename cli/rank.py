@@ -122,6 +122,7 @@ def rank(
         ),
     ] = True,
     rule: options.RuleOption = options.Rule.stays,
+    frames: options.Frames = None,
     dataset: options.DatasetOption = None,
     split: options.Split = None,
     image_column: options.ImageColumn = None,
@@ -199,6 +200,7 @@ def rank(
                 limits=limits,
                 workers=workers,
                 cluster=cluster,
+                frames=frames,
             )
         return
     if engine is options.Engine.ray and scorer is not options.Scorer.model:
@@ -217,10 +219,10 @@ def rank(
         from m3score.cli.scoring import rank_by_scorer
         from m3score.scorers import ScorerOptions
 
-        if traces is not None or questions is not None or question or profile or report or quantize:
+        if traces is not None or questions is not None or question or profile or report or quantize or frames:
             raise M3ScoreError(
-                f"--scorer {scorer} allows no --question, --questions, --traces, --report, --profile and "
-                "--quantize."
+                f"--scorer {scorer} allows no --question, --questions, --traces, --report, --profile, "
+                "--quantize and --frames."
             )
         told = ScorerOptions(
             model, device, dtype, revision, batch_size, cat_llm, cat_prompts, alit_model, alit_threshold
@@ -236,6 +238,7 @@ def rank(
         "coarse_answers": answers,
         "limits": limits,
         "workers": workers,
+        "frames": frames,
     }
     if engine is options.Engine.ray and profile:
         raise M3ScoreError("--profile is for --engine local.")
@@ -262,6 +265,7 @@ def rank(
             "--traces": traces is not None,
             "--max-pixels": max_pixels,
             "--max-bytes": max_bytes,
+            "--frames": frames,
         }
         depends_on |= of_cascade
         journal = open_journal(out, depends_on, overwrite=overwrite)

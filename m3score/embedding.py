@@ -24,7 +24,7 @@ from m3score.memory import MemoryGuard
 from m3score.preprocess import Tiles, best_canvas, preprocess, preprocess_frames
 from m3score.profiling import stage
 from m3score.settings import M3Settings
-from m3score.video import FRAMES, open_frames
+from m3score.video import FRAMES, Frames, open_frames
 from m3score.vision_features import vision_feature_names, vision_statistics
 
 _TILES_AT_ONCE = 32
@@ -40,7 +40,17 @@ class EncodedImage:
     size: Size
     """(width, height) of the original image in pixels."""
     tiles: Size | None
-    """(columns, rows) of tiles beside the overview; None for a single-grid image."""
+    """(columns, rows) of tiles beside the overview; None for a single-grid image, or one grid per frame."""
+
+    @property
+    def grids(self) -> int:
+        """Grids of visual tokens: the tiles of an image, or the frames of a video.
+
+        Times the tokens per grid, this is what the M3 paper counts (2880, 720, 180, 45, 5 for the five grids
+        of a LLaVA-NeXT image). What enters the language model is `Embedder.visual_token_count`: less, since
+        the padding of tiles is cut off, and more, since each row of joined tiles ends in a newline.
+        """
+        return len(self.features)
 
 
 class Embedder:
@@ -77,7 +87,7 @@ class Embedder:
     # -- images ------------------------------------------------------------------------------------------
 
     @overload
-    def encode(self, images: ImageSource | Tiles | EncodedImage) -> EncodedImage: ...
+    def encode(self, images: ImageSource | Frames | Tiles | EncodedImage) -> EncodedImage: ...
 
     @overload
     def encode(self, images: list[Any] | tuple[Any, ...]) -> list[EncodedImage]: ...
@@ -86,8 +96,9 @@ class Embedder:
         """Run the vision tower and the projector, once for all scales and questions.
 
         Args:
-            images: a PIL image, path, bytes or (H, W, 3) uint8 array, or what `tiles` made of one; or a list
-                of them. Encoded images are passed through.
+            images: a PIL image, path, bytes or (H, W, 3) uint8 array, frames of a video that are to have a
+                grid each, or what `tiles` made of one of these; or a list of them. Encoded images are passed
+                through.
 
         Returns:
             An EncodedImage, or a list of them. Raises M3ScoreError for an image that can't be read.
@@ -107,8 +118,7 @@ class Embedder:
             video: a file.
             frames: how many, sampled evenly. Each costs as many visual tokens as a single-grid image.
         """
-        pictures = open_frames(video, frames)
-        return self.encode(preprocess_frames(pictures, self.settings))
+        return self.encode(open_frames(video, frames))
 
     def _images_at_once(self) -> int:
         return max(1, _TILES_AT_ONCE // self.most_tiles())
@@ -123,16 +133,18 @@ class Embedder:
         )
 
     @torch.no_grad()
-    def _encode_batch(self, images: Sequence[ImageSource | Tiles]) -> list[EncodedImage]:
+    def _encode_batch(self, images: Sequence[ImageSource | Frames | Tiles]) -> list[EncodedImage]:
         tiles = [self.tiles(image) for image in images]
         with stage("vision tower"):
             return self.project(tiles, train_vision=False)
 
-    def tiles(self, image: ImageSource | Tiles) -> Tiles:
-        """Preprocess one image: what the vision tower sees."""
+    def tiles(self, image: ImageSource | Frames | Tiles) -> Tiles:
+        """Preprocess one image, or the frames of a video: what the vision tower sees."""
         if isinstance(image, Tiles):
             return image
         with stage("preprocess"):
+            if isinstance(image, Frames):
+                return preprocess_frames(image.pictures, self.settings)
             return preprocess(open_image(image), self.settings)
 
     def project(self, images: Sequence[Tiles], *, train_vision: bool) -> list[EncodedImage]:

@@ -14,23 +14,29 @@ from PIL import Image
 
 from m3score.images import open_image
 from m3score.limits import Limits
-from m3score.preprocess import Tiles, preprocess
+from m3score.preprocess import Tiles, preprocess, preprocess_frames
 from m3score.processes import Crew, available
 from m3score.settings import M3Settings
+from m3score.video import Frames, is_video, open_frames
 
 
 class Decoder:
     """`open_image` in worker processes, for one run; used from several threads. Close it at the end."""
 
-    def __init__(self, limits: Limits | None = None, settings: M3Settings | None = None) -> None:
+    def __init__(
+        self, limits: Limits | None = None, settings: M3Settings | None = None, frames: int | None = None
+    ) -> None:
         """
         Args:
             limits: what one picture may cost.
             settings: the image handling of a model: pictures then come back as the tiles that it sees, which
                 are small however large the picture is.
+            frames: a video comes back as so many frames with a grid each, which takes `settings`; by default
+                as one picture.
         """
         self._limits = limits or Limits()
         self._settings = asdict(settings) if settings else None
+        self._frames = frames
         self._crew = Crew(self._limits)
 
     def __enter__(self) -> Decoder:
@@ -39,7 +45,7 @@ class Decoder:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def __call__(self, source: str | os.PathLike[str] | bytes) -> Image.Image | Tiles:
+    def __call__(self, source: str | os.PathLike[str] | bytes) -> Image.Image | Frames | Tiles:
         """The picture, upright and RGB, or its tiles.
 
         Raises:
@@ -48,8 +54,10 @@ class Decoder:
         """
         limits = self._limits
         if not available():
-            return open_image(source, max_pixels=limits.max_pixels, max_bytes=limits.max_bytes)
-        made = self._crew.call(_opened, source, limits.max_pixels, limits.max_bytes, self._settings)
+            return open_visual(source, self._frames, limits)
+        made = self._crew.call(
+            _opened, source, limits.max_pixels, limits.max_bytes, self._settings, self._frames
+        )
         return Tiles(*made) if isinstance(made, tuple) else made
 
     def close(self) -> None:
@@ -57,12 +65,25 @@ class Decoder:
         self._crew.close()
 
 
+def open_visual(source: Any, frames: int | None = None, limits: Limits | None = None) -> Image.Image | Frames:
+    """`open_image`; with `frames`, a video is not one picture but so many."""
+    held = limits or Limits()
+    if frames is not None and is_video(source):
+        return open_frames(source, frames, max_pixels=held.max_pixels, max_bytes=held.max_bytes)
+    return open_image(source, max_pixels=held.max_pixels, max_bytes=held.max_bytes)
+
+
 def _opened(
-    source: str | os.PathLike[str] | bytes, max_pixels: int, max_bytes: int, settings: dict[str, Any] | None
+    source: str | os.PathLike[str] | bytes,
+    max_pixels: int,
+    max_bytes: int,
+    settings: dict[str, Any] | None,
+    frames: int | None,
 ) -> Any:
     """In a worker."""
-    image = open_image(source, max_pixels=max_pixels, max_bytes=max_bytes)
+    image = open_visual(source, frames, Limits(max_pixels, max_bytes))
     if settings is None:
         return image
-    tiles = preprocess(image, M3Settings(**settings))
+    how = M3Settings(**settings)
+    tiles = preprocess_frames(image.pictures, how) if isinstance(image, Frames) else preprocess(image, how)
     return tiles.pixel_values, tiles.size, tiles.tiles

@@ -115,12 +115,18 @@ class PredictorJob:
     predictor: Predictor
     question: str | None = None
     limits: Limits = field(default_factory=Limits)
+    frames: int | None = None
 
     def load(self) -> Work:
         """See Job."""
         from m3score.predict import predict_many
 
-        how: dict[str, Any] = {"max_drop": None, "predictor": self.predictor, "limits": self.limits}
+        how: dict[str, Any] = {
+            "max_drop": None,
+            "predictor": self.predictor,
+            "limits": self.limits,
+            "frames": self.frames,
+        }
 
         def work(items: Sequence[FoundImage]) -> list[dict[str, Any]]:
             return [one.to_dict() for one in predict_many(items, self.question, workers=1, **how)]

@@ -9,16 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias, overload
+from typing import Any, overload
 
 import numpy as np
 
 from m3score.certify import check_levels
-from m3score.errors import M3ScoreError, one_line
-from m3score.features import image_features, map_images, question_features
+from m3score.errors import M3ScoreError
+from m3score.features import map_images, question_features
 from m3score.found import FoundImage
-from m3score.images import ImageSource, printable
+from m3score.images import ImageSource
 from m3score.limits import Limits
+from m3score.looking import look, lost, order_of, with_questions
 from m3score.predictor import Predictor
 from m3score.predictors import check_model, load_predictor, warn_once
 
@@ -58,6 +59,7 @@ def predict_scale(
     predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
     model: Any = None,
     workers: int | None = None,
+    frames: int | None = None,
 ) -> int: ...
 
 
@@ -72,6 +74,7 @@ def predict_scale(
     predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
     model: Any = None,
     workers: int | None = None,
+    frames: int | None = None,
 ) -> list[int]: ...
 
 
@@ -85,6 +88,7 @@ def predict_scale(
     predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
     model: Any = None,
     workers: int | None = None,
+    frames: int | None = None,
 ) -> int | list[int]:
     """How many visual tokens per grid an image needs, foretold from its pixels; a list in, a list out.
 
@@ -102,6 +106,8 @@ def predict_scale(
         predictor: a name in BUNDLED, a file, or a Predictor.
         model: whom it is to route, if it should be checked; see load_predictor.
         workers: how many work on a list; by default features.map_images decides.
+        frames: of a video that is to have a grid of tokens for each of so many frames: each is looked at, and
+            the most demanding decides. By default six frames make one picture.
 
     Raises:
         M3ScoreError: an image that cannot be read (named), or an argument that cannot be used.
@@ -116,6 +122,7 @@ def predict_scale(
         predictor=predictor,
         model=model,
         workers=workers if many else 1,  # to start a thread takes longer than to do it
+        frames=frames,
     )
     scales = [_or_raise(result).tokens or 0 for result in stream]
     return scales if many else scales[0]
@@ -128,6 +135,7 @@ def predict_complexity(
     *,
     predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
     workers: int | None = None,
+    frames: int | None = None,
 ) -> float: ...
 
 
@@ -138,6 +146,7 @@ def predict_complexity(
     *,
     predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
     workers: int | None = None,
+    frames: int | None = None,
 ) -> list[float]: ...
 
 
@@ -147,6 +156,7 @@ def predict_complexity(
     *,
     predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
     workers: int | None = None,
+    frames: int | None = None,
 ) -> float | list[float]:
     """Complexity in [0, 1] of an image, foretold: ln(tokens) / ln(finest). A list in, a list out.
 
@@ -159,6 +169,7 @@ def predict_complexity(
         max_drop=None,
         predictor=predictor,
         workers=workers if many else 1,
+        frames=frames,
     )
     values = [_or_raise(result).complexity or 0.0 for result in stream]
     return values if many else values[0]
@@ -185,6 +196,7 @@ def predict_many(
     workers: int | None = None,
     limits: Limits | None = None,
     spread: bool = False,
+    frames: int | None = None,
 ) -> Iterator[Prediction]:
     """Predict for many images, lazily and in order; an image that cannot be read is a result with its error.
 
@@ -216,7 +228,9 @@ def predict_many(
             raise M3ScoreError(f"{option} must be a list, even of one.")
     if isinstance(images, Sequence) and isinstance(questions, list | tuple) and len(images) != len(questions):
         raise M3ScoreError(f"{len(images)} images need as many questions, not {len(questions)}.")
-    return _predict_many(chosen, images, questions, routing, workers, limits, spread)
+    if frames is not None and frames < 1:
+        raise M3ScoreError(f"frames must be at least 1, not {frames}.")
+    return _predict_many(chosen, images, questions, routing, workers, limits, spread, frames)
 
 
 def _predict_many(
@@ -227,15 +241,18 @@ def _predict_many(
     workers: int | None,
     limits: Limits | None,
     spread: bool,
+    frames: int | None,
 ) -> Iterator[Prediction]:
-    items = (_item(image, asked, limits or Limits()) for image, asked in _pairs(images, questions))
-    for path, asked, found in map_images(_look, items, workers, limits=limits, instead=_lost):
+    pairs = with_questions(images, questions)
+    items = (order_of(image, asked, limits or Limits(), frames) for image, asked in pairs)
+    for path, asked, found in map_images(look, items, workers, limits=limits, instead=lost):
         if isinstance(found, str):
             yield Prediction(path, None, None, None, found)
             continue
         try:
-            several = [_predicted(predictor, found, one, routing) for one in asked]
-            unsure = [_spread(predictor, found, one) for one in asked] if spread else []
+            seen = [(picture, one) for picture in found for one in asked]
+            several = [_predicted(predictor, picture, one, routing) for picture, one in seen]
+            unsure = [_spread(predictor, picture, one) for picture, one in seen] if spread else []
         except M3ScoreError as error:
             yield Prediction(path, None, None, None, str(error))
             continue
@@ -263,8 +280,14 @@ def _predicted(
 ) -> tuple[int, float, bool]:
     """(tokens, complexity, certified) of one question about an image, or of the image alone."""
     asked = question is not None
-    predicted = predictor.predict(found, question_features(question) if asked else None)
-    scales = predictor.route(predicted, **asdict(routing), with_question=asked)
+    rows = found, question_features(question) if asked else None
+    predicted = predictor.predict(*rows)
+    if routing.mean_tokens is not None:
+        scales = predictor.route_within(routing.mean_tokens, *rows)
+    else:
+        scales = predictor.route(
+            predicted, max_drop=routing.max_drop, confidence=routing.confidence, with_question=asked
+        )
     certified = _certified(predictor, routing, asked)
     return int(scales[0]), float(predictor.complexity(predicted)[0]), certified
 
@@ -281,68 +304,3 @@ def _certified(predictor: Predictor, routing: _Routing, asked: bool) -> bool:
     if not certificate.certified:
         warn_once(certificate.note, "certificate", certificate.note, predictor.fingerprint)
     return certificate.certified
-
-
-_Asked: TypeAlias = "tuple[str | None, ...]"
-_Item: TypeAlias = "tuple[str | None, Any, _Asked, str | None, int, int]"
-"""What goes to a worker: path, what is to be decoded, questions, error, the limits of pixels and bytes."""
-_Looked: TypeAlias = "tuple[str | None, _Asked, np.ndarray | str]"
-"""What comes back: path, questions, image features or what is wrong."""
-_END = object()
-
-
-def _pairs(
-    images: Iterable[Any], questions: str | Iterable[str | None] | None
-) -> Iterator[tuple[Any, _Asked]]:
-    if questions is None or isinstance(questions, str):
-        text = _text(questions)
-        yield from ((image, _own(image) or (text,)) for image in images)
-        return
-    asked = iter(questions)
-    for image in images:
-        question = next(asked, _END)
-        if question is _END:
-            raise M3ScoreError("there are more images than questions.")
-        yield image, (_text(question),)
-    if next(asked, _END) is not _END:
-        raise M3ScoreError("there are more questions than images.")
-
-
-def _own(image: Any) -> _Asked:
-    """What an image's source asks about it."""
-    return tuple(one.question for one in image.questions) if isinstance(image, FoundImage) else ()
-
-
-def _text(question: Any) -> str | None:
-    """A question, or None for an empty one."""
-    if question is not None and not isinstance(question, str):
-        raise M3ScoreError(f"a question must be text, not {type(question).__name__}.")
-    return question if question and question.strip() else None
-
-
-def _item(image: Any, asked: _Asked, limits: Limits) -> _Item:
-    sizes = limits.max_pixels, limits.max_bytes
-    if isinstance(image, FoundImage):
-        return image.shown, None if image.error else image.source, asked, image.error, *sizes
-    path = printable(image) if isinstance(image, str | os.PathLike) else None
-    return path, image, asked, None, *sizes
-
-
-def _look(item: _Item) -> _Looked:
-    """In a worker."""
-    path, source, asked, error, max_pixels, max_bytes = item
-    if error is not None:
-        return path, asked, error
-    name = printable(source) if isinstance(source, str | os.PathLike) else "the image"
-    try:
-        return path, asked, image_features(source, max_pixels=max_pixels, max_bytes=max_bytes)
-    except M3ScoreError as problem:
-        return path, asked, str(problem) if path is None else str(problem).removeprefix(f"{name}: ")
-    except Exception as problem:  # not foreseen, but no reason to lose the other images
-        detail = one_line(problem)
-        return path, asked, f"can't be used ({type(problem).__name__}: {detail})"
-
-
-def _lost(item: _Item, error: M3ScoreError) -> _Looked:
-    """An image that its process did not survive."""
-    return item[0], item[2], str(error)

@@ -61,7 +61,7 @@ def preprocess(image: Image.Image, settings: M3Settings) -> Tiles:
 
 
 def preprocess_frames(frames: Sequence[Image.Image], settings: M3Settings) -> Tiles:
-    """Several RGB pictures as one input with a grid for each, such as frames of a video, in their order.
+    """Several RGB pictures as one input with a grid for each: frames of a video, in their order.
 
     A model of several tiles gets its overview tile of each.
     """

@@ -9,9 +9,11 @@ Frames are chosen by time, so a variable frame rate does not matter; they are tu
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from importlib.util import find_spec
 from typing import IO, Any
@@ -19,8 +21,8 @@ from typing import IO, Any
 from PIL import Image
 
 from m3score.errors import M3ScoreError, MissingExtraError
-from m3score.files import open_regular, printable
-from m3score.limits import MAX_PIXELS
+from m3score.files import check_bytes, open_regular, printable
+from m3score.limits import MAX_BYTES, MAX_PIXELS
 
 FRAMES = 6
 """Frames of a video, as in the M3 paper."""
@@ -48,6 +50,19 @@ _BEGINNINGS = (
 )
 
 
+@dataclass(frozen=True)
+class Frames:
+    """Frames of a video that are to have a grid of visual tokens each, in their order."""
+
+    pictures: tuple[Image.Image, ...]
+    """Upright, mode RGB."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the first, in pixels."""
+        return self.pictures[0].size
+
+
 def video_suffixes() -> frozenset[str]:
     """Suffixes of files that are taken for videos; none where PyAV is not installed."""
     return VIDEO_SUFFIXES if find_spec("av") else frozenset()
@@ -69,10 +84,34 @@ def video_grid(file: IO[bytes], name: str, *, max_pixels: int, frames: int = FRA
     return arrange(video_frames(file, name, max_pixels=max_pixels, frames=frames))
 
 
-def open_frames(path: str | os.PathLike[str], frames: int = FRAMES) -> list[Image.Image]:
-    """`video_frames` of a file."""
-    with open_regular(path) as file:
-        return video_frames(file, printable(path), max_pixels=MAX_PIXELS, frames=frames)
+def is_video(source: Any) -> bool:
+    """Whether a path, or the bytes of a file, hold a video, by how they begin.
+
+    Raises M3ScoreError for a path that can't be read.
+    """
+    if isinstance(source, bytes | bytearray | memoryview):
+        return looks_like_video(bytes(source[:16]))
+    if not isinstance(source, str | os.PathLike):
+        return False
+    with open_regular(source) as file:
+        return looks_like_video(file.read(16))
+
+
+def open_frames(
+    source: str | os.PathLike[str] | bytes,
+    frames: int = FRAMES,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    max_bytes: int = MAX_BYTES,
+) -> Frames:
+    """`video_frames` of a path, or of the bytes of a file."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        check_bytes(len(source), "the image", max_bytes)
+        return Frames(
+            tuple(video_frames(io.BytesIO(source), "the image", max_pixels=max_pixels, frames=frames))
+        )
+    with open_regular(source, max_bytes) as file:
+        return Frames(tuple(video_frames(file, printable(source), max_pixels=max_pixels, frames=frames)))
 
 
 def arrange(frames: Sequence[Image.Image]) -> Image.Image:

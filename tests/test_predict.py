@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import m3score
-from m3score import predict, predictors
+from m3score import looking, predictors
 from m3score.ensemble import Ensemble
 from m3score.errors import M3ScoreError
 from m3score.features import image_features, question_features
@@ -22,7 +22,7 @@ from m3score.fingerprint import fingerprint
 from m3score.predict import Prediction, predict_many
 from m3score.predictor import Predictor
 from m3score.regressor import ScaleRegressor
-from tests.predictors import LADDER, small_predictor
+from tests.predictors import LADDER, made_up, small_predictor
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_what_nobody_foresaw_is_a_row_too(predictor: Predictor, monkeypatch: pyt
     def fail(source: object, **limits: int) -> np.ndarray:
         raise KeyError("surprise")
 
-    monkeypatch.setattr(predict, "image_features", fail)
+    monkeypatch.setattr(looking, "image_features", fail)
     (result,) = predict_many(["a.png"], predictor=predictor)
     assert result.error == "can't be used (KeyError: 'surprise')"
 
@@ -291,9 +291,9 @@ def test_other_ladder_is_an_error(predictor: Predictor, pictures: list[Path], tm
         m3score.predict_scale(pictures[0], predictor=predictor, model=Loaded(ladder=(1, 4, 16)))
     (tmp_path / "config.json").write_text('{"m3score": {"ladder": [16, 4, 1]}}')
     with pytest.raises(M3ScoreError, match=r"has the ladder \(1, 4, 16\)"):
-        predict.check_model(predictor, tmp_path)
+        predictors.check_model(predictor, tmp_path)
     with pytest.raises(M3ScoreError, match="There is no model"):
-        predict.check_model(predictor, "m3-huge")
+        predictors.check_model(predictor, "m3-huge")
 
 
 # ---- fingerprints ---------------------------------------------------------------------------------------
@@ -342,10 +342,9 @@ def test_fingerprint_without_weights(tmp_path: Path) -> None:
 
 
 def test_a_budget_of_tokens_is_kept_and_spent_where_it_helps(predictor: Predictor) -> None:
-    predictions = predictor.calibration.predictions(False)
     spent = []
     for budget in (1, 9, 30, 100, 300, 576):
-        scales = predictor.route(predictions, mean_tokens=budget)
+        scales = predictor.route_within(budget, made_up(600, seed=2).images)  # those of its calibration
         assert scales.mean() <= budget and set(scales) <= set(predictor.ladder)
         spent.append(scales.mean())
     assert spent == sorted(spent) and spent[0] == 1
