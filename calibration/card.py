@@ -23,8 +23,9 @@ loss of accuracy from above. Margins are certified by fixed-sequence testing wit
 calibration images that the fit never saw, one question per image. The promise holds for images and questions
 that are drawn as those were; `m3score check-predictor` tells whether that still is so.
 A *budget* promises nothing: tokens get a price at which the calibration images cost so many on the average,
-and each question the scale whose chance to suffice, less the price of its tokens, is best. The frontier is by
-price.
+and each question the scale whose worth, less the price of its tokens, is best. What the step to each finer
+scale gains is learnt by a regressor of its own, and shrunk towards the mean gain by what it foresaw on the
+calibration images: a gain that is only noise is not paid for. The frontier is by price.
 """
 
 

@@ -1,8 +1,9 @@
 """From labels to a predictor: candidates by cross-validation, certificates, and a verdict on unseen images.
 
 Three splits by image that share nothing: `fit` chooses and fits the regressors, `calibrate` certifies their
-margins, `test` is looked at once, at the end. Candidates are compared by what they are for: the accuracy over
-the whole frontier of out-of-fold predictions (a mean over ln(tokens)), not by their error in ln(tokens).
+margins and shrinks what more tokens are thought to gain, `test` is looked at once, at the end. Candidates are
+compared by what they are for: the accuracy over the whole frontier of out-of-fold predictions (a mean over
+ln(tokens)), not by their error in ln(tokens).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from m3score.certify import route_levels
 from m3score.ensemble import Ensemble
 from m3score.errors import M3ScoreError
 from m3score.features import QUESTION_FEATURES
+from m3score.gains import Gains, shrunk, steps_of
 from m3score.predictor import CalibrationRecord, Predictor, clip_predictions
 from m3score.prices import Chances
 from m3score.regressor import UNSOLVED, ScaleRegressor
@@ -33,6 +35,15 @@ CANDIDATES: dict[str, dict[str, Any]] = {
 }
 """Each is tried without the unsolved questions; the best one also with expected values for them, which takes
 five fits instead of one and was far behind on drawn images."""
+GAINS: dict[str, Any] = {
+    "learning_rate": 0.08,
+    "max_iter": 100,
+    "max_leaf_nodes": 15,
+    "min_samples_leaf": 40,
+    "l2_regularization": 5.0,
+}
+"""The regressors of gains, one per step of the ladder. On drawn images fewer trees, larger leaves and more
+trees came out alike, as gains are shrunk by what they foresee."""
 FOLDS = 5
 ENOUGH = 12_000
 """Questions that the choice among candidates is made on, in whole images; the chosen one is fitted to all."""
@@ -108,20 +119,18 @@ def fit_predictor(
             raise M3ScoreError(f"{name}: {len(shared):,} of its images were fitted or calibrated on.")
     asks = len(set(fit.questions)) > 1
     forms = FORMS if asks else FORMS[:1]
-    compared = {form: compare(inputs(fit, form), fit, seed, say, form) for form in forms}
-    tried = {form: results for form, (results, _) in compared.items()}
+    tried = {form: compare(inputs(fit, form), fit, seed, say, form) for form in forms}
     say("fitting")
     ensembles = {form: train(inputs(fit, form), fit, tried[form][0].options, seed) for form in forms}
     drawn = calibrate.one_per_image(seed)
-    chances = {
-        form: _chances(_predict(ensembles, form, calibrate), calibrate, compared[form][1]) for form in forms
-    }
+    gains = {form: train_gains(form, fit, calibrate, seed, say) for form in forms}
+    foreseen = {form: gains[form].predict(inputs(drawn, form)) for form in forms}
     record = CalibrationRecord(
         image_only=_predict(ensembles, FORMS[0], drawn),
         with_question=_predict(ensembles, FORMS[1], drawn) if asks else None,
         sufficient=drawn.sufficient,
-        chances_image_only=chances[FORMS[0]],
-        chances_with_question=chances.get(FORMS[1]),
+        gains_image_only=foreseen[FORMS[0]],
+        gains_with_question=foreseen.get(FORMS[1]),
     )
     predictor = Predictor(
         model=labels.model,
@@ -133,6 +142,8 @@ def fit_predictor(
         image_only=ensembles[FORMS[0]],
         with_question=ensembles.get(FORMS[1]),
         calibration=record,
+        image_only_gains=gains[FORMS[0]],
+        with_question_gains=gains.get(FORMS[1]),
         data=_data(labels, parts, seed, shares, tried),
     )
     size = train(fit.size_features(), fit, CANDIDATES["trees, few"], seed)
@@ -144,7 +155,8 @@ def fit_predictor(
         predictions = {form: _predict(ensembles, form, test) for form in forms}
         sizes = clip_predictions(size.predict(test.size_features()), labels.ladder)
         budgets = {form: budget_prices(predictor, form) for form in forms}
-        verdicts.append(judge(name, test, predictions, margins, chances, sizes, budgets))
+        worth = {form: worth_of(predictor, form, test) for form in forms}
+        verdicts.append(judge(name, test, predictions, margins, worth, sizes, budgets))
     return Fitted(predictor, tried, verdicts, parts)
 
 
@@ -161,15 +173,26 @@ def train(X: np.ndarray, labels: Labels, options: Mapping[str, Any], seed: int) 
     return Ensemble.of(ScaleRegressor(**options, random_state=seed).fit(X, target, unsolved))
 
 
-OutOfFold = tuple[np.ndarray, np.ndarray]
-"""Predictions of questions by regressors that did not see their image, and bool (n, scales) what sufficed."""
+def train_gains(
+    form: str, fit: Labels, calibrate: Labels, seed: int, say: Callable[[str], None] = lambda text: None
+) -> Gains:
+    """What each step of the ladder gains, of one form: fitted on one part, shrunk by another."""
+    X, gained = inputs(fit, form), steps_of(fit.sufficient)
+    steps = []
+    for k in range(gained.shape[1]):
+        say(f"{form}: gains from {fit.ladder[k]} to {fit.ladder[k + 1]} tokens")
+        steps.append(Ensemble.of(ScaleRegressor(**GAINS, random_state=seed).fit(X, gained[:, k])))
+    return shrunk(steps, (X, fit.sufficient), (inputs(calibrate, form), calibrate.sufficient))
 
 
-def compare(
-    X: np.ndarray, labels: Labels, seed: int, say: Callable[[str], None], form: str
-) -> tuple[list[Tried], OutOfFold]:
+def worth_of(predictor: Predictor, form: str, labels: Labels) -> np.ndarray:
+    """(m, scales) what each scale is worth to each question, in one form."""
+    return predictor.worth(labels.features, labels.question_features() if form == FORMS[1] else None)
+
+
+def compare(X: np.ndarray, labels: Labels, seed: int, say: Callable[[str], None], form: str) -> list[Tried]:
     """Every candidate, and the best one with the other way of treating the unsolved, by cross-validation
-    grouped by image, on at most ENOUGH questions; the best first, and its out-of-fold predictions."""
+    grouped by image, on at most ENOUGH questions; the best first."""
     if len(labels) > ENOUGH:
         some = _some_images(labels, ENOUGH, seed)
         X, labels = X[some], labels.take(some)
@@ -177,30 +200,21 @@ def compare(
     if unsolved.all():
         raise M3ScoreError("no question is solved at any scale: there is nothing to fit.")
 
-    def tried(name: str, way: str) -> tuple[Tried, np.ndarray]:
+    def tried(name: str, way: str) -> Tried:
         say(f"{form}: {name}, unsolved: {way}")
         found = Tried(name, way, 0.0, 0.0)
         predicted = _out_of_fold(X, labels, target, unsolved, found.options, seed)
-        chances = Chances.of(predicted, labels.sufficient)
-        curve = frontier.priced(predicted, labels.sufficient, labels.ladder, chances)
+        chances = Chances.of(predicted, labels.sufficient).at(predicted)
+        curve = frontier.priced(chances, labels.sufficient, labels.ladder)
         score = curve.log_mean(labels.ladder[0], labels.ladder[-1])
         rank = spearman(predicted[~unsolved], target[~unsolved])
-        return replace(found, mean_accuracy=score, spearman=rank), predicted
+        return replace(found, mean_accuracy=score, spearman=rank)
 
     results = [tried(name, UNSOLVED[0]) for name in CANDIDATES]
     if unsolved.any():
-        best, _ = max(results, key=lambda one: one[0].mean_accuracy)
+        best = max(results, key=lambda one: one.mean_accuracy)
         results += [tried(best.name, way) for way in UNSOLVED[1:]]
-    results.sort(key=lambda one: -one[0].mean_accuracy)
-    return [one for one, _ in results], (results[0][1], labels.sufficient)
-
-
-def _chances(predictions: np.ndarray, calibrate: Labels, other: OutOfFold) -> Chances:
-    """From everything that was predicted without having been seen: chances promise nothing, so questions
-    about one image may all count."""
-    return Chances.of(
-        np.concatenate([predictions, other[0]]), np.concatenate([calibrate.sufficient, other[1]])
-    )
+    return sorted(results, key=lambda one: -one.mean_accuracy)
 
 
 def _some_images(labels: Labels, questions: int, seed: int) -> np.ndarray:
@@ -256,13 +270,10 @@ def operating_points(
 
 def budget_prices(predictor: Predictor, form: str) -> list[tuple[str, float]]:
     """(name, price) of routes that spend, on the calibration, what the fixed scales in between would."""
-    asked = form == FORMS[1]
-    predictions = predictor.calibration.predictions(asked)
-    if not len(predictions):
+    if not len(predictor.calibration.sufficient):
         return []
-    chances = predictor.calibration.chances(asked)
     return [
-        (f"budget of {tokens}", chances.price_for(tokens, predictions, predictor.ladder))
+        (f"budget of {tokens}", predictor.price(tokens, with_question=form == FORMS[1]))
         for tokens in predictor.ladder[1:-1]
     ]
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from m3score.certify import route_levels
 from m3score.errors import MissingExtraError
-from m3score.prices import Chances
+from m3score.prices import levels
 from m3score.rules import required_tokens
 from m3score.tables import write_whole
 
@@ -121,14 +121,18 @@ def routed(predictions: np.ndarray, sufficient: np.ndarray, ladder: Sequence[int
     return Curve(np.array([tokens for tokens, _ in points]), np.array([right for _, right in points]))
 
 
-def priced(predictions: np.ndarray, sufficient: np.ndarray, ladder: Sequence[int], chances: Chances) -> Curve:
+def priced(worth: np.ndarray, sufficient: np.ndarray, ladder: Sequence[int]) -> Curve:
     """A router's frontier when tokens have a price (prices.py): every price, from none to too much.
 
     It ends where tokens are free, which need not be the finest scale: nobody spends what buys nothing.
+
+    Args:
+        worth: (n, scales) what each scale is worth to each question, as prices.levels takes it.
+        sufficient: (n, scales) bool.
     """
     prices = [0.0, *np.geomspace(1e-4, 1e4, POINTS), 1e6]
-    levels = (chances.levels(predictions, price, ladder) for price in reversed(prices))
-    points = list(dict.fromkeys(outcome(level, sufficient, ladder) for level in levels))
+    chosen = (levels(worth, price, ladder) for price in reversed(prices))
+    points = list(dict.fromkeys(outcome(level, sufficient, ladder) for level in chosen))
     return Curve(np.array([tokens for tokens, _ in points]), np.array([right for _, right in points]))
 
 

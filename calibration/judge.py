@@ -16,7 +16,7 @@ from m3score.calibration import frontier
 from m3score.calibration.frontier import Curve
 from m3score.calibration.labels import Labels, spearman
 from m3score.certify import route_levels
-from m3score.prices import Chances
+from m3score.prices import levels
 
 FIXED, MIXING, ORACLE, SIZE = "fixed scales", "random mixing", "oracle", "size alone"
 FORMS = ("image only", "image and question")
@@ -115,7 +115,7 @@ def judge(
     labels: Labels,
     predictions: Mapping[str, np.ndarray],
     margins: Mapping[str, Sequence[tuple[str, float, float | None]]],
-    chances: Mapping[str, Chances],
+    worth: Mapping[str, np.ndarray],
     size: np.ndarray | None = None,
     budgets: Mapping[str, Sequence[tuple[str, float]]] | None = None,
 ) -> Verdict:
@@ -126,8 +126,8 @@ def judge(
         labels: of the test set.
         predictions: ln(tokens) of each form in FORMS.
         margins: of each form: (name, margin, the max_drop that is promised there or None).
-        chances: of each form, from calibration: they make its frontier, by price (prices.py). The frontier
-            by margin is kept beside it.
+        worth: of each form, (m, scales) as Predictor.worth gives it: it makes the form's frontier, by price.
+            The frontier by margin is kept beside it.
         size: the size-alone regressor's predictions, where there is one.
         budgets: of each form, (name, price) of routes by price.
     """
@@ -142,7 +142,7 @@ def judge(
     target, unsolved = labels.targets()
     forms = []
     for form, predicted in predictions.items():
-        curve = curves[form] = frontier.priced(predicted, sufficient, ladder, chances[form])
+        curve = curves[form] = frontier.priced(worth[form], sufficient, ladder)
         curves[f"{form}, by margin"] = frontier.routed(predicted, sufficient, ladder)
         least, mean = frontier.lead(curve, curves[MIXING])
         forms.append(
@@ -155,7 +155,7 @@ def judge(
                 points=(
                     *(_by_margin(labels, predicted, curves, *margin) for margin in margins[form]),
                     *(
-                        _point(labels, chances[form].levels(predicted, price, ladder), curves, called)
+                        _point(labels, levels(worth[form], price, ladder), curves, called)
                         for called, price in (budgets or {}).get(form, ())
                     ),
                 ),

@@ -120,7 +120,7 @@ def _report(
     console: Console,
 ) -> None:
     from m3score.calibration.card import verdict_lines
-    from m3score.calibration.fit import budget_prices
+    from m3score.calibration.fit import budget_prices, worth_of
     from m3score.calibration.judge import FORMS, judge
     from m3score.cli.calibrating import write_frontiers
     from m3score.tables import write_whole
@@ -133,9 +133,9 @@ def _report(
         promised = max_drop if found.certified else None
         margins[form] = [(label, found.margin, promised), ("no margin", 0.0, None)]
     predictions = {form: _predictions(predictor, labels, form == FORMS[1]) for form in forms}
-    chances = {form: predictor.calibration.chances(form == FORMS[1]) for form in forms}
+    worth = {form: worth_of(predictor, form, labels) for form in forms}
     budgets = {form: budget_prices(predictor, form) for form in forms}
-    verdict = judge(name, labels, predictions, margins, chances, budgets=budgets)
+    verdict = judge(name, labels, predictions, margins, worth, budgets=budgets)
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"# {predictor.model} on {name}", "", *verdict_lines(verdict)]
     write_whole(folder / "report.md", ("\n".join(lines).rstrip() + "\n").encode())

@@ -20,12 +20,14 @@ from m3score.certify import Certificate
 from m3score.ensemble import Ensemble
 from m3score.errors import M3ScoreError
 from m3score.features import FEATURE_VERSION, IMAGE_FEATURES, QUESTION_FEATURES
-from m3score.prices import Chances
+from m3score.gains import Gains, over_coarsest
+from m3score.prices import Chances, levels, price_for
 from m3score.rules import choose
 
 FEATURE_SETS = ("pixels", "vision")
 """What image features are made of: the picture (features.py), or the model's own vision tower."""
 
+_NO_PRICES = "this predictor holds no calibration, so it knows no prices of tokens."
 _NO_QUESTIONS = "the predictor was fitted on images alone: leave the question out."
 
 
@@ -42,19 +44,13 @@ class CalibrationRecord:
     """float32 (n,): ln(tokens) from image and question."""
     sufficient: np.ndarray
     """bool (n, scales): whether each scale suffices, coarsest first."""
-    chances_image_only: Chances | None = None
-    """What a price is set by (prices.py). It promises nothing, so it may come from more questions than the
-    record holds; None: from those."""
-    chances_with_question: Chances | None = None
+    gains_image_only: np.ndarray | None = None
+    """float32 (n, steps): what a price is set by, as Predictor.image_only_gains gives it; None without."""
+    gains_with_question: np.ndarray | None = None
 
-    def chances(self, with_question: bool) -> Chances:
-        """The chance that each scale suffices, by prediction; M3ScoreError without questions."""
-        kept = self.chances_with_question if with_question else self.chances_image_only
-        if kept is not None:
-            return kept
-        if not len(self.sufficient):
-            raise M3ScoreError("this predictor holds no calibration, so it knows no prices of tokens.")
-        return Chances.of(self.predictions(with_question), self.sufficient)
+    def gains(self, with_question: bool) -> np.ndarray | None:
+        """float32 (n, steps) of one form, where it has any."""
+        return self.gains_with_question if with_question else self.gains_image_only
 
     def predictions(self, with_question: bool) -> np.ndarray:
         """float32 (n,) of one form; M3ScoreError if there is none."""
@@ -83,6 +79,9 @@ class Predictor:
     with_question: Ensemble | None
     """Takes the image's features, then the question's."""
     calibration: CalibrationRecord
+    image_only_gains: Gains | None = None
+    """What more tokens are worth, for routing by price; without, the calibration's chances by prediction."""
+    with_question_gains: Gains | None = None
     data: dict[str, Any] = field(default_factory=dict)
     """What it was fitted and calibrated on; JSON-ready."""
     card: str = ""
@@ -91,9 +90,8 @@ class Predictor:
     _certificates: dict[tuple[float, float, bool], Certificate] = field(
         default_factory=dict, init=False, repr=False
     )
-    _prices: dict[tuple[float, bool], tuple[Chances, float]] = field(
-        default_factory=dict, init=False, repr=False
-    )
+    _chances: dict[bool, Chances] = field(default_factory=dict, init=False, repr=False)
+    _prices: dict[tuple[float, bool], float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_ladder(self.ladder)
@@ -106,6 +104,7 @@ class Predictor:
             if ensemble.n_features != wanted:
                 raise M3ScoreError(f"{name} takes {ensemble.n_features} features, but {wanted} are named.")
         self._check_calibration()
+        self._check_gains()
 
     def _check_features(self) -> None:
         choose("feature set", self.feature_set[:60], FEATURE_SETS)
@@ -139,9 +138,27 @@ class Predictor:
                 )
             if not np.all((values >= 0) & (values <= np.float32(top))):  # false for NaN as well
                 raise M3ScoreError("the calibration's predictions must lie between 0 and ln(finest).")
-        for chances in (record.chances_image_only, record.chances_with_question):
-            if chances is not None and not chances.valid(len(self.ladder)):
-                raise M3ScoreError("the calibration's chances must be shares, by ascending predictions.")
+
+    def _check_gains(self) -> None:
+        steps, record = len(self.ladder) - 1, self.calibration
+        for name in ("image_only", "with_question"):
+            ensemble, gains = getattr(self, name), getattr(self, f"{name}_gains")
+            kept = getattr(record, f"gains_{name}")
+            if gains is None and kept is None:
+                continue
+            if ensemble is None or gains is None or kept is None:
+                raise M3ScoreError(f"{name} and its gains need each other and the gains of the calibration.")
+            if len(gains.steps) != steps or gains.n_features != ensemble.n_features:
+                raise M3ScoreError(
+                    f"the gains of {name} must have {steps} steps from {ensemble.n_features} features, not "
+                    f"{len(gains.steps)} from {gains.n_features}."
+                )
+            if kept.dtype != np.float32 or kept.shape != (len(record.sufficient), steps):
+                raise M3ScoreError(
+                    f"the calibration needs float32 gains of {steps} steps for every row of sufficient."
+                )
+            if not np.all(np.abs(kept) <= 1):  # false for NaN as well
+                raise M3ScoreError("the calibration's gains must lie between -1 and 1.")
 
     def predict(self, X_image: Any, X_question: Any = None) -> np.ndarray:
         """float32 (n,): ln(tokens per grid), within the ladder.
@@ -215,7 +232,6 @@ class Predictor:
         *,
         max_drop: float | None = 0.02,
         confidence: float = 0.95,
-        mean_tokens: float | None = None,
         with_question: bool = False,
     ) -> np.ndarray:
         """int (n,): tokens per grid for predictions of `predict`.
@@ -224,20 +240,43 @@ class Predictor:
             predictions: (n,) ln(tokens).
             max_drop, confidence: as in `certificate`; where nothing is certified, always the finest scale.
                 max_drop=None promises nothing: predictions are rounded up to a scale as they are.
-            mean_tokens: spend so many tokens per grid, on the average of images like those of the
-                calibration, where they help most (prices.py). Promises nothing; max_drop is not looked at.
             with_question: whether the predictions are of the form that sees the question.
         """
-        if mean_tokens is not None:
-            chances, price = self._priced(mean_tokens, with_question)
-            return np.asarray(self.ladder)[chances.levels(np.asarray(predictions), price, self.ladder)]
         margin = 0.0
         if max_drop is not None:
             margin = self.certificate(max_drop, confidence, with_question=with_question).margin
         return certify.route(predictions, margin, self.ladder)
 
-    def _priced(self, mean_tokens: float, with_question: bool) -> tuple[Chances, float]:
-        """The calibration's chances, and the price that spends `mean_tokens` on it; kept once worked out."""
+    def route_within(self, mean_tokens: float, X_image: Any, X_question: Any = None) -> np.ndarray:
+        """int (n,): tokens per grid where so many are spent, on the average of images like those of the
+        calibration, where they help most (gains.py, prices.py). Promises nothing.
+
+        Args:
+            mean_tokens: the average; less is spent where more buys nothing.
+            X_image, X_question: as in `predict`.
+
+        Raises:
+            M3ScoreError: also for an average outside of the ladder, or a predictor without calibration.
+        """
+        price = self.price(mean_tokens, with_question=X_question is not None)
+        return np.asarray(self.ladder)[levels(self.worth(X_image, X_question), price, self.ladder)]
+
+    def worth(self, X_image: Any, X_question: Any = None) -> np.ndarray:
+        """float64 (n, scales): the chance that each scale suffices, or its lead over that of the coarsest.
+
+        Arguments and errors are those of `predict`; a predictor without gains needs a calibration as well.
+        """
+        asked = X_question is not None
+        gains = self.with_question_gains if asked else self.image_only_gains
+        ensemble, rows = self._form(X_image, X_question)
+        if gains is not None:
+            return over_coarsest(gains.predict(rows))
+        if not len(self.calibration.sufficient):
+            raise M3ScoreError(_NO_PRICES)
+        return self._by_prediction(asked).at(clip_predictions(ensemble.predict(rows), self.ladder))
+
+    def price(self, mean_tokens: float, *, with_question: bool = False) -> float:
+        """The price of tokens (prices.py) that spends so many on the calibration; kept once worked out."""
         if not self.ladder[0] <= mean_tokens <= self.ladder[-1]:
             raise M3ScoreError(
                 f"mean_tokens must lie between {self.ladder[0]} and {self.ladder[-1]}, not {mean_tokens}."
@@ -245,9 +284,22 @@ class Predictor:
         key = (float(mean_tokens), with_question)
         if key not in self._prices:
             predictions = self.calibration.predictions(with_question)
-            chances = self.calibration.chances(with_question)
-            self._prices[key] = chances, chances.price_for(mean_tokens, predictions, self.ladder)
+            if not len(predictions):
+                raise M3ScoreError(_NO_PRICES)
+            gains = self.calibration.gains(with_question)
+            if gains is not None:
+                worth = over_coarsest(gains)
+            else:
+                worth = self._by_prediction(with_question).at(predictions)
+            self._prices[key] = price_for(mean_tokens, worth, self.ladder)
         return self._prices[key]
+
+    def _by_prediction(self, with_question: bool) -> Chances:
+        """What stands in for gains that were not learnt; of a calibration that is not empty."""
+        if with_question not in self._chances:
+            record = self.calibration
+            self._chances[with_question] = Chances.of(record.predictions(with_question), record.sufficient)
+        return self._chances[with_question]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file (safetensors; suffix .predictor). M3ScoreError where it cannot be written."""

@@ -1,7 +1,8 @@
 """A predictor's file: safetensors with one JSON text, read without executing anything.
 
-Layout: arrays `image_only/*` and `with_question/*` (ensemble.py), `calibration/*` (predictor.py), and under
-the metadata key "m3score_predictor" a JSON object with everything else. What a file says is not trusted: the
+Layout: arrays `image_only/*` and `with_question/*` (ensemble.py), `image_only_gains/0/*` and so on for each
+step of the ladder (gains.py; older files have none), `calibration/*` (predictor.py), and under the metadata
+key "m3score_predictor" a JSON object with everything else. What a file says is not trusted: the
 JSON's types, the arrays' types, shapes and values and the trees' structure are checked before a predictor is
 made.
 """
@@ -20,7 +21,7 @@ from m3score.columns import printable
 from m3score.ensemble import Ensemble
 from m3score.errors import M3ScoreError, one_line
 from m3score.features import FEATURE_VERSION
-from m3score.prices import Chances
+from m3score.gains import Gains
 from m3score.tables import read_whole, write_whole
 
 if TYPE_CHECKING:
@@ -65,10 +66,11 @@ def _arrays(predictor: Predictor) -> dict[str, np.ndarray]:
     if record.with_question is not None:
         arrays["calibration/with_question"] = record.with_question
     for form in _FORMS:
-        chances = getattr(record, f"chances_{form}")
-        if chances is not None:
-            arrays[f"calibration/chances_{form}/predictions"] = chances.predictions
-            arrays[f"calibration/chances_{form}/chance"] = chances.chance
+        kept, gains = getattr(record, f"gains_{form}"), getattr(predictor, f"{form}_gains")
+        if kept is not None and gains is not None:
+            arrays[f"calibration/gains_{form}"] = kept
+            for k, step in enumerate(gains.steps):
+                arrays |= {f"{form}_gains/{k}/{name}": array for name, array in step.arrays().items()}
         ensemble = getattr(predictor, form)
         if ensemble is not None:
             arrays |= {f"{form}/{name}": array for name, array in ensemble.arrays().items()}
@@ -97,11 +99,12 @@ def load(path: str | os.PathLike[str]) -> Predictor:
         parts["image_only"],
         parts.get("with_question"),
         parts["sufficient"],
-        *(_chances(f"chances_{form}", parts, name) for form in _FORMS),
+        *(parts.get(f"gains_{form}") for form in _FORMS),
     )
+    gains = {f"{form}_gains": _gains(f"{form}_gains", arrays, name) for form in _FORMS}
     facts = {key: tuple(v) if isinstance(v, list) else v for key, v in facts.items() if key in _KINDS}
     try:
-        return Predictor(calibration=record, **forms, **facts)  # type: ignore[arg-type]
+        return Predictor(calibration=record, **forms, **gains, **facts)  # type: ignore[arg-type]
     except M3ScoreError as error:
         raise M3ScoreError(f"{name}: {error}") from None
 
@@ -152,13 +155,17 @@ def _check_facts(facts: Mapping[str, Any], name: str) -> None:
             raise M3ScoreError(f"{name}: damaged predictor: {key!r} must hold names.")
 
 
-def _chances(key: str, parts: Mapping[str, np.ndarray], name: str) -> Chances | None:
-    found = [parts.get(f"{key}/{part}") for part in ("predictions", "chance")]
-    if found[0] is None and found[1] is None:
+def _gains(key: str, arrays: Mapping[str, np.ndarray], name: str) -> Gains | None:
+    held = {array.split("/")[1] for array in arrays if array.startswith(f"{key}/")}
+    if not held:
         return None
-    if found[0] is None or found[1] is None:
-        raise M3ScoreError(f"{name}: damaged predictor: a part of its {key} is missing.")
-    return Chances(found[0], found[1])
+    if held != {str(k) for k in range(len(held))}:
+        raise M3ScoreError(f"{name}: damaged predictor: {key} must have steps that are numbered from 0 on.")
+    steps = tuple(_ensemble(f"{key}/{k}", arrays, name) for k in range(len(held)))
+    try:
+        return Gains(tuple(step for step in steps if step is not None))
+    except M3ScoreError as error:
+        raise M3ScoreError(f"{name}: damaged predictor: {key}: {error}") from None
 
 
 def _ensemble(form: str, arrays: Mapping[str, np.ndarray], name: str) -> Ensemble | None:

@@ -1,12 +1,14 @@
-"""Routing by price: each question gets the scale whose chance to suffice, less its tokens' price, is best.
+"""Routing by price: each question gets the scale whose worth, less its tokens' price, is best.
 
 A safety margin serves who wants accuracy kept: it moves every question up. Whoever has few tokens to spend
 needs something else: a negative margin gives hard questions almost, but not quite, what they need, and those
 tokens are lost. With a price per token the hard ones are given up first and the easy ones are served. Without
 any knowledge of the questions this is the best random mixing of fixed scales.
 
-Knows numbers only. Chances come from calibration questions: the share for which a scale sufficed, as a
-function that falls with the prediction (isotonic regression by pooling adjacent violators).
+Knows numbers only. What a scale is worth to a question is the chance that it suffices, less that of the
+coarsest scale or not: only differences count. Worths are learnt (gains.py); where they are not, `Chances` has
+them from calibration questions: the share for which a scale sufficed, as a function that falls with the
+predicted ln(tokens) (isotonic regression by pooling adjacent violators).
 """
 
 from __future__ import annotations
@@ -41,50 +43,44 @@ class Chances:
         sizes = np.array([len(part) for part in bins], float)
         return cls(places, np.column_stack([_falling(column, sizes) for column in shares.T]))
 
-    def valid(self, scales: int) -> bool:
-        """Whether these are chances of so many scales at all."""
-        at, chance = self.predictions, self.chance
-        shapes = at.ndim == 1 and len(at) > 0 and chance.shape == (len(at), scales)
-        types = at.dtype == np.float64 and chance.dtype == np.float64
-        if not (shapes and types and np.isfinite(at).all()):
-            return False
-        return bool((np.diff(at) >= 0).all() and ((chance >= 0) & (chance <= 1)).all())  # false for NaN
-
     def at(self, predictions: np.ndarray) -> np.ndarray:
         """float64 (n, scales)"""
         columns = [np.interp(predictions, self.predictions, column) for column in self.chance.T]
         return np.column_stack(columns)
 
-    def levels(self, predictions: np.ndarray, price: float, ladder: Sequence[int]) -> np.ndarray:
-        """int (n,) positions on the ladder.
 
-        Args:
-            predictions: (n,) ln(tokens).
-            price: of the finest scale's tokens, in chances of an answer; less is charged for fewer in
-                proportion. Of equally good scales the coarser is taken.
-            ladder: tokens per grid, coarsest first.
-        """
-        cost = price * np.asarray(ladder, float) / ladder[-1]
-        return np.argmax(np.round(self.at(predictions) - cost, 9), axis=1)
+def levels(worth: np.ndarray, price: float, ladder: Sequence[int]) -> np.ndarray:
+    """int (n,) positions on the ladder.
 
-    def price_for(self, mean_tokens: float, predictions: np.ndarray, ladder: Sequence[int]) -> float:
-        """The least price that gives these predictions `mean_tokens` per grid on the average, or less.
+    Args:
+        worth: (n, scales) of each question and scale.
+        price: of the finest scale's tokens, in chances of an answer; less is charged for fewer in proportion.
+            Of equally good scales the coarser is taken.
+        ladder: tokens per grid, coarsest first.
+    """
+    cost = price * np.asarray(ladder, float) / ladder[-1]
+    return np.argmax(np.round(worth - cost, 9), axis=1)
 
-        The average falls in steps as the price rises: it may be well below `mean_tokens`.
-        """
-        tokens = np.asarray(ladder, float)
-        low, high = 0.0, 1e6
-        if tokens[self.levels(predictions, low, ladder)].mean() <= mean_tokens:
-            return low
-        for _ in range(80):  # halving, on a logarithmic scale once away from zero
-            middle = math.sqrt(low * high) if low > 1e-9 else max(high * 1e-3, 1e-9)
-            if tokens[self.levels(predictions, middle, ladder)].mean() <= mean_tokens:
-                high = middle
-            else:
-                low = middle
-            if high <= low * (1 + 1e-9):
-                break
-        return high
+
+def price_for(mean_tokens: float, worth: np.ndarray, ladder: Sequence[int]) -> float:
+    """The least price at which these questions take `mean_tokens` per grid on the average, or less.
+
+    The average falls in steps as the price rises: it may be well below `mean_tokens`, and where more tokens
+    are worth nothing it is.
+    """
+    tokens = np.asarray(ladder, float)
+    low, high = 0.0, 1e6
+    if tokens[levels(worth, low, ladder)].mean() <= mean_tokens:
+        return low
+    for _ in range(80):  # halving, on a logarithmic scale once away from zero
+        middle = math.sqrt(low * high) if low > 1e-9 else max(high * 1e-3, 1e-9)
+        if tokens[levels(worth, middle, ladder)].mean() <= mean_tokens:
+            high = middle
+        else:
+            low = middle
+        if high <= low * (1 + 1e-9):
+            break
+    return high
 
 
 def _falling(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from m3score.ensemble import Ensemble
 from m3score.features import IMAGE_FEATURES, QUESTION_FEATURES
+from m3score.gains import Gains, shrunk, steps_of
 from m3score.predictor import CalibrationRecord, Predictor, clip_predictions
 from m3score.regressor import ScaleRegressor
 
@@ -39,7 +40,9 @@ def made_up(n: int, seed: int = 0, noise: float = 1.0) -> MadeUp:
     return MadeUp(images, questions, np.log(LADDER) >= need[:, None])
 
 
-def small_predictor(*, calibration: int = 600, with_question: bool = True, **changes: Any) -> Predictor:
+def small_predictor(
+    *, calibration: int = 600, with_question: bool = True, gains: bool = False, **changes: Any
+) -> Predictor:
     """Fitted to 400 images, calibrated on others; `changes` are fields of Predictor."""
     fit, drawn = made_up(400, seed=1), made_up(calibration, seed=2)
     unsolved = ~fit.sufficient.any(axis=1)
@@ -49,10 +52,22 @@ def small_predictor(*, calibration: int = 600, with_question: bool = True, **cha
         return Ensemble.of(ScaleRegressor(max_iter=20).fit(X, y, unsolved))
 
     image_only, both = fitted(fit.images), fitted(fit.both) if with_question else None
+
+    def learnt(X: np.ndarray, held: np.ndarray) -> Gains:
+        gained = steps_of(fit.sufficient).T
+        steps = [Ensemble.of(ScaleRegressor(max_iter=10, max_leaf_nodes=7).fit(X, y)) for y in gained]
+        return shrunk(steps, (X, fit.sufficient), (held, drawn.sufficient))
+
+    more: dict[str, Any] = {}
+    if gains:
+        more["image_only_gains"] = learnt(fit.images, drawn.images)
+        more["with_question_gains"] = learnt(fit.both, drawn.both) if with_question else None
     record = CalibrationRecord(
         image_only=clip_predictions(image_only.predict(drawn.images), LADDER),
         with_question=None if both is None else clip_predictions(both.predict(drawn.both), LADDER),
         sufficient=drawn.sufficient,
+        gains_image_only=more["image_only_gains"].predict(drawn.images) if gains else None,
+        gains_with_question=more["with_question_gains"].predict(drawn.both) if gains and both else None,
     )
     settings: dict[str, Any] = {
         "model": "m3-tiny",
@@ -67,4 +82,4 @@ def small_predictor(*, calibration: int = 600, with_question: bool = True, **cha
         "data": {"images": 1000, "seed": 1},
         "card": "# A predictor\n\nMade up, für Tests.\n",
     }
-    return Predictor(**settings | changes)
+    return Predictor(**settings | more | changes)

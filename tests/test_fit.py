@@ -10,11 +10,20 @@ import numpy as np
 import pytest
 
 from m3score.calibration.card import write_card
-from m3score.calibration.fit import CANDIDATES, Fitted, _some_images, fit_predictor, small_loss_margin
+from m3score.calibration.fit import (
+    CANDIDATES,
+    Fitted,
+    _some_images,
+    fit_predictor,
+    small_loss_margin,
+    train_gains,
+)
+from m3score.calibration.frontier import lead, mixing, priced
 from m3score.calibration.judge import bootstrap, judge
 from m3score.calibration.labels import Labels
 from m3score.errors import M3ScoreError
 from m3score.features import IMAGE_FEATURES
+from m3score.gains import over_coarsest
 from m3score.predictor import Predictor, clip_predictions
 from m3score.prices import Chances
 
@@ -112,6 +121,41 @@ def test_calibration_holds_what_the_predictor_says_itself(fitted: Fitted):
     np.testing.assert_array_equal(predictor.calibration.with_question, both)
 
 
+def test_budgets_are_kept_on_the_images_that_set_their_price(fitted: Fitted):
+    predictor, drawn = fitted.predictor, fitted.parts["calibrate"].one_per_image(0)
+    for asked in (None, drawn.question_features()):
+        gains = predictor.calibration.gains(asked is not None)
+        np.testing.assert_array_equal(over_coarsest(gains), predictor.worth(drawn.features, asked))  # type: ignore[arg-type]
+        for budget in (1, 9, 50, 300, 576):
+            scales = predictor.route_within(budget, drawn.features, asked)
+            assert scales.mean() <= budget and set(scales) <= set(LADDER)
+
+
+def test_gains_beat_chances_by_prediction(fitted: Fitted):
+    """What they are for: without them the same predictor routes by price less well."""
+    record = replace(fitted.predictor.calibration, gains_image_only=None, gains_with_question=None)
+    older = replace(fitted.predictor, calibration=record, image_only_gains=None, with_question_gains=None)
+    test = made_up(2000, 8)
+    better, worse = (
+        priced(one.worth(test.features, test.question_features()), test.sufficient, LADDER)
+        for one in (fitted.predictor, older)
+    )
+    assert better.log_mean(1, 576) > worse.log_mean(1, 576) - 0.002
+
+
+def test_where_nothing_can_be_foreseen_a_budget_buys_the_best_fixed_scale():
+    labels = made_up(400, 9)
+    shuffled = labels.sufficient[np.random.default_rng(0).permutation(len(labels))]
+    blind = Labels(**{**labels.__dict__, "sufficient": shuffled})
+    parts = blind.split(0, (0.5, 0.25, 0.25))
+    gains = train_gains("image only", parts["fit"], parts["calibrate"], 0)
+    test = made_up(2000, 10)
+    order = np.random.default_rng(1).permutation(len(test))
+    sufficient = test.sufficient[order]
+    curve = priced(over_coarsest(gains.predict(test.features)), sufficient, LADDER)
+    assert lead(curve, mixing(sufficient, LADDER))[0] > -0.02
+
+
 def test_candidates_are_listed_best_first_and_the_best_both_ways(fitted: Fitted):
     for tried in fitted.tried.values():
         scores = [one.mean_accuracy for one in tried]
@@ -163,8 +207,8 @@ def test_small_loss_margin_spends_least_within_the_loss():
     labels = made_up(500, 7)
     predicted = clip_predictions(labels.features[:, 0] * math.log(576) / 4, LADDER)
     margin = small_loss_margin(predicted, labels, 0.02)
-    chances = {"image only": Chances.of(predicted, labels.sufficient)}
-    verdict = judge("x", labels, {"image only": predicted}, {"image only": [("m", margin, None)]}, chances)
+    worth = {"image only": Chances.of(predicted, labels.sufficient).at(predicted)}
+    verdict = judge("x", labels, {"image only": predicted}, {"image only": [("m", margin, None)]}, worth)
     (point,) = verdict.forms[0].points
     assert -0.02 <= point.change < 0 and point.mean_tokens < 576
 

@@ -25,7 +25,7 @@ from m3score.calibration.frontier import (
     write_png,
 )
 from m3score.errors import MissingExtraError
-from m3score.prices import Chances
+from m3score.prices import Chances, levels, price_for
 
 LADDER = (1, 9, 36, 144, 576)
 SUFFICIENT = st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=30).map(np.array)
@@ -154,12 +154,12 @@ def test_priced_without_knowledge_is_random_mixing_and_with_it_leads():
     sufficient = monotone(needs)
     mix = mixing(sufficient, LADDER)
     blind = np.full(len(needs), 3.0)
-    curve = priced(blind, sufficient, LADDER, Chances.of(blind, sufficient))
+    curve = priced(Chances.of(blind, sufficient).at(blind), sufficient, LADDER)
     np.testing.assert_allclose(curve.accuracy, mix.at(curve.tokens))
     seeing = np.log(np.array([*LADDER, 576]))[needs] + np.random.default_rng(5).normal(0, 0.5, len(needs))
     half = np.arange(len(needs)) < 1000
     chances = Chances.of(seeing[half], sufficient[half])
-    curve = priced(seeing[~half], sufficient[~half], LADDER, chances)
+    curve = priced(chances.at(seeing[~half]), sufficient[~half], LADDER)
     least, mean = lead(curve, mixing(sufficient[~half], LADDER))
     assert least > -0.01 and mean > 0.1
     assert curve.tokens[0] == 1 and (np.diff(curve.tokens) >= 0).all()
@@ -176,6 +176,22 @@ def test_chances_fall_with_the_prediction(sufficient: np.ndarray, seed: int):
     predictions = np.random.default_rng(seed).uniform(0, 6, len(many))
     chances = Chances.of(predictions, many)
     assert (np.diff(chances.chance, axis=0) <= 1e-12).all()
-    np.testing.assert_allclose(
-        (chances.at(predictions)[:, -1] >= 0) & (chances.at(predictions)[:, -1] <= 1), True
-    )
+    at = chances.at(predictions)
+    assert at.shape == many.shape and ((at >= 0) & (at <= 1)).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(SUFFICIENT, st.integers(1, 4), st.integers(0, 1000))
+def test_who_knows_the_gains_of_groups_is_never_below_random_mixing(
+    sufficient: np.ndarray, groups: int, seed: int
+):
+    """In-sample, and with the very shares of each group as what scales are worth to it."""
+    group = np.random.default_rng(seed).integers(groups, size=len(sufficient))
+    worth = np.stack([sufficient[group == own].mean(axis=0) for own in group])
+    curve = priced(worth - worth[:, :1], sufficient, LADDER)  # only differences count
+    mix = mixing(sufficient, LADDER)
+    assert (curve.accuracy >= mix.at(curve.tokens) - 1e-7).all()
+    assert curve.accuracy[-1] >= sufficient.mean(axis=0).max() - 1e-7  # nobody pays for nothing
+    for budget in (1, 9, 30, 200, 576):
+        price = price_for(budget, worth, LADDER)
+        assert np.array(LADDER)[levels(worth, price, LADDER)].mean() <= budget

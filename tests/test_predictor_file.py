@@ -23,8 +23,7 @@ from hypothesis import strategies as st
 from m3score import predictor_file
 from m3score.errors import M3ScoreError
 from m3score.features import FEATURE_VERSION, IMAGE_FEATURES
-from m3score.predictor import Predictor
-from m3score.prices import Chances
+from m3score.predictor import CalibrationRecord, Predictor
 from tests.predictors import made_up, small_predictor
 
 
@@ -287,20 +286,71 @@ def test_saved_predictor_needs_neither_scikit_learn_nor_torch(predictor: Predict
     assert ran.stdout == f"{tokens} {complexity!r} {predictor.certificate().margin!r}"
 
 
-def test_chances_travel_with_the_file(predictor: Predictor, tmp_path: Path) -> None:
-    record = predictor.calibration
-    chances = Chances.of(record.image_only, ~record.sufficient)  # others than the record itself would give
-    changed = replace(predictor, calibration=replace(record, chances_image_only=chances))
-    changed.save(tmp_path / "x.predictor")
-    back = Predictor.load(tmp_path / "x.predictor").calibration
-    assert np.array_equal(back.chances(False).chance, chances.chance)
-    assert back.chances_with_question is None and back.chances(True).valid(len(predictor.ladder))
+@pytest.fixture(scope="module")
+def gaining() -> Predictor:
+    return small_predictor(gains=True)
 
 
-@pytest.mark.parametrize("bad", [2.0, np.nan, -0.1])
-def test_chances_that_are_none_are_refused(predictor: Predictor, bad: float) -> None:
-    record = predictor.calibration
-    chances = record.chances(False)
-    wrong = replace(chances, chance=np.full_like(chances.chance, bad))
-    with pytest.raises(M3ScoreError, match="chances must be shares"):
-        replace(predictor, calibration=replace(record, chances_image_only=wrong))
+def test_gains_travel_with_the_file(gaining: Predictor, tmp_path: Path) -> None:
+    gaining.save(tmp_path / "x.predictor")
+    back, fresh = Predictor.load(tmp_path / "x.predictor"), made_up(300, seed=4)
+    for asked in (None, fresh.questions):
+        assert np.array_equal(back.worth(fresh.images, asked), gaining.worth(fresh.images, asked))
+        for budget in (5, 60, 200):
+            scales = back.route_within(budget, fresh.images, asked)
+            assert np.array_equal(scales, gaining.route_within(budget, fresh.images, asked))
+
+
+def test_files_without_gains_route_by_their_predictions(predictor: Predictor, file: Path) -> None:
+    old, fresh = Predictor.load(file), made_up(600, seed=2)
+    assert old.image_only_gains is None
+    worth = old.worth(fresh.images)
+    assert ((worth >= 0) & (worth <= 1)).all()
+    assert 1 < old.route_within(60, fresh.images).mean() <= 60
+    empty = replace(
+        old,
+        with_question=None,
+        calibration=CalibrationRecord(np.zeros(0, np.float32), None, np.zeros((0, 5), bool)),
+    )
+    for call in (lambda: empty.price(60), lambda: empty.worth(fresh.images)):
+        with pytest.raises(M3ScoreError, match="holds no calibration"):
+            call()
+
+
+_KEPT = "calibration/gains_image_only"
+BAD_GAINS: dict[str, tuple[dict[str, Any], str]] = {
+    "a step too few": ({"image_only_gains/3": None}, "must have 4 steps from 69 features, not 3"),
+    "a step in between": ({"image_only_gains/1": None}, "numbered from 0 on"),
+    "none but its calibration": ({"image_only_gains/": None}, "gains need each other"),
+    "without its calibration": ({_KEPT: None}, "gains need each other"),
+    "a name for a number": ({"image_only_gains/x/roots": np.zeros(1, np.int32)}, "numbered from 0 on"),
+    "a part of a step": ({"image_only_gains/2/roots": None}, "image_only_gains/2: 'roots' must be a list"),
+    "trees without end": ({"image_only_gains/2/left": np.zeros(3, np.int32)}, "not equally long"),
+    "values that are none": (
+        {"image_only_gains/0/intercept": np.array([np.nan])},
+        "holds values that are not finite",
+    ),
+    "other features": (
+        {"image_only_gains/0/coefficients": np.zeros(500)},
+        "all of them the same features",
+    ),
+    "calibration of texts": ({_KEPT: np.zeros((600, 4))}, "float32 gains of 4 steps"),
+    "calibration of other rows": ({_KEPT: np.zeros((7, 4), np.float32)}, "float32 gains of 4 steps"),
+    "calibration beyond chances": ({_KEPT: np.full((600, 4), 2, np.float32)}, "between -1 and 1"),
+    "calibration that is none": ({_KEPT: np.full((600, 4), np.nan, np.float32)}, "between -1 and 1"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_GAINS)
+def test_gains_that_are_none_are_refused(kind: str, gaining: Predictor, tmp_path: Path) -> None:
+    path = tmp_path / "x.predictor"
+    gaining.save(path)
+    arrays, message = BAD_GAINS[kind]
+    held = safetensors.numpy.load(path.read_bytes())
+    changed: dict[str, Any] = {}
+    for key, value in arrays.items():
+        changed |= {name: None for name in held if name.startswith(key)} if value is None else {key: value}
+    _rewrite(path, {}, changed)
+    with pytest.raises(M3ScoreError, match=message) as caught:
+        Predictor.load(path)
+    _is_one_sentence(caught.value, path)
