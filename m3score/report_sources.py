@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 KEPT = 2 * 2**30
 """Bytes of all copies together."""
-_NUMBERED = re.compile(r"(.+)#\d+", re.DOTALL)
+_NUMBERED = re.compile(r"(.+)#(\d+)", re.DOTALL)
 """What naming.distinct makes of a name that is there already."""
 _ROW = re.compile(r"(.+)/\d+", re.DOTALL)
 _BYTES = re.compile(r"\\x([89a-f][0-9a-f])")
@@ -212,7 +212,7 @@ class _Copies:
         self._folder, self._on_picture = folder, on_picture
         self._files: dict[str, str] = {}
         self._reasons: dict[str, str] = {}
-        self._kept = 0
+        self._kept, self._written = 0, 0
 
     def file(self, path: str) -> str | None:
         """The copy of a picture, or the file that a row named; None if it is a file of its own."""
@@ -223,7 +223,7 @@ class _Copies:
     def take(self, reading: _Reading, data_sets: Sequence[DataSet]) -> None:
         """Read one source, as far as it is needed."""
         left = dict.fromkeys(reading.wanted)
-        again = {match[1]: path for path in left if (match := _NUMBERED.fullmatch(path))}
+        turns: dict[str, list[str]] = {m[1]: [] for m in map(_NUMBERED.fullmatch, left) if m}
         lost = "not in there any more"
         try:
             for found in reading.images(data_sets):
@@ -234,19 +234,28 @@ class _Copies:
                     self._on_picture()
                 elif found.error and name in (reading.name, *left):
                     lost = found.error
-                if name in again and again[name] in left:
-                    self._keep(again[name], found)  # until one that is called so comes
+                base = name if found.content is None else printable(found.name)
+                if base in turns:
+                    turns[base].append(f"{base}/{len(turns[base])}")
+                    self._keep(turns[base][-1], found)
                 if not left:
                     break
         except M3ScoreError as error:
             lost = str(error).rstrip(".")
         for path in left:
-            if path not in self._files and path not in self._reasons:
+            match = _NUMBERED.fullmatch(path)
+            if match and (same := turns[match[1]]):  # the source was given several times
+                self._alias(path, same[(int(match[2]) - 1) % len(same)])
+            else:
                 self._reasons[path] = lost
             self._on_picture()
 
+    def _alias(self, path: str, other: str) -> None:
+        for known in (self._files, self._reasons):
+            if other in known:
+                known[path] = known[other]
+
     def _keep(self, path: str, found: FoundImage) -> None:
-        self._reasons.pop(path, None)
         if found.error:
             self._reasons[path] = found.error
         elif found.content is None:
@@ -257,6 +266,7 @@ class _Copies:
             )
         else:
             self._kept += len(found.content)
-            file = self._folder / f"{len(self._files)}"
+            self._written += 1
+            file = self._folder / f"{self._written}"
             file.write_bytes(found.content)
             self._files[path] = str(file)

@@ -25,6 +25,7 @@ from m3score.demo import Demo, parse_size
 from m3score.demo_server import served
 from m3score.errors import M3ScoreError
 from m3score.glimpse import glimpses, layout
+from m3score.images import open_image
 from m3score.live_answer import stream_answer
 from m3score.settings import M3Settings
 
@@ -214,6 +215,20 @@ def page(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]
             chromium.quit()
 
 
+def write_clip(path: Path) -> Path:
+    """Three seconds of drawn signs, one after the other."""
+    av = pytest.importorskip("av", reason="needs PyAV: pip install 'm3score[video]'")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.width = stream.height = 336
+        stream.pix_fmt = "yuv420p"
+        for number in range(12):
+            drawn = draw(SEED, number // 2, "sign").image.convert("RGB").resize((336, 336))
+            container.mux(stream.encode(av.VideoFrame.from_image(drawn)))
+        container.mux(stream.encode(None))
+    return path
+
+
 @pytest.fixture
 def picture(sign: tuple[Drawing, str, str], tmp_path: Path) -> Path:
     path = tmp_path / "a sign.png"
@@ -269,6 +284,28 @@ def test_bad_files_are_told_and_mended(page: Page, tmp_path: Path, picture: Path
     page.all("#file button[aria-label='Clear']")[0].click()
     page.upload(picture)
     page.until(lambda: page.all("#seen img") and not page.text("#problem"))
+
+
+def test_a_video_is_seen_as_a_grid_of_its_frames(page: Page, model: Any, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "signs.mp4")
+    frames, question = open_image(clip), "Read the sign."
+    said = {tokens: model.answer(frames, question, tokens) for tokens in (1, 36, 576)}
+    assert said[1] != said[576]
+    page.visit()
+    page.upload(clip)
+    page.until(lambda: len(page.all("#seen img")) == 2 and not page.text("#problem"))
+    page.ask(question)
+    assert page.answer == said[36]
+    page.move_slider(5)
+    page.until(lambda: page.answer == said[576])
+    page.move_slider(1)
+    page.until(lambda: page.answer == said[1])
+    broken = tmp_path / "cut off.mp4"
+    broken.write_bytes(clip.read_bytes()[:600])
+    page.all("#file button[aria-label='Clear']")[0].click()
+    page.upload(broken)
+    page.until(lambda: "cut off.mp4: " in page.text("#problem"))
+    assert not page.all("#seen img")
 
 
 def test_large_files_are_refused(page: Page, tmp_path: Path) -> None:

@@ -205,3 +205,24 @@ def test_the_theme_can_be_switched(browser: Any) -> None:
     assert browser.execute_script(background) != before
     css(browser, "#theme")[0].click()
     assert browser.execute_script(background) == before
+
+
+def test_filters_say_what_they_choose_among(started: Any, tmp_path: Path) -> None:
+    rows = [{**row, "path": f"{i % 40}/{i}.png"} for i, row in enumerate(score_rows(600))]
+    failed = [{"path": f"bad/{i}.png", "error": "truncated"} for i in range(501)]
+    write_report([*rows, *failed], tmp_path / "report.html", pictures=60)
+    open_page(started, tmp_path / "report.html")
+    status = lambda: css(started, "#status")[0].text  # noqa: E731
+    assert status() == "60 of 600 pictures, drawn evenly over the scores."
+    assert "60 of 600 pictures are shown" in css(started, ".sampled")[0].text
+    choose(started, "show", "9")
+    shown = len(scores(started))
+    assert status() == f"{shown} of the 60 shown pictures. In the whole table: 100 pictures like that."
+    choose(started, "most", "0.5")
+    assert status().endswith("of the 60 shown pictures.")
+    choose(started, "show", "error")
+    assert status() == "The first 500 of 501 inputs that failed."
+    choose(started, "text", "499.png")
+    assert status() == "1 of the 500 listed inputs."
+    assert css(started, '.bar[data-show="9"] .count')[0].text == "100"
+    assert started.get_log("browser") == []

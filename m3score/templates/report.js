@@ -82,7 +82,7 @@ class Gallery {
     this.made = 0;
     this.host.replaceChildren();
     this.grow();
-    if (!items.length) this.host.append(make("li", { class: "empty" }, "No picture is like that. Widen the filters."));
+    if (!items.length) this.host.append(make("li", { class: "empty" }, data.pictures.length || byId("show").value ? "No picture is like that. Widen the filters." : data.failed.length ? "No picture has a score; what went wrong is listed below." : "The table is empty."));
   }
   grow(until = this.made + AT_ONCE) {
     const next = this.items.slice(this.made, until);
@@ -151,7 +151,8 @@ function refresh() {
   const alone = show && folder === "*" && !text && (failed || (least <= 0 && most >= 1));
   let said = `${count(all, kind)}.`;
   if (kept.length < all) said = `${number(kept.length, 0)} of ${sampled ? "the " : ""}${number(all, 0)} ${sampled ? (failed ? "listed inputs" : "shown pictures") : all === 1 ? kind : `${kind}s`}.`;
-  else if (sampled) said = `${number(all, 0)} of ${count(whole, kind)}, ${failed ? "the first" : "drawn evenly over the scores"}.`;
+  else if (sampled && failed) said = `The first ${number(all, 0)} of ${count(whole, kind)} that failed.`;
+  else if (sampled) said = `${number(all, 0)} of ${count(whole, kind)}, drawn evenly over the scores.`;
   if (sampled && alone && !failed) said += ` In the whole table: ${count(data.totals.show[show], "picture")} like that.`;
   byId("status").textContent = said;
 }
