@@ -127,8 +127,10 @@ def report(
     """Make a page of a score table: the distribution, the pictures from simple to complex, every answer.
 
     One HTML file that holds all it shows, pictures included, and loads nothing: it opens from disk and can be
-    sent by mail. However long the table, it stays below 15 MB. Pictures in shards, parquet files and data
-    sets are taken out of them; a data set of the hub has to be named with --dataset.
+    sent by mail. However long the table, it stays below 15 MB.
+
+    Pictures in shards, parquet files and data sets are taken out of them; a data set of the hub has to be
+    named with --dataset.
     """
     console = set_up(quiet=quiet, verbose=verbose)
     check_page(out, overwrite=overwrite)
