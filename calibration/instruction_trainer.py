@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback
 
@@ -55,6 +56,10 @@ class InstructionTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self._shares: torch.Tensor | None = None
         self._logged_step = 0
+        if self.is_fsdp_enabled and self.accelerator.mixed_precision == "bf16":
+            # accelerate would have the losses, and the sums of gradients, in bfloat16 too
+            precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = precision
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         data: Any = train_dataset or self.train_dataset

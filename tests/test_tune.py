@@ -22,7 +22,7 @@ from m3score.calibration.tune import tune
 from m3score.calibration.tuning import Tuning, bundled_tunings, load_tuning
 from m3score.cli.main import app
 from m3score.errors import M3ScoreError
-from tests.goldens import CHECKPOINTS, LLAVA
+from tests.goldens import CHECKPOINTS, LLAVA, NEXT
 
 RECIPE = f"""
 model = "{CHECKPOINTS / LLAVA}"
@@ -192,6 +192,19 @@ def test_the_papers_recipe():
     assert plan.learning_rate == plan.tower_learning_rate == 2e-5
     assert plan.scales == (1, 9, 36, 144, 576) and plan.tune_tower and plan.lora is None
     assert load_tuning("llava-1.5-7b-m3-lora").lora is not None
+
+
+def test_the_configuration_for_sharding_is_one_of_accelerates():
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    config = load_config_from_file(str(Path(__file__).parents[1] / "calibration/fsdp.yaml"))
+    known = vars(launch_command_parser().parse_args(["train.py"]))
+    assert config.fsdp_config.keys() <= known.keys() and config.distributed_type == "FSDP"
+    wrapped = set(config.fsdp_config["fsdp_transformer_layer_cls_to_wrap"].split(","))
+    for name in (LLAVA, NEXT):
+        layers = load_model(CHECKPOINTS / name, device="cpu").hf_model.modules()
+        assert wrapped <= {type(layer).__name__ for layer in layers}
 
 
 @pytest.mark.parametrize(
