@@ -15,7 +15,6 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -182,6 +181,11 @@ class _Looked:
     values: np.ndarray | None = None
     """Its features; None if they can't be had, or not yet."""
 
+    @property
+    def content(self) -> bytes | None:
+        """The encoded image, where it is in memory."""
+        return self.item.source if isinstance(self.item.source, bytes) else None
+
     def open(self, prepare: Callable[[Any], Any] | None, pixels: bool) -> Opened:
         """In a worker: the image as the model wants it; with the key and, if wanted, the pixels' features."""
         self.key = key_of(self.item.source, self.item.name)
@@ -210,12 +214,15 @@ def _answered(
     prepare = getattr(answerer, "tiles", None)  # a model that preprocesses images lets the workers do it
     passed: list[_Looked] = []
 
-    def openers() -> Iterator[Callable[[], Opened]]:
+    def looked_at() -> Iterator[_Looked]:
         for item in pending:
             passed.append(looked := _Looked(item))
-            yield partial(looked.open, prepare, feature_set == "pixels")
+            yield looked
 
-    opened = opened_ahead(openers(), pool, size + threads)
+    def open_one(looked: _Looked) -> Opened:
+        return looked.open(prepare, feature_set == "pixels")
+
+    opened = opened_ahead(looked_at(), open_one, pool, size + threads)
     for result in rank_opened(opened, answerer, size, max_new_tokens):
         looked = passed.pop(0)
         if feature_set == "vision" and result.error is None and looked.item.source is not None:

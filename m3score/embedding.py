@@ -274,7 +274,7 @@ class Embedder:
             raise M3ScoreError(
                 f"The prompt with its visual tokens is {length} tokens long, more than the "
                 f"{self.settings.max_length} that {self.name} takes (tokenizer_model_max_length): ask at a "
-                "coarser scale, or ask less."
+                "coarser scale, ask less, or give a video fewer frames of their own."
             )
 
     def prompt_parts(self, question: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

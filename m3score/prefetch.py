@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from m3score.errors import M3ScoreError, one_line
 from m3score.found import FoundImage
@@ -115,9 +115,17 @@ def open_item(
         return Opened(item.shown, None, error=f"can't be opened ({type(error).__name__}: {detail})")
 
 
+class _HasContent(Protocol):
+    @property
+    def content(self) -> bytes | None: ...
+
+
+_Input = TypeVar("_Input", bound=_HasContent)
+
+
 def opened_ahead(
-    items: Iterable[FoundImage],
-    open_one: Callable[[FoundImage], Opened],
+    items: Iterable[_Input],
+    open_one: Callable[[_Input], Opened],
     pool: ThreadPoolExecutor,
     ahead: int,
 ) -> Iterator[Opened]:

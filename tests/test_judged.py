@@ -13,7 +13,7 @@ from m3score.calibration.chance import luck_of
 from m3score.calibration.judged import Judged, judge
 from m3score.calibration.scoreboard import grids, needs, overview, published, rows, sentences, to_markdown
 from m3score.calibration.task_data import Entry, TaskSource
-from m3score.calibration.tasks import Asked, Task, find_task
+from m3score.calibration.tasks import Asked, Task, asked_of, find_task
 from m3score.errors import M3ScoreError
 from m3score.grading import grade
 from m3score.questions import Question
@@ -113,14 +113,57 @@ def test_groups_count_as_one_if_all_are_right() -> None:
     assert any("in 2 groups that count as one" in sentence for sentence in sentences(judged))
 
 
-def test_temporalbench_and_vinoground_scores() -> None:
-    letters = {"metric": "multiple_choice"}
-    asked = [[plain("A", unit="0", category=kind, **letters)] for kind in ("text", "text", "video", "video")]
-    asked += [[plain("B", unit="1", category=kind, **letters)] for kind in ("text", "text", "video", "video")]
-    said = [[["A"] * 3]] * 4 + [[["B"] * 3]] * 2 + [[["B"] * 3], [["A"] * 3]]
-    judged = judged_of(find_task("vinoground"), asked, said)
+def test_temporalbench_has_multiple_binary_accuracy() -> None:
+    """A video counts if all its questions are right (get_qa_acc.py of its repository); worked out by hand."""
+    task = find_task("temporalbench")
+    videos = {"v1": ["A", "B", "A"], "v2": ["B", "B"], "v3": ["A"]}
+    said = {
+        "v1": ["A", "b", "A. red"],
+        "v2": ["B", "A"],
+        "v3": ["A. He sits."],
+    }
+    asked = [
+        [asked_of(task, {"video_name": v, "question": f"{i}?", "GT": gt, "category": 1 + i % 2})
+         for i, gt in enumerate(truth)]
+        for v, truth in videos.items()
+    ]  # fmt: skip
+    judged = judged_of(task, asked, [[[a] * 3 for a in answers] for answers in said.values()])
+    assert (judged.questions, judged.units) == (6, 3)
+    assert judged.get("right per question", tokens=9).value == pytest.approx(5 / 6)  # binary accuracy
+    assert judged.score(9).value == pytest.approx(2 / 3)
+    # Category 1: the first and third questions of a video; 2: the second ones.
+    assert judged.get("score", tokens=9, category="1").value == 1.0
+    assert judged.get("score", tokens=9, category="2").value == 0.5
+    assert judged.get("mean tokens", rule="first", unsolved="finest").value == pytest.approx((1 + 1 + 36) / 3)
+
+
+def test_vinoground_has_text_video_and_group_score() -> None:
+    """get_score_all.py of its repository, worked out by hand for four pairs.
+
+    pair   caption of the first, of the second video   video of the first, of the second caption
+    0      right right                                 right right      text, video, group
+    1      right right                                 right wrong      text
+    2      wrong right                                 right right      video
+    3      wrong wrong                                 wrong right
+    """
+    task = find_task("vinoground")
+    truth = {"text": ("A", "B"), "video": ("B", "A")}
+    right = {
+        "text": [(True, True), (True, True), (False, True), (False, False)],
+        "video": [(True, True), (True, False), (True, True), (False, True)],
+    }
+    asked, said = [], []
+    for kind, pairs in right.items():
+        for pair, sides in enumerate(pairs):
+            for side, gt, is_right in zip(("pos", "neg"), truth[kind], sides, strict=True):
+                row = {"idx": f"{pair}_{side}", "question": "Which?", "GT": gt, "kind": kind}
+                asked.append([asked_of(task, row)])
+                said.append([[gt if is_right else "BA"["AB".index(gt)]] * 3])
+    judged = judged_of(task, asked, said)
     group, text, video = (judged.get("score", tokens=36, category=c).value for c in (None, "text", "video"))
-    assert (group, text, video) == (0.5, 1.0, 0.5)
+    assert (text, video, group) == (0.5, 0.5, 0.25)
+    assert (judged.questions, judged.units) == (16, 4)
+    assert judged.get("right per question", tokens=36).value == 11 / 16
 
 
 def test_a_group_with_a_failed_image_is_left_out() -> None:

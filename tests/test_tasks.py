@@ -260,6 +260,31 @@ def test_vinoground_is_two_sheets(tmp_path: Path) -> None:
     assert held[0].question.question == "Which?\nPlease only output one English character."
 
 
+def test_the_sheets_of_vinoground_may_lie_beside_its_folders(tmp_path: Path) -> None:
+    """As its own repository has them; lmms-eval moves them into the folders of videos."""
+    for name, kind in (("vinoground_textscore.json", "text"), ("vinoground_videoscore.json", "video")):
+        sheet(tmp_path / name, [{"idx": "3_pos", "video_name": f"{kind}.mp4", "question": "?", "GT": "A"}])
+    held = [one for entry in load_task(find_task("vinoground"), tmp_path).entries for one in entry.asked]
+    assert [(one.unit, one.category) for one in held] == [("3", "text"), ("3", "video")]
+
+
+def test_data_sets_are_found_where_they_were_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for: list[str] = []
+
+    def load(hub: str, config: str | None, *, split: str) -> datasets.Dataset:
+        asked_for.append(hub)
+        if hub.startswith("lmms-lab-encoder/"):
+            raise datasets.exceptions.DatasetNotFoundError(f"no {hub}")
+        return data_set("chartqa", CASES["chartqa"][0])
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert asked(load_task(find_task("chartqa"))) == CASES["chartqa"][1]
+    assert asked_for == ["lmms-lab-encoder/ChartQA", "lmms-lab/ChartQA"]
+    monkeypatch.setattr(datasets, "load_dataset", lambda hub, *_, **__: 1 / (hub == "nowhere"))
+    with pytest.raises(M3ScoreError, match="chartqa: lmms-lab-encoder/ChartQA can't be loaded"):
+        load_task(find_task("chartqa"))
+
+
 # ---- a user's own -------------------------------------------------------------------------------------
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,41 +14,8 @@ from m3score.errors import M3ScoreError
 from m3score.finding import find_images
 from m3score.images import open_image
 from m3score.video import arrange, looks_like_video, video_frames
+from tests.clips import write_sound, write_video
 from tests.fakes import FakeAnswerer
-
-av = pytest.importorskip("av", reason="needs PyAV: pip install 'm3score[video]'")
-
-RATE = 10
-
-
-def write_video(path: Path, times: Sequence[int], size: tuple[int, int] = (64, 48)) -> Path:
-    """A video of one grey level per frame, 4 more each time; `times` are in frames of 1/RATE s."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=RATE)
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        stream.bit_rate, stream.codec_context.qmin, stream.codec_context.qmax = (
-            10**7,
-            1,
-            1,
-        )  # grey levels count
-        for number, time in enumerate(times):
-            pixels = np.full((size[1], size[0], 3), 4 * number, np.uint8)
-            pixels[: size[1] // 4] = 255  # what is up
-            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts = time
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
-def write_sound(path: Path) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=44100, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 44100
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
 
 
 def numbers(frames: Sequence[Image.Image]) -> list[int]:
@@ -91,17 +56,6 @@ def test_variable_frame_rates_are_sampled_by_time(tmp_path: Path) -> None:
 def test_short_videos_repeat_frames(tmp_path: Path) -> None:
     assert sampled(write_video(tmp_path / "a.mp4", range(1))) == [0] * 6
     assert set(sampled(write_video(tmp_path / "b.mp4", range(3)))) <= {0, 1, 2}
-
-
-def test_frames_are_turned_as_the_file_says(tmp_path: Path) -> None:
-    data = bytearray(write_video(tmp_path / "a.mp4", range(6)).read_bytes())
-    matrix = data.index(b"tkhd") + 4 + 4 + 20 + 8 + 8
-    assert struct.unpack_from(">3i", data, matrix) == (65536, 0, 0)
-    struct.pack_into(">9i", data, matrix, 0, 65536, 0, -65536, 0, 0, 48 << 16, 0, 1 << 30)  # as phones do
-    frame = video_frames(io.BytesIO(bytes(data)), "a.mp4", max_pixels=10**8)[0]
-    assert frame.size == (48, 64)
-    pixels = np.asarray(frame.convert("L"))
-    assert pixels[:, -10:].min() > 200 and pixels[:, :30].max() < 60  # up went to the right
 
 
 def test_grids_read_like_text() -> None:
