@@ -187,7 +187,7 @@ def served(
             )
         except OSError as error:
             raise M3ScoreError(
-                f"--host {host} --port {port}: cannot be served there ({first_line(error).rstrip('.')}); "
+                f"--host {host} --port {port}: cannot be served there ({first_line(error).split('. ')[0]}); "
                 "another port may do, or --port 0 for a free one."
             ) from None
         try:
