@@ -25,7 +25,8 @@ that are drawn as those were; `m3score check-predictor` tells whether that still
 A *budget* promises nothing: tokens get a price at which the calibration images cost so many on the average,
 and each question the scale whose worth, less the price of its tokens, is best. What the step to each finer
 scale gains is learnt by a regressor of its own, and shrunk towards the mean gain by what it foresaw on the
-calibration images: a gain that is only noise is not paid for. The frontier is by price.
+calibration images: a gain that is only noise is not paid for. Where that does not route the calibration
+images better, worth is the chance that a scale suffices, by prediction. The frontier is by price.
 """
 
 

@@ -22,7 +22,7 @@ from m3score.certify import route_levels
 from m3score.ensemble import Ensemble
 from m3score.errors import M3ScoreError
 from m3score.features import QUESTION_FEATURES
-from m3score.gains import Gains, shrunk, steps_of
+from m3score.gains import Gains, over_coarsest, shrunk, steps_of
 from m3score.predictor import CalibrationRecord, Predictor, clip_predictions
 from m3score.prices import Chances
 from m3score.regressor import UNSOLVED, ScaleRegressor
@@ -123,13 +123,17 @@ def fit_predictor(
     say("fitting")
     ensembles = {form: train(inputs(fit, form), fit, tried[form][0].options, seed) for form in forms}
     drawn = calibrate.one_per_image(seed)
-    gains = {form: train_gains(form, fit, calibrate, seed, say) for form in forms}
-    foreseen = {form: gains[form].predict(inputs(drawn, form)) for form in forms}
+    gains = {}
+    for form in forms:
+        learnt = train_gains(form, fit, calibrate, seed, say)
+        if better_by_gains(learnt, inputs(calibrate, form), _predict(ensembles, form, calibrate), calibrate):
+            gains[form] = learnt
+    foreseen = {form: learnt.predict(inputs(drawn, form)) for form, learnt in gains.items()}
     record = CalibrationRecord(
         image_only=_predict(ensembles, FORMS[0], drawn),
         with_question=_predict(ensembles, FORMS[1], drawn) if asks else None,
         sufficient=drawn.sufficient,
-        gains_image_only=foreseen[FORMS[0]],
+        gains_image_only=foreseen.get(FORMS[0]),
         gains_with_question=foreseen.get(FORMS[1]),
     )
     predictor = Predictor(
@@ -142,7 +146,7 @@ def fit_predictor(
         image_only=ensembles[FORMS[0]],
         with_question=ensembles.get(FORMS[1]),
         calibration=record,
-        image_only_gains=gains[FORMS[0]],
+        image_only_gains=gains.get(FORMS[0]),
         with_question_gains=gains.get(FORMS[1]),
         data=_data(labels, parts, seed, shares, tried),
     )
@@ -183,6 +187,23 @@ def train_gains(
         say(f"{form}: gains from {fit.ladder[k]} to {fit.ladder[k + 1]} tokens")
         steps.append(Ensemble.of(ScaleRegressor(**GAINS, random_state=seed).fit(X, gained[:, k])))
     return shrunk(steps, (X, fit.sufficient), (inputs(calibrate, form), calibrate.sufficient))
+
+
+def better_by_gains(gains: Gains, X: np.ndarray, predicted: np.ndarray, calibrate: Labels) -> bool:
+    """Whether gains route calibration images better by price than the chances by their predictions do, which
+    few images suffice for. Each half of the images is judged by the chances of the other half."""
+    _, image = np.unique(calibrate.keys.astype(str), return_inverse=True)
+    learnt = over_coarsest(gains.predict(X))
+    scores = np.zeros(2)
+    for half in (0, 1):
+        known, fresh = np.flatnonzero(image % 2 == half), np.flatnonzero(image % 2 != half)
+        if not len(known) or not len(fresh):
+            return False
+        chances = Chances.of(predicted[known], calibrate.sufficient[known]).at(predicted[fresh])
+        for i, worth in enumerate((learnt[fresh], chances)):
+            curve = frontier.priced(worth, calibrate.sufficient[fresh], calibrate.ladder)
+            scores[i] += curve.log_mean(calibrate.ladder[0], calibrate.ladder[-1])
+    return bool(scores[0] > scores[1])
 
 
 def worth_of(predictor: Predictor, form: str, labels: Labels) -> np.ndarray:

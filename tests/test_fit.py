@@ -14,6 +14,7 @@ from m3score.calibration.fit import (
     CANDIDATES,
     Fitted,
     _some_images,
+    better_by_gains,
     fit_predictor,
     small_loss_margin,
     train_gains,
@@ -21,11 +22,13 @@ from m3score.calibration.fit import (
 from m3score.calibration.frontier import lead, mixing, priced
 from m3score.calibration.judge import bootstrap, judge
 from m3score.calibration.labels import Labels
+from m3score.ensemble import Ensemble
 from m3score.errors import M3ScoreError
 from m3score.features import IMAGE_FEATURES
-from m3score.gains import over_coarsest
+from m3score.gains import over_coarsest, shrunk, steps_of
 from m3score.predictor import Predictor, clip_predictions
 from m3score.prices import Chances
+from m3score.regressor import ScaleRegressor
 
 LADDER = (1, 9, 36, 144, 576)
 ASKED = ("What color is it?", "Read the small text in the picture.")
@@ -125,22 +128,30 @@ def test_budgets_are_kept_on_the_images_that_set_their_price(fitted: Fitted):
     predictor, drawn = fitted.predictor, fitted.parts["calibrate"].one_per_image(0)
     for asked in (None, drawn.question_features()):
         gains = predictor.calibration.gains(asked is not None)
-        np.testing.assert_array_equal(over_coarsest(gains), predictor.worth(drawn.features, asked))  # type: ignore[arg-type]
+        if gains is not None:
+            worth = predictor.worth(drawn.features, asked)
+            np.testing.assert_array_equal(over_coarsest(gains), worth)
         for budget in (1, 9, 50, 300, 576):
             scales = predictor.route_within(budget, drawn.features, asked)
             assert scales.mean() <= budget and set(scales) <= set(LADDER)
 
 
-def test_gains_beat_chances_by_prediction(fitted: Fitted):
-    """What they are for: without them the same predictor routes by price less well."""
-    record = replace(fitted.predictor.calibration, gains_image_only=None, gains_with_question=None)
-    older = replace(fitted.predictor, calibration=record, image_only_gains=None, with_question_gains=None)
-    test = made_up(2000, 8)
-    better, worse = (
-        priced(one.worth(test.features, test.question_features()), test.sufficient, LADDER)
-        for one in (fitted.predictor, older)
-    )
-    assert better.log_mean(1, 576) > worse.log_mean(1, 576) - 0.002
+def test_gains_are_taken_where_they_route_better():
+    """One number cannot say that some questions gain by few tokens and others by many only."""
+    random = np.random.default_rng(0)
+    X = random.normal(size=(600, 2))
+    kind = (X > 0).astype(int)
+    needs = np.where(kind[:, 0] == 1, 0, np.where(kind[:, 1] == 1, 1, 5))  # 5: at no scale
+    labels = made_up(300, 9)
+    labels = Labels(**{**labels.__dict__, "sufficient": np.arange(5)[None, :] >= needs[:, None]})
+    steps = [
+        Ensemble.of(ScaleRegressor(max_iter=20).fit(X, gained)) for gained in steps_of(labels.sufficient).T
+    ]
+    told = shrunk(steps, (X, labels.sufficient), (X, labels.sufficient))
+    blind = np.full(600, 3.0)
+    assert better_by_gains(told, X, blind, labels)
+    nothing = shrunk(steps, (X, labels.sufficient), (-X, labels.sufficient[::-1]))
+    assert not better_by_gains(nothing, X, np.log([*LADDER, 576])[needs], labels)
 
 
 def test_where_nothing_can_be_foreseen_a_budget_buys_the_best_fixed_scale():
