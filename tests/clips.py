@@ -65,7 +65,7 @@ def folder_of_clips(folder: Path) -> dict[str, str | None]:
     data = (folder / "good.mp4").read_bytes()
     (folder / "truncated.mp4").write_bytes(data[: len(data) // 2])
     cut = write_video(folder / "cut.mkv", range(60))
-    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 4])
     broken = bytearray(data)
     broken[40 : len(data) // 2] = bytes(len(data) // 2 - 40)
     (folder / "broken.mp4").write_bytes(broken)

@@ -116,7 +116,9 @@ def test_ask_takes_videos(clips: tuple[Path, dict[str, str | None]]) -> None:
     assert run("ask", folder / "still.mp4", "What is it?", "--frames", 3, "-q")
     for name, reason in expected.items():
         if reason is not None:
-            result = CliRunner().invoke(app, ["ask", str(folder / name), "What is it?", "--frames", "2"])
+            result = CliRunner().invoke(
+                app, ["ask", str(folder / name), "What is it?", *map(str, per_frame(2))]
+            )
             shown = " ".join(result.output.split())
             assert result.exit_code == 2 and reason in shown and "Traceback" not in shown, shown
 
