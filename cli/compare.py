@@ -273,20 +273,21 @@ def _correlations(title: str, pairs: Sequence[Pair], confidence: float, screen: 
 
 
 def _side_by_side(title: str, pairs: Sequence[Pair], screen: Console) -> None:
-    """Tables down, categories across: ratings are comparable within a category only, so no column for all."""
+    """Categories down, tables across: ratings are comparable within a category only, so no row for all."""
     from m3score.comparison import ALL
 
     names = list(dict.fromkeys(pair.first for pair in pairs))
     categories = [category for category in dict.fromkeys(pair.category for pair in pairs) if category != ALL]
     found = {(pair.first, pair.category): pair.spearman.value for pair in pairs}
     table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("", overflow="fold")
-    for heading in (*categories, "mean"):
-        table.add_column(plain(heading), justify="right", overflow="fold")
+    table.add_column("", no_wrap=True)
     for name in names:
-        values = [found.get((name, category)) for category in categories]
+        table.add_column(plain(name), justify="right", overflow="fold")
+    for category in categories:
+        values = [found.get((name, category)) for name in names]
         cells = ["-" if value is None else f"{value:.2f}" for value in values]
-        table.add_row(plain(name), *cells, _means(pairs, name)[0])
+        table.add_row(plain(category), *cells, end_section=category == categories[-1])
+    table.add_row("mean", *(_means(pairs, name)[0] for name in names))
     screen.print(table)
 
 

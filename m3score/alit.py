@@ -3,8 +3,9 @@
 The idea is that of ALIT (Duggal et al., arXiv 2411.02393, ICLR 2025): one encoder is applied again and again
 to the picture's patches and the tokens so far, every round adds some tokens, and the fewest tokens count
 whose reconstruction error is under a threshold. The model is our own and small: it works on pixels where ALIT
-works on the codes of a pretrained VQGAN, and its tokens are not quantised. The authors' checkpoints are not
-read: they are pickles without a licence that need that VQGAN.
+works on the codes of a pretrained VQGAN, and its tokens are not quantised. So that little training goes far,
+a token starts as some principal components of a thumbnail, to which the networks add corrections. The
+authors' checkpoints are not read: they are pickles without a licence that need that VQGAN.
 
 Knows tensors and files; calibration/alit.py trains it.
 """
@@ -23,6 +24,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn import functional
 
 from m3score.errors import M3ScoreError, one_line
 from m3score.hub import read_json
@@ -37,6 +39,8 @@ class AlitSettings:
     image_size: int = 64
     """Pixels a side of the square that a picture is resized to."""
     patch_size: int = 8
+    thumbnail_size: int = 32
+    """Pixels a side of what the principal components are of."""
     width: int = 64
     heads: int = 4
     layers: int = 2
@@ -49,11 +53,13 @@ class AlitSettings:
     """Mean absolute error per channel, of a range of 0 to 1, under which a picture counts as rebuilt."""
 
     def __post_init__(self) -> None:
-        if self.image_size % self.patch_size or self.width % self.heads:
-            raise M3ScoreError("patch_size must divide image_size, and heads the width.")
         for name, value in asdict(self).items():
             if not value > 0:
                 raise M3ScoreError(f"{name} must be more than 0, not {value}.")
+        if self.image_size % self.patch_size or self.image_size % self.thumbnail_size:
+            raise M3ScoreError("patch_size and thumbnail_size must divide image_size.")
+        if self.width % self.heads or self.counts[-1] * self.token_size > 3 * self.thumbnail_size**2:
+            raise M3ScoreError("heads must divide the width, and tokens hold no more than a thumbnail.")
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -86,24 +92,57 @@ class AlitModel(nn.Module):
         self.blank_places = nn.Parameter(torch.randn(settings.patches, width) * 0.5)
         self.decoder = _transformer(settings)
         self.write_patch = nn.Linear(width, values)
-        nn.init.normal_(self.write_patch.weight, std=0.01)  # grey at first: noise would have to be unlearnt
-        nn.init.zeros_(self.write_patch.bias)
+        for correction in (self.squeeze, self.write_patch):  # none at first
+            nn.init.zeros_(correction.weight)
+            nn.init.zeros_(correction.bias)
+        numbers = settings.counts[-1] * settings.token_size
+        self.register_buffer("components", torch.zeros(numbers, 3 * settings.thumbnail_size**2))
+        self.register_buffer("spreads", torch.ones(numbers))
+
+    components: torch.Tensor
+    """(numbers in all tokens, 3 * thumbnail_size**2): orthonormal rows, the most telling first."""
+    spreads: torch.Tensor
+    """(numbers in all tokens,): standard deviations along them."""
+
+    def start_from(self, images: torch.Tensor) -> None:
+        """Take the principal components of pictures: float (n, 3, side, side) in [0, 1]."""
+        from scipy.linalg import eigh
+
+        seen = self._thumbnails(images)
+        moments = (seen.T @ seen / len(seen)).double().numpy()
+        wanted = len(self.spreads)
+        values, rows = eigh(moments, subset_by_index=[len(moments) - wanted, len(moments) - 1])
+        self.components.copy_(torch.from_numpy(rows.T[::-1].copy()))
+        self.spreads.copy_(torch.from_numpy(values[::-1].copy()).clamp(min=1e-6).sqrt())
+
+    def _thumbnails(self, images: torch.Tensor) -> torch.Tensor:
+        step = self.settings.image_size // self.settings.thumbnail_size
+        return functional.avg_pool2d(images - 0.5, step).flatten(1)
 
     def rounds(self, images: torch.Tensor) -> Iterator[torch.Tensor]:
         """The tokens after each round: float (n, 3, side, side) in [0, 1] -> (n, tokens, token_size)."""
         patches = self.unfold(images - 0.5).transpose(1, 2)
+        start = self._thumbnails(images) @ self.components.T / self.spreads
+        start = start.unflatten(1, (-1, self.settings.token_size))
         state = self.read_patch(patches) + self.patch_places
         for new in self.new_tokens:
             state = torch.cat([state, new.expand(len(images), -1, -1)], dim=1)
             state = self.encoder(state)
-            yield self.squeeze(state[:, self.settings.patches :])
+            corrections = self.squeeze(state[:, self.settings.patches :])
+            yield start[:, : corrections.shape[1]] + corrections
 
     def rebuild(self, tokens: torch.Tensor) -> torch.Tensor:
         """Pictures of tokens: (n, any of `counts`, token_size) -> float (n, 3, side, side)."""
         blank = self.blank_places.expand(len(tokens), -1, -1)
         read = self.widen(tokens) + self.token_places[: tokens.shape[1]]
         patches = self.write_patch(self.decoder(torch.cat([blank, read], dim=1))[:, : blank.shape[1]])
-        return self.fold(patches.transpose(1, 2)) + 0.5
+        numbers = tokens.flatten(1)
+        held = numbers.shape[1]
+        side = self.settings.thumbnail_size
+        thumbnails = (numbers * self.spreads[:held] @ self.components[:held]).unflatten(1, (3, side, side))
+        size = (self.settings.image_size, self.settings.image_size)
+        rough = functional.interpolate(thumbnails, size, mode="bilinear", align_corners=False)
+        return rough + self.fold(patches.transpose(1, 2)) + 0.5
 
     @torch.no_grad()
     def errors(self, images: torch.Tensor) -> torch.Tensor:
@@ -113,9 +152,10 @@ class AlitModel(nn.Module):
         return torch.stack([(one - images).abs().mean(dim=(1, 2, 3)) for one in rebuilt], dim=1)
 
     def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors."""
+        """Write config.json and model.safetensors, float16."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
+        half = {name: value.half().contiguous() for name, value in self.state_dict().items()}
+        save_file(half, folder / "model.safetensors")
         config = {"kind": KIND, **asdict(self.settings)}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 

@@ -64,12 +64,11 @@ def _panel(axes: Any, comparison: Comparison, pair: Pair) -> None:
         axes.legend(fontsize=7, framealpha=0.6)
     else:
         axes.plot(both[pair.first], both[pair.second], "o", ms=3, alpha=0.5)
-    if pair.second != "rating" and len(both):
-        least, most = (
-            both[[pair.first, pair.second]].to_numpy().min(),
-            both[[pair.first, pair.second]].to_numpy().max(),
-        )
-        axes.plot([least, most], [least, most], color="0.6", lw=1, zorder=0)
+    if pair.second != "rating" and len(both):  # where both are the same; scorers' scales may lie far apart
+        limits = axes.get_xlim(), axes.get_ylim()
+        axes.axline((0, 0), slope=1, color="0.6", lw=1, zorder=0)
+        axes.set_xlim(limits[0])
+        axes.set_ylim(limits[1])
     axes.set_xlabel(f"{comparison.by}: {_text(pair.first)}")
     axes.set_ylabel("rating" if pair.second == "rating" else f"{comparison.by}: {_text(pair.second)}")
     value = pair.spearman.value

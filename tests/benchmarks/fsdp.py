@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import psutil
+import psutil  # type: ignore[import-untyped]
 import typer
 from PIL import Image
 
