@@ -40,7 +40,7 @@ def draw_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Non
 
     from m3score.tables import write_whole
 
-    panels = [*comparison.pairs, *(pair for pair in comparison.rated if pair.category == ALL)][:MOST_PANELS]
+    panels = [*(pair for pair in comparison.rated if pair.category == ALL), *comparison.pairs][:MOST_PANELS]
     across = min(len(panels), 3)
     down = math.ceil(len(panels) / across)
     figure = Figure(figsize=(4.4 * across, 4.2 * down), dpi=140, layout="constrained")
@@ -71,11 +71,20 @@ def _panel(axes: Any, comparison: Comparison, pair: Pair) -> None:
         axes.set_ylim(limits[1])
     axes.set_xlabel(f"{comparison.by}: {_text(pair.first)}")
     axes.set_ylabel("rating" if pair.second == "rating" else f"{comparison.by}: {_text(pair.second)}")
-    value = pair.spearman.value
-    axes.set_title(
-        f"Spearman {'undefined' if value is None else f'{value:.2f}'}, {pair.images:,} images", fontsize=10
-    )
+    axes.set_title(f"Spearman {_spearman(comparison, pair)}, {pair.images:,} images", fontsize=10)
     axes.grid(alpha=0.25)
+
+
+def _spearman(comparison: Comparison, pair: Pair) -> str:
+    """Of a panel; with ratings the mean over categories, within which alone they are comparable."""
+    within = [
+        one.spearman.value
+        for one in comparison.rated
+        if (one.first, one.second) == (pair.first, pair.second) and one.category != ALL
+    ]
+    values = [value for value in within or [pair.spearman.value] if value is not None]
+    mean = f"{sum(values) / len(values):.2f}" if values else "undefined"
+    return f"{mean} within categories" if within else mean
 
 
 def _text(name: object) -> str:
