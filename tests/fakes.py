@@ -38,6 +38,10 @@ class FakeAnswerer:
         assert isinstance(mean, int | float)
         return self.ladder[min(len(self.ladder) - 1, math.floor(mean / 256 * len(self.ladder)))]
 
+    def encode(self, image: Image.Image) -> Image.Image:
+        """The image itself."""
+        return image
+
     def answer_ladder(
         self, images: Sequence[Image.Image], questions: Sequence[Sequence[str]], *, max_new_tokens: int = 32
     ) -> list[list[tuple[ScaleAnswer, ...]]]:
