@@ -441,6 +441,18 @@ def test_rank_by_adaptive_tokens(pictures: Path, tokenizer: Path) -> None:
     assert loose.exit_code == 3 and pd.read_csv("l.csv")["complexity"].dropna().eq(0).all()
 
 
+def test_the_bundled_tokenizer(pictures: Path) -> None:
+    from m3score.calibration.drawn import draw
+
+    for kind in ("plane", "chart"):
+        draw(11, 0, kind).image.save(pictures / f"{kind}.png")
+    done = run("rank", pictures, "--scorer", "alit", "--out", "alit.csv")
+    assert done.exit_code == 3, done.stderr
+    rows = pd.read_csv("alit.csv").dropna(subset=["complexity"]).to_dict("records")
+    scores = {Path(row["path"]).stem: row["complexity"] for row in rows}
+    assert scores["plain"] == 0 and 0 <= scores["plane"] < scores["chart"] <= 1
+
+
 def test_what_is_no_tokenizer(tokenizer: Path, tmp_path: Path) -> None:
     from m3score.alit import load_alit
 
