@@ -28,7 +28,7 @@ def train(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", metavar="FOLDER", help="Checkpoints, log and model. [default: runs/RECIPE]"
+            "--out", "-o", metavar="FOLDER", help="Checkpoints, log and model. \\[default: runs/RECIPE]"
         ),
     ] = None,
     scales: Annotated[
@@ -36,7 +36,7 @@ def train(
         typer.Option(
             metavar="LIST",
             help="Visual tokens to train with, such as 576 for the scale-specific baseline, or 144,576. "
-            "[default: the recipe's]",
+            "\\[default: the recipe's]",
         ),
     ] = None,
     tune_tower: Annotated[
@@ -61,7 +61,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Where the records' images are. [default: the folder of --data]",
+            help="Where the records' images are. \\[default: the folder of --data]",
             rich_help_panel=TUNING,
         ),
     ] = None,
@@ -72,7 +72,7 @@ def train(
             "-m",
             metavar="NAME",
             help="The LLaVA to start from: hub id or folder, LLaVA's format or transformers'. "
-            "[default: the recipe's]",
+            "\\[default: the recipe's]",
             rich_help_panel=TUNING,
         ),
     ] = None,
