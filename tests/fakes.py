@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from PIL import Image
 
 from m3score.answers import ScaleAnswer
 
 LADDER = (1, 9, 36, 144, 576)
+PLAIN = Image.new("RGB", (320, 200), (90, 120, 30))
+NOISE = Image.fromarray(np.random.default_rng(3).integers(0, 256, (200, 320, 3), np.uint8))
 
 
 class FakeAnswerer:

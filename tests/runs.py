@@ -52,6 +52,17 @@ def run(*arguments: object, **options: Any) -> tuple[int, str]:
     return process.returncode, said
 
 
+def invoke(*arguments: object) -> Any:
+    """The command in this process: click's result, of a run that may end but not break."""
+    from typer.testing import CliRunner
+
+    from m3score.cli.main import app
+
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
 def kill_when(
     condition: Callable[[], bool],
     *arguments: object,

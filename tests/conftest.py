@@ -1,0 +1,27 @@
+"""What several test modules share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.fakes import NOISE, PLAIN
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of a plain picture, a noisy one, one of both and one that is none; its parent is the working
+    folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    half = np.array(PLAIN)
+    half[:, 160:] = np.array(NOISE)[:, 160:]
+    for name, image in {"plain": PLAIN, "half": Image.fromarray(half), "noise": NOISE}.items():
+        image.save(folder / f"{name}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
