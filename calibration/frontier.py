@@ -10,6 +10,7 @@ has to beat, not the fixed scales alone.
 
 from __future__ import annotations
 
+import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
@@ -160,11 +161,13 @@ def gap_closed(tokens: float, accuracy: float, baseline: Curve, ceiling: Curve) 
 def write_csv(curves: Mapping[str, Curve], path: Path) -> None:
     """All curves as rows of: curve, mean_tokens, accuracy, accuracy_kept (of the finest scale's)."""
     whole = _finest(curves)
-    lines = ["curve,mean_tokens,accuracy,accuracy_kept"]
+    lines = io.StringIO()
+    table = csv.writer(lines, lineterminator="\n")  # names of curves may hold commas
+    table.writerow(["curve", "mean_tokens", "accuracy", "accuracy_kept"])
     for name, curve in curves.items():
         for tokens, accuracy in zip(curve.tokens, curve.accuracy, strict=True):
-            lines.append(f"{name},{tokens:.4f},{accuracy:.6f},{accuracy / whole:.6f}")
-    write_whole(path, ("\n".join(lines) + "\n").encode())
+            table.writerow([name, f"{tokens:.4f}", f"{accuracy:.6f}", f"{accuracy / whole:.6f}"])
+    write_whole(path, lines.getvalue().encode())
 
 
 def _finest(curves: Mapping[str, Curve]) -> float:
@@ -218,13 +221,14 @@ def write_png(
         fine = np.geomspace(curve.tokens[0], curve.tokens[-1], _FINE)
         tokens = np.unique(np.concatenate([fine, curve.tokens]))
         axes.plot(tokens, 100 * curve.at(tokens) / whole, label=name, **_STYLES.get(name, {}))  # type: ignore[arg-type]
-    for name, (tokens_spent, accuracy) in (marks or {}).items():
+    for k, (name, (tokens_spent, accuracy)) in enumerate(sorted((marks or {}).items(), key=lambda m: m[1])):
         axes.plot([tokens_spent], [100 * accuracy / whole], "o", ms=7, mfc="none", mec="black", zorder=5)
         axes.annotate(
             name,
             (tokens_spent, 100 * accuracy / whole),
-            xytext=(4, -12),
+            xytext=(0, 10 if k % 2 else -16),  # above and below by turns: they may lie close
             textcoords="offset points",
+            horizontalalignment="center",
             fontsize=8,
         )
     axes.set_xscale("log", subs=[])

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -121,16 +122,17 @@ def curves() -> dict[str, Curve]:
         "random mixing": mixing(sufficient, LADDER),
         "oracle": oracle(sufficient, LADDER),
         "image only": routed(np.random.default_rng(3).uniform(0, 6, 200), sufficient, LADDER),
+        "image only, by margin": routed(np.random.default_rng(4).uniform(0, 6, 200), sufficient, LADDER),
     }
 
 
 def test_numbers_as_csv(curves: dict[str, Curve], tmp_path: Path):
     write_csv(curves, tmp_path / "f.csv")
-    lines = (tmp_path / "f.csv").read_text().splitlines()
-    assert lines[0] == "curve,mean_tokens,accuracy,accuracy_kept"
-    assert len(lines) == 1 + sum(len(curve.tokens) for curve in curves.values())
-    kept = {line.split(",")[1]: float(line.split(",")[3]) for line in lines if line.startswith("fixed")}
-    assert kept["576.0000"] == 1.0
+    table = pd.read_csv(tmp_path / "f.csv")
+    assert list(table) == ["curve", "mean_tokens", "accuracy", "accuracy_kept"]
+    assert dict(table["curve"].value_counts()) == {name: len(curve.tokens) for name, curve in curves.items()}
+    fixed = table[table["curve"] == "fixed scales"].set_index("mean_tokens")
+    assert fixed["accuracy_kept"][576.0] == 1.0
 
 
 def test_picture(curves: dict[str, Curve], tmp_path: Path):
