@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,8 @@ from m3score.errors import M3ScoreError, one_line
 from m3score.hub import read_json
 
 KIND = "m3score-alit"
+AROUND = tuple(2 ** (step / 4) for step in range(-4, 5))
+"""Complexity is a mean over so many times the threshold, from half of it to twice: so few pictures tie."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,9 @@ class AlitSettings:
     heads: int = 4
     layers: int = 2
     """Of the encoder, which every round goes through, and as many of the decoder."""
-    token_size: int = 12
+    token_size: int = 8
     """Numbers that a token has when the decoder reads it."""
-    tokens_per_round: int = 4
+    tokens_per_round: int = 8
     rounds: int = 8
     threshold: float = 0.06
     """Mean absolute error per channel, of a range of 0 to 1, under which a picture counts as rebuilt."""
@@ -184,22 +187,31 @@ class AlitScore:
     error: float
     """The error with all tokens."""
     complexity: float
-    """In [0, 1]: where the error falls under the threshold, between two rounds by a straight line, as a share
-    of all tokens. 0: the mean colour does; 1: all tokens don't."""
+    """In [0, 1]: the share of all tokens after which the error falls under the threshold (`passed`), the mean
+    over stricter and looser thresholds (`AROUND`). 0: the mean colour does; 1: all tokens don't."""
 
 
 def score_errors(errors: Sequence[float], counts: Sequence[int], threshold: float) -> AlitScore:
     """Errors (of the plain mean colour, then after each round) as a score."""
+    needed = next(
+        (t for t, error in zip((counts[0], *counts), errors, strict=True) if error < threshold), None
+    )
+    complexity = fmean(passed(errors, counts, factor * threshold) for factor in AROUND)
+    return AlitScore(needed, float(errors[-1]), complexity)
+
+
+def passed(errors: Sequence[float], counts: Sequence[int], threshold: float) -> float:
+    """The share of all tokens after which the error is under a threshold, between two rounds by a line.
+
+    0: the plain mean colour's is; 1: with all tokens it isn't.
+    """
     places = (0, *counts)
     first = next((k for k, error in enumerate(errors) if error < threshold), None)
-    if first is None:
-        return AlitScore(None, float(errors[-1]), 1.0)
-    if first == 0:
-        return AlitScore(counts[0], float(errors[-1]), 0.0)
+    if not first:
+        return 1.0 if first is None else 0.0
     before, after = errors[first - 1], errors[first]
     share = (before - threshold) / (before - after)
-    tokens = places[first - 1] + share * (places[first] - places[first - 1])
-    return AlitScore(places[first], float(errors[-1]), float(tokens / counts[-1]))
+    return float((places[first - 1] + share * (places[first] - places[first - 1])) / counts[-1])
 
 
 def as_pixels(image: Image.Image, side: int) -> np.ndarray:

@@ -15,15 +15,39 @@ from tests.runs import invoke as run
 
 
 def test_fewest_tokens_under_the_threshold() -> None:
-    from m3score.alit import score_errors
+    from m3score.alit import passed, score_errors
 
     counts = (4, 8, 12)
     found = score_errors([0.3, 0.2, 0.1, 0.05], counts, 0.15)
-    assert (found.tokens, found.error) == (8, 0.05) and found.complexity == pytest.approx(6 / 12)
+    assert (found.tokens, found.error) == (8, 0.05)
+    assert passed([0.3, 0.2, 0.1, 0.05], counts, 0.15) == pytest.approx(6 / 12)
     assert score_errors([0.01, 0.2, 0.1, 0.05], counts, 0.15).complexity == 0
     never = score_errors([0.3, 0.2, 0.1, 0.05], counts, 0.01)
     assert never.tokens is None and never.complexity == 1
     assert score_errors([0.3, 0.1, 0.2, 0.05], counts, 0.15).tokens == 4  # the fewest, whatever comes later
+
+
+def test_pictures_that_no_tokens_rebuild_do_not_all_tie() -> None:
+    from m3score.alit import score_errors
+
+    counts = (4, 8, 12)
+    bad, worse = ([0.9, 0.8, 0.7, last] for last in (0.18, 0.25))
+    assert score_errors(bad, counts, 0.15).tokens is None is score_errors(worse, counts, 0.15).tokens
+    assert score_errors(bad, counts, 0.15).complexity < score_errors(worse, counts, 0.15).complexity < 1
+    # by hand: 1 at the six lowest of the nine thresholds, 0 at the highest
+    assert score_errors([0.29, 0.2, 0.2, 0.2], counts, 0.15).complexity == pytest.approx(
+        (6 + sum((0.29 - 0.15 * 2**k) / 0.09 / 3 for k in (0.5, 0.75))) / 9
+    )
+
+
+def test_the_threshold_tells_most_drawings_apart() -> None:
+    import torch
+
+    from m3score.calibration.alit import _ties
+
+    errors = torch.tensor([[0.4, 0.3, 0.2], [0.4, 0.35, 0.1], [0.4, 0.05, 0.05], [0.01, 0.01, 0.01]])
+    assert _ties(errors, 0.15) == (1 + 1 + 4) / 16  # more than all, all, and twice the fewest
+    assert _ties(errors, 0.5) == 1
 
 
 @given(
@@ -43,7 +67,8 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from m3score.alit import AlitSettings
     from m3score.calibration.alit import train
 
-    small = AlitSettings(image_size=16, patch_size=4, thumbnail_size=8, width=16, heads=2, layers=1, rounds=3)
+    size: dict[str, int] = {"image_size": 16, "patch_size": 4, "thumbnail_size": 8, "width": 16}
+    small = AlitSettings(**size, heads=2, layers=1, token_size=12, tokens_per_round=4, rounds=3)
     model, known = train(small, seed=0, pool=24, seconds=600, steps=60, batch_size=8, unseen=24)
     assert known["steps"] == 60 and known["mean_error_by_tokens"][12] < 0.3
     folder = tmp_path_factory.mktemp("alit")
@@ -72,7 +97,8 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     from m3score.alit import AlitSettings
     from m3score.calibration import alit
 
-    small = AlitSettings(image_size=16, patch_size=4, thumbnail_size=8, width=8, heads=2, layers=1, rounds=2)
+    size: dict[str, int] = {"image_size": 16, "patch_size": 4, "thumbnail_size": 8, "width": 8}
+    small = AlitSettings(**size, heads=2, layers=1, rounds=2)
 
     def trained(folder: Path | None, seed: int = 0) -> dict[str, torch.Tensor]:
         how: dict[str, Any] = {"pool": 8, "seconds": 600, "steps": 8, "batch_size": 4, "unseen": 4}
