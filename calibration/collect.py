@@ -56,6 +56,11 @@ class Collection:
     """What the source says of itself."""
     feature_names: tuple[str, ...]
 
+    @property
+    def frames(self) -> int | None:
+        """Of videos: of how many frames each had a grid of tokens; None for six frames as one picture."""
+        return self.told.get("frames")
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields but for the folder."""
         fields = {name: value for name, value in self.__dict__.items() if name not in ("folder", "told")}

@@ -20,6 +20,7 @@ from m3score.data_sets import DataSet, is_saved
 from m3score.errors import M3ScoreError
 from m3score.finding import Columns, FoundImage, count_images, exists_somewhere, find_images
 from m3score.images import ImageSource, open_image
+from m3score.isolation import open_visual
 from m3score.prefetch import Opened, QuestionBook, open_item
 from m3score.questions import Question, read_questions
 from m3score.remote import is_url
@@ -115,6 +116,8 @@ class Files:
     paths: tuple[str, ...]
     questions: Mapping[str, list[Question]] | None = None
     columns: Columns = field(default_factory=Columns)
+    frames: int | None = None
+    """Of videos: a grid of tokens for each of so many frames; None for six frames as one picture."""
 
     @property
     def told(self) -> dict[str, Any]:
@@ -122,16 +125,16 @@ class Files:
         digest = hashlib.sha256(repr(asked or default_questions()).encode()).hexdigest()[:16]
         chosen = {name: column for name, column in asdict(self.columns).items() if column is not None}
         places = [path if is_url(path) else os.path.abspath(path) for path in self.paths]
-        return {"source": places, "questions": digest, **({"columns": chosen} if chosen else {})}
+        columns = {"columns": chosen} if chosen else {}
+        return {"source": places, "questions": digest, **columns, **_told_frames(self.frames)}
 
     def count(self) -> int | None:
         return count_images(self.paths)
 
     def items(self, limit: int | None = None, done: Container[str] = ()) -> Iterator[Item]:
         # Files without a row in the questions file fail, unless their source itself asks something.
-        return _items(
-            find_images(self.paths, columns=self.columns), QuestionBook(self.questions), limit, done
-        )
+        found = find_images(self.paths, columns=self.columns)
+        return _items(found, QuestionBook(self.questions), self.frames, limit, done)
 
 
 @dataclass(frozen=True)
@@ -139,24 +142,36 @@ class Rows:
     """A data set of the `datasets` library: one row, one image with its question or questions."""
 
     data: DataSet
+    frames: int | None = None
+    """As of Files."""
 
     @property
     def told(self) -> dict[str, Any]:
-        return self.data.told
+        return {**self.data.told, **_told_frames(self.frames)}
 
     def count(self) -> int | None:
         return self.data.count()
 
     def items(self, limit: int | None = None, done: Container[str] = ()) -> Iterator[Item]:
-        return _items(find_images(self.data), QuestionBook(), limit, done)
+        return _items(find_images(self.data), QuestionBook(), self.frames, limit, done)
+
+
+def _told_frames(frames: int | None) -> dict[str, int]:
+    return {} if frames is None else {"frames": frames}
 
 
 def _items(
-    found: Iterator[FoundImage], book: QuestionBook, limit: int | None, done: Container[str]
+    found: Iterator[FoundImage],
+    book: QuestionBook,
+    frames: int | None,
+    limit: int | None,
+    done: Container[str],
 ) -> Iterator[Item]:
+    decode = partial(open_visual, frames=frames)
     for one in islice(found, limit):
         if one.shown not in done:
-            yield Item(one.shown, None if one.error else one.source, partial(open_item, one, book))
+            opened = partial(open_item, one, book, decode=decode)
+            yield Item(one.shown, None if one.error else one.source, opened)
 
 
 # ---- finding a source ---------------------------------------------------------------------------------
@@ -171,6 +186,7 @@ def find_source(
     image: str | None = None,
     question: str | None = None,
     answers: str | None = None,
+    frames: int | None = None,
 ) -> Source:
     """The source that a word on the command line stands for.
 
@@ -181,6 +197,7 @@ def find_source(
         questions: a questions file (see read_questions), for image files only.
         split: which split of a data set; needed where there are several.
         image, question, answers: columns of a data set or parquet file; see rows.chosen_columns.
+        frames: give each of so many frames of a video a grid of tokens.
 
     Raises M3ScoreError if there is no such thing.
     """
@@ -191,21 +208,25 @@ def find_source(
     elif is_saved(source) or (_HUB_ID.fullmatch(source) and not os.path.exists(source)):
         data = DataSet(source, split, Columns(image, question, answers))
         data.check()
-        found = Rows(data)
+        found = Rows(data, frames)
     else:
-        return _files(source, questions, Columns(image, question, answers))
+        return _files(source, questions, Columns(image, question, answers), frames)
+    if frames is not None and not isinstance(found, Rows):
+        raise M3ScoreError(f"--frames is for videos; {source} has none.")
     if questions is not None:
         raise M3ScoreError(f"--questions goes with image files; {source} has its own questions.")
     return found
 
 
-def _files(source: str, questions: str | os.PathLike[str] | None, columns: Columns) -> Files:
+def _files(
+    source: str, questions: str | os.PathLike[str] | None, columns: Columns, frames: int | None
+) -> Files:
     if source == "-" or not exists_somewhere([source]):
         raise M3ScoreError(
             f"{source}: no such source; allowed: {DRAWN}, {VARIED}, image files or a folder of them, tar "
             "shards, parquet files, a data set saved on disk, or a data set's id on the Hugging Face hub."
         )
-    return Files((source,), None if questions is None else read_questions(questions), columns)
+    return Files((source,), None if questions is None else read_questions(questions), columns, frames)
 
 
 # ---- images by their name in a table --------------------------------------------------------------------

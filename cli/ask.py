@@ -56,6 +56,8 @@ def ask(
 ) -> None:
     """Ask about an image with few visual tokens, or compare the answers at every scale."""
     from m3score.isolation import open_visual
+    from m3score.ranking import check_frames
+    from m3score.video import Frames
 
     if every and tokens is not None:
         raise M3ScoreError("--tokens and --all exclude each other.")
@@ -66,10 +68,12 @@ def ask(
     console = set_up(quiet=quiet, verbose=verbose)
     opened = open_visual(image, frames)
     answerer = load(model, device=device, dtype=dtype, quantize=quantize, revision=revision, console=console)
-    looked: Any = answerer.encode(opened)
     if tokens is not None and tokens not in answerer.ladder:
         scales = ", ".join(map(str, answerer.ladder))
         raise M3ScoreError(f"--tokens {tokens} is no scale of {model}; it has {scales}.")
+    if isinstance(opened, Frames):
+        check_frames(frames, answerer, tokens)
+    looked: Any = answerer.encode(opened)
     if not every:
         typer.echo(answerer.answer(looked, question, tokens, max_new_tokens=max_new_tokens))
         return

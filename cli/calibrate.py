@@ -89,6 +89,7 @@ def calibrate(
     image_column: options.ImageColumn = None,
     question_column: options.QuestionColumn = None,
     answers_column: options.AnswersColumn = None,
+    frames: options.Frames = None,
     features: Annotated[
         options.Features,
         typer.Option("--features", help="From the pixels, or from the model's own vision tower."),
@@ -135,9 +136,10 @@ def calibrate(
     parts = _shares(shares)
     text = _read(notes)
     where = work or Path(str(out)).with_suffix(".labels")
-    asked = {"questions": questions, "split": split, "image": image_column, "question": question_column}
+    asked = {"questions": questions, "split": split, "image": image_column, "question": question_column,
+             "answers": answers_column, "frames": frames}  # fmt: skip
     found = {
-        name: None if _collected(name) else find_source(name, seed=seed, answers=answers_column, **asked)  # type: ignore[arg-type]
+        name: None if _collected(name) else find_source(name, seed=seed, **asked)  # type: ignore[arg-type]
         for name in dict.fromkeys(sources)
     }
     how = {"limit": limit, "feature_set": features.value, "max_new_tokens": max_new_tokens,

@@ -39,8 +39,11 @@ def collect(
     from m3score.calibration.collect import collect
     from m3score.cli.progress import progress
     from m3score.fingerprint import fingerprint
+    from m3score.ranking import check_frames
 
     answerer = load(model, console=console, **loading)
+    for _, _, source in pending:
+        check_frames(source.told.get("frames"), answerer)
     prints = fingerprint(model)
     for i, name, source in pending:
         if len(pending) > 1:
@@ -113,6 +116,11 @@ def fit(
         for fact in ("fingerprint", "feature_set", "ladder"):
             if getattr(other, fact) != getattr(first, fact):
                 raise M3ScoreError(f"{other.folder} and {first.folder}: labels of another {fact}.")
+        if other.frames != first.frames:
+            raise M3ScoreError(
+                f"{other.folder} and {first.folder}: labels of other --frames "
+                f"({other.frames or 'none'} and {first.frames or 'none'})."
+            )
     with console.status("Reading labels ..."):
         labels = labels_of(folders, sufficiency=sufficiency, workers=workers)
         further = {str(folder): labels_of([folder], sufficiency=sufficiency) for folder in tests}
@@ -138,6 +146,8 @@ def fit(
             progress=say,
         )
     fitted.predictor.data["sufficiency"] = str(sufficiency)
+    if first.frames is not None:
+        fitted.predictor.data["frames"] = first.frames
     return fitted
 
 

@@ -228,9 +228,25 @@ def predict_many(
             raise M3ScoreError(f"{option} must be a list, even of one.")
     if isinstance(images, Sequence) and isinstance(questions, list | tuple) and len(images) != len(questions):
         raise M3ScoreError(f"{len(images)} images need as many questions, not {len(questions)}.")
+    looked_at = frames_to_look_at(chosen, frames)
+    return _predict_many(chosen, images, questions, routing, workers, limits, spread, looked_at)
+
+
+def frames_to_look_at(predictor: Predictor, frames: int | None) -> int | None:
+    """How many frames of a video are looked at one by one; None for six as one picture.
+
+    A predictor that was calibrated on videos with a grid of tokens per frame saw six frames as one picture
+    then, and does so now.
+
+    Raises:
+        M3ScoreError: its videos had another number of frames.
+    """
     if frames is not None and frames < 1:
         raise M3ScoreError(f"frames must be at least 1, not {frames}.")
-    return _predict_many(chosen, images, questions, routing, workers, limits, spread, frames)
+    own = predictor.data.get("frames")
+    if own is not None and own != frames:
+        raise M3ScoreError(f"this predictor is of videos with --frames {own}: give it that many frames.")
+    return frames if own is None else None
 
 
 def _predict_many(

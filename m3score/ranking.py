@@ -301,14 +301,25 @@ def _check(rule: str, sufficiency: str, batch_size: int | Literal["auto"]) -> No
         raise M3ScoreError(f"batch_size must be at least 1, or 'auto', not {batch_size}.")
 
 
-def check_frames(frames: int | None, model: LadderAnswerer) -> None:
-    """M3ScoreError where a grid of tokens per frame can't be had."""
+def check_frames(frames: int | None, model: LadderAnswerer, tokens: int | None = None) -> None:
+    """M3ScoreError where a grid of `tokens` (by default the finest scale's) per frame can't be had."""
     if frames is None:
         return
     if frames < 1:
         raise M3ScoreError(f"frames must be at least 1, not {frames}.")
     if not hasattr(model, "tiles"):
         raise M3ScoreError(f"{model.name} takes whole pictures only: leave frames out.")
+    settings = getattr(model, "settings", None)
+    if settings is None:
+        return
+    each = tokens or max(model.ladder)
+    room = (settings.max_length - len(model.prompt_ids(""))) // each  # type: ignore[attr-defined]
+    if frames > room:
+        raise M3ScoreError(
+            f"--frames {frames} makes {frames * each:,} visual tokens at scale {each}, more than the "
+            f"{settings.max_length:,} tokens that {model.name} takes: give at most --frames {room}, or leave "
+            "it out for six frames as one picture."
+        )
 
 
 def _is_on_gpu(model: LadderAnswerer) -> bool:

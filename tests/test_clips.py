@@ -1,9 +1,10 @@
-"""Videos wherever pictures go: rank, ask, predict and evaluate, as one picture and with a grid per frame."""
+"""Videos wherever pictures go, as one picture and with a grid of tokens per frame."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import m3score
+from m3score.calibration.collect import open_collection
 from m3score.cli.main import app
 from m3score.columns import PREDICTIONS, SCORES
 from m3score.errors import M3ScoreError
 from m3score.features import image_features
 from m3score.ladder import count_visual_tokens
+from m3score.predictors import load_predictor
 from m3score.tables import read_table, read_traces
 from m3score.video import arrange, open_frames
 from tests.clips import folder_of_clips, turn, write_video
@@ -35,10 +38,10 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
     yield folder, folder_of_clips(folder)
 
 
-def run(*words: object, code: int = 0) -> str:
+def run(*words: object, code: int = 0, shown: str = "stdout") -> str:
     result = CliRunner().invoke(app, [str(word) for word in words])
     assert result.exit_code == code, result.output
-    return result.stdout
+    return str(getattr(result, shown))
 
 
 def per_frame(frames: int | None) -> tuple[object, ...]:
@@ -140,6 +143,53 @@ def test_evaluate_takes_videos(clips: tuple[Path, dict[str, str | None]], tmp_pa
         assert table["error"].notna().sum() == failed
     questions.unlink()
     assert sorted(path.name for path in work.glob("*/*")) == ["clips-mine", "clips-mine-2-frames"]
+
+
+def test_calibrate_takes_videos(clips: tuple[Path, Any], tmp_path: Path) -> None:
+    clip = clips[0] / "good.mp4"
+    words = ("calibrate", clip, "--collect-only", "-q", "--model", NEXT, "--max-new-tokens", 2)
+    works = {None: tmp_path / "grid", 2: tmp_path / "frames"}
+    for frames, work in works.items():
+        run(*words, "--work", work, *(("--frames", frames) if frames else ()))
+        held = open_collection(work)
+        counts = held.traces().groupby("tokens")["visual_tokens"].unique()
+        assert frames is None or counts[144].tolist() == [144 * frames]
+        np.testing.assert_array_equal(held.features()["values"][0], image_features(clip))
+    refused = "another run (source differ)", "labels of other --frames (2 and none)"
+    for more, reason in zip(
+        ((*words, "--work", works[2]), ("calibrate", *works.values(), "--out", tmp_path / "x.predictor")),
+        refused,
+        strict=True,
+    ):
+        assert reason in " ".join(run(*more, code=2, shown="output").split())
+    assert "--frames is for videos" in run("calibrate", "drawn", "--frames", 2, *words[2:],
+                                           "--work", tmp_path / "x", code=2, shown="output")  # fmt: skip
+
+
+def test_a_predictor_of_videos_sees_them_as_in_its_calibration(clips: tuple[Path, Any]) -> None:
+    clip, bundled = clips[0] / "good.mp4", load_predictor("m3-tiny")
+    own = replace(bundled, data={**bundled.data, "frames": 2})
+    assert m3score.predict_complexity(clip, frames=2, predictor=own) == m3score.predict_complexity(clip)
+    for frames in (None, 3):
+        with pytest.raises(M3ScoreError, match="of videos with --frames 2"):
+            m3score.predict_scale(clip, frames=frames, predictor=own)
+
+
+@pytest.mark.parametrize("command", ["rank", "ask", "evaluate", "calibrate"])
+def test_too_many_frames_are_one_sentence(command: str, clips: tuple[Path, Any], tmp_path: Path) -> None:
+    clip = clips[0] / "good.mp4"
+    asked = clip.with_name("one.jsonl")
+    asked.write_text(json.dumps({"image": clip.name, "question": "What?", "answers": ["white"]}))
+    more: dict[str, tuple[object, ...]] = {
+        "rank": (clip,),
+        "ask": (clip, "What?"),
+        "evaluate": (asked, "--work", tmp_path),
+        "calibrate": (clip, "--collect-only", "--work", tmp_path / "w"),
+    }
+    said = " ".join(run(command, *more[command], "--frames", 4, code=2, shown="output").split())
+    asked.unlink()
+    assert "--frames 4 makes 2,304 visual tokens at scale 576, more than the 1,024" in said
+    assert "at most --frames 1" in said and "Traceback" not in said
 
 
 def test_a_model_without_grids_takes_one_picture(clips: tuple[Path, Any]) -> None:
