@@ -134,8 +134,21 @@ def report(
     """
     console = set_up(quiet=quiet, verbose=verbose)
     check_page(out, overwrite=overwrite)
-    from m3score.found import Columns
     from m3score.report import gather
+
+    places = places_of(dataset, split, image_column, fetch)
+    with _steps(console, "Reading") as step:
+        page = gather(scores, traces=traces, pictures=pictures, title=title, seed=seed, on_row=step)
+    how = {"device": device, "dtype": dtype, "quantize": quantize, "revision": revision}
+    wanted = None if heat_maps is False else model or _model_of(page, insist=bool(heat_maps))
+    finish(page, scores, out, console, model=wanted, how=how, predictor=predictor, places=places)
+    if page.unreadable:
+        raise typer.Exit(SOME_FAILED)
+
+
+def places_of(dataset: str | None, split: str | None, image_column: str | None, fetch: bool) -> Places:
+    """What the options of those names say. M3ScoreError if there is no such data set, split or column."""
+    from m3score.found import Columns
 
     columns, data_sets = Columns(image_column, ""), []
     if dataset is not None:
@@ -145,14 +158,7 @@ def report(
         data_sets[0].check()
     elif split is not None:
         raise M3ScoreError("--split goes with --dataset.")
-    with _steps(console, "Reading") as step:
-        page = gather(scores, traces=traces, pictures=pictures, title=title, seed=seed, on_row=step)
-    how = {"device": device, "dtype": dtype, "quantize": quantize, "revision": revision}
-    wanted = None if heat_maps is False else model or _model_of(page, insist=bool(heat_maps))
-    places = Places(data_sets, columns, fetch=fetch)
-    finish(page, scores, out, console, model=wanted, how=how, predictor=predictor, places=places)
-    if page.unreadable:
-        raise typer.Exit(SOME_FAILED)
+    return Places(data_sets, columns, fetch=fetch)
 
 
 def check_page(out: Path | None, *, overwrite: bool) -> None:
@@ -248,7 +254,7 @@ def page_of_run(
     places = Places(rows, search.columns, fetch=True)
     with _steps(console, "Reading") as step:
         page = gather(scores, traces=traces, format=format, on_row=step)
-    wanted = model if hasattr(model, "encode") else None
+    wanted = model if hasattr(model, "vision_features") else None
     finish(page, scores, out, console, model=wanted, places=places)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from m3score.cli.report import Places
     from m3score.selection import Selection
 
 EPILOG = """Examples:
@@ -122,6 +123,18 @@ def select(
             rich_help_panel=PLACES,
         ),
     ] = None,
+    dataset: options.DatasetOption = None,
+    split: options.Split = None,
+    image_column: options.ImageColumn = None,
+    fetch: Annotated[
+        bool,
+        typer.Option(
+            "--fetch",
+            help="Fetch the images that are at URLs, to copy them.",
+            show_default=False,
+            rich_help_panel=PLACES,
+        ),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -147,17 +160,24 @@ def select(
 
     Copies keep their folders, so that equal names stay apart, and never replace a file.
 
+    Images in shards, parquet files and data sets are copied out of them; name those of the hub (--dataset).
+
     The same command goes on where it was stopped.
     """
     console = set_up(quiet=quiet, verbose=verbose)
     if copy_to is not None and link_to is not None:
         raise M3ScoreError("--copy-to and --link-to exclude each other.")
+    _one_of(**{"--top": top, "--bottom": bottom, "--sample": sample, "--per-level": per_level})
+    if copy_to is None and link_to is None and (dataset or split or image_column or fetch):
+        raise M3ScoreError("--dataset, --split, --image-column and --fetch go with --copy-to or --link-to.")
     kind = format or (Format.list if out is not None and out.suffix.lower() in LISTS else None)
     check_target(out, "csv" if kind is Format.list else kind, overwrite=overwrite)
+    from m3score.cli.report import places_of
     from m3score.columns import SCORES
     from m3score.compact import read_compact
     from m3score.selection import choose
 
+    reach = places_of(dataset, split, image_column, fetch)
     table = read_compact(scores, SCORES)
     chosen = choose(
         table,
@@ -177,7 +197,7 @@ def select(
     _say(chosen, len(table), per_level, console)
     code, places = 0, copy_to or link_to
     if places is not None:
-        code, targets = _place(rows, table, places, copy_to is not None, root, console)
+        code, targets = _place(rows, table, places, copy_to is not None, root, reach, console)
         rows = rows.assign(placed=cast(Any, targets))
     if out is not None or places is None:
         _write(rows, out or Path("-"), kind)
@@ -185,6 +205,12 @@ def select(
             console.print(f"Wrote {plain(out)}.")
     if code:
         raise typer.Exit(code)
+
+
+def _one_of(**ways: object) -> None:
+    given = [option for option, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise M3ScoreError(f"{' and '.join(given)} exclude each other: give one of {', '.join(ways)}.")
 
 
 def _say(chosen: Selection, total: int, per_level: int | None, console: Console) -> None:
@@ -205,7 +231,13 @@ def _say(chosen: Selection, total: int, per_level: int | None, console: Console)
 
 
 def _place(
-    rows: pd.DataFrame, table: pd.DataFrame, folder: Path, copies: bool, root: Path | None, console: Console
+    rows: pd.DataFrame,
+    table: pd.DataFrame,
+    folder: Path,
+    copies: bool,
+    root: Path | None,
+    reach: Places,
+    console: Console,
 ) -> tuple[int, list[str | None]]:
     """The exit code, and where each row's image lies now."""
     from m3score.cli.progress import progress
@@ -220,7 +252,7 @@ def _place(
     with sigterm_as_interrupt():
         try:
             with progress(console, lambda: len(paths), "Copying" if copies else "Linking") as advance:
-                for placed in place(paths, folder, how, root=start, base=base):
+                for placed in place(paths, folder, how, root=start, base=base, **vars(reach)):
                     results.append(placed)
                     advance()
         except KeyboardInterrupt:
@@ -238,7 +270,8 @@ def _place(
     if interrupted:
         console.print("Interrupted: the same command goes on from here.")
         raise typer.Exit(INTERRUPTED)
-    return SOME_FAILED if failed else 0, [one.target for one in results]
+    targets = {one.source: one.target for one in results}
+    return SOME_FAILED if failed else 0, [targets[path] for path in paths]
 
 
 def _write(rows: pd.DataFrame, out: Path, kind: Format | None) -> None:

@@ -40,6 +40,7 @@ __all__ = [
     "open_image",
     "open_reduced",
     "printable",
+    "suffix_of",
     "system_error",
     "why_not_a_file",
 ]
@@ -86,6 +87,17 @@ def image_suffixes() -> frozenset[str]:
     formats = {*_raster_formats(), "MPO"}  # MPO is opened by way of JPEG
     raster = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
     return frozenset(raster) | video_suffixes()
+
+
+def suffix_of(content: bytes) -> str:
+    """The suffix for a file with this content, such as ".jpg"; "" for what is no image of a known format."""
+    with _quiet_pillow():
+        try:
+            name = Image.open(io.BytesIO(content), formats=_raster_formats()).format or ""
+        except Exception:  # as in _decode; why it is no image is told by whoever opens the file
+            return ""
+    suffix = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2"}.get(name, f".{name.lower()}")
+    return suffix if suffix in image_suffixes() else ""
 
 
 def open_image(

@@ -77,36 +77,55 @@ def within_reach(
     Args:
         paths: the pictures that will be asked for, by their names in the table.
         folder: the table's own, which paths may be relative to.
-        data_sets: sources of the table; folders that hold data sets are found without.
-        columns: where parquet files hold their images; see rows.chosen_columns.
-        fetch: whether pictures are fetched from URLs.
+        data_sets, columns, fetch: as in `taken_out`.
         on_picture: called once per path.
 
     Yields:
         The finder of these pictures, and of files.
     """
     here = finder(folder)
+    wanted = dict.fromkeys(paths)
     with tempfile.TemporaryDirectory(prefix="m3score-report-") as temporary:
-        copies = _Copies(Path(temporary), on_picture)
-        for source, wanted in _by_source(paths, here, data_sets, on_picture).items():
-            reading = _Reading(source, wanted, here, columns or Columns(), fetch)
-            copies.take(reading, data_sets)
+        copies = _Copies(Path(temporary))
+        for path, found in taken_out(wanted, here, data_sets=data_sets, columns=columns, fetch=fetch):
+            copies.keep(path, found)
+            del wanted[path]
+            on_picture()
+        for _ in wanted:
+            on_picture()
         yield lambda path: copies.file(path) or here(path)
+
+
+def taken_out(
+    paths: Iterable[str],
+    here: Find,
+    *,
+    data_sets: Sequence[DataSet] = (),
+    columns: Columns | None = None,
+    fetch: bool = False,
+) -> Iterator[tuple[str, FoundImage]]:
+    """Those pictures that are no files of their own, each once: the content, the file named, or why neither.
+
+    Args:
+        paths: pictures by their names in the table.
+        here: which of them are files.
+        data_sets: sources of the table; folders that hold data sets are found without.
+        columns: where parquet files hold their images; see rows.chosen_columns.
+        fetch: whether pictures are fetched from URLs.
+    """
+    for source, wanted in _by_source(paths, here, data_sets).items():
+        yield from _Reading(source, wanted, here, columns or Columns(), fetch).wanted_images(data_sets)
 
 
 _Source = tuple[str, Any, Any]
 """What it is ("shard", "table", "data set", "folder", "url"), its name, and a data set's split."""
 
 
-def _by_source(
-    paths: Iterable[str], here: Find, data_sets: Sequence[DataSet], on_picture: Callable[[], None]
-) -> dict[_Source, list[str]]:
+def _by_source(paths: Iterable[str], here: Find, data_sets: Sequence[DataSet]) -> dict[_Source, list[str]]:
     sources: dict[_Source, list[str]] = {}
     for path in dict.fromkeys(paths):
         source = None if os.path.lexists(here(path)) else _source(path, here, data_sets)
-        if source is None:
-            on_picture()
-        else:
+        if source is not None:
             sources.setdefault(source, []).append(path)
     return sources
 
@@ -157,7 +176,49 @@ class _Reading:
         self.kind, self.name, self.split = source
         self.wanted, self.here, self.columns, self.fetch = wanted, here, columns, fetch
 
-    def images(self, data_sets: Sequence[DataSet]) -> Iterator[FoundImage]:
+    def wanted_images(self, data_sets: Sequence[DataSet]) -> Iterator[tuple[str, FoundImage]]:
+        """Each of them by its path, in the order of the source; at the end those that could not be had."""
+        left = dict.fromkeys(self.wanted)
+        turns = {m[1]: 0 for m in map(_NUMBERED.fullmatch, left) if m}
+        lost = "not in there any more"
+        try:
+            for found in self._images(data_sets):
+                name = found.shown
+                if name in left:
+                    del left[name]
+                    yield name, found
+                elif found.error and name in (self.name, *left):
+                    lost = found.error
+                if (base := _base(found)) in turns:
+                    turns[base] += 1
+                if not left:
+                    return
+            if any(turns.values()):
+                yield from self._given_several_times(left, turns, data_sets)
+        except M3ScoreError as error:
+            lost = str(error).rstrip(".")
+        for path in left:
+            yield path, FoundImage(path, path, lost)
+
+    def _given_several_times(
+        self, left: dict[str, Any], turns: dict[str, int], data_sets: Sequence[DataSet]
+    ) -> Iterator[tuple[str, FoundImage]]:
+        """Names numbered on from a run that read the source more than once; takes them out of `left`."""
+        same: dict[tuple[str, int], list[str]] = {}
+        for path in left:
+            match = _NUMBERED.fullmatch(path)
+            if match and turns[match[1]]:
+                same.setdefault((match[1], (int(match[2]) - 1) % turns[match[1]]), []).append(path)
+        turn = dict.fromkeys(turns, 0)
+        for found in self._images(data_sets) if same else ():
+            if (base := _base(found)) not in turn:
+                continue
+            for path in same.get((base, turn[base]), ()):
+                del left[path]
+                yield path, found
+            turn[base] += 1
+
+    def _images(self, data_sets: Sequence[DataSet]) -> Iterator[FoundImage]:
         """What there is of them, called as in the table, and maybe others. M3ScoreError if there is none."""
         yield from distinct(fetched(self._found(data_sets)), quiet=True)
 
@@ -205,11 +266,16 @@ class _Reading:
                 yield item
 
 
+def _base(found: FoundImage) -> str:
+    """The name without the number that naming.distinct gave it."""
+    return found.shown if found.content is None else printable(found.name)
+
+
 class _Copies:
     """What was copied out, and why what was not."""
 
-    def __init__(self, folder: Path, on_picture: Callable[[], None]) -> None:
-        self._folder, self._on_picture = folder, on_picture
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._files: dict[str, str] = {}
         self._reasons: dict[str, str] = {}
         self._kept, self._written = 0, 0
@@ -220,42 +286,8 @@ class _Copies:
             raise M3ScoreError(self._reasons[path])
         return self._files.get(path)
 
-    def take(self, reading: _Reading, data_sets: Sequence[DataSet]) -> None:
-        """Read one source, as far as it is needed."""
-        left = dict.fromkeys(reading.wanted)
-        turns: dict[str, list[str]] = {m[1]: [] for m in map(_NUMBERED.fullmatch, left) if m}
-        lost = "not in there any more"
-        try:
-            for found in reading.images(data_sets):
-                name = found.shown
-                if name in left:
-                    self._keep(name, found)
-                    del left[name]
-                    self._on_picture()
-                elif found.error and name in (reading.name, *left):
-                    lost = found.error
-                base = name if found.content is None else printable(found.name)
-                if base in turns:
-                    turns[base].append(f"{base}/{len(turns[base])}")
-                    self._keep(turns[base][-1], found)
-                if not left:
-                    break
-        except M3ScoreError as error:
-            lost = str(error).rstrip(".")
-        for path in left:
-            match = _NUMBERED.fullmatch(path)
-            if match and (same := turns[match[1]]):  # the source was given several times
-                self._alias(path, same[(int(match[2]) - 1) % len(same)])
-            else:
-                self._reasons[path] = lost
-            self._on_picture()
-
-    def _alias(self, path: str, other: str) -> None:
-        for known in (self._files, self._reasons):
-            if other in known:
-                known[path] = known[other]
-
-    def _keep(self, path: str, found: FoundImage) -> None:
+    def keep(self, path: str, found: FoundImage) -> None:
+        """Remember one that was taken out, as far as there is room."""
         if found.error:
             self._reasons[path] = found.error
         elif found.content is None:

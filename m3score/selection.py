@@ -123,7 +123,7 @@ def choose(
     """`select`, whose arguments these are, as positions and with an account of what was left out."""
     _check(top=top, bottom=bottom, sample=sample, per_level=per_level)
     if token_budget is not None and not token_budget > 0:
-        raise M3ScoreError(f"token_budget must be more than 0, not {token_budget}.")
+        raise M3ScoreError(f"a token budget must be more than 0, not {token_budget}.")
     by = SHORT.get(by, by)
     scored = _scored(table)
     values = _filled(table, by, unsolved)
@@ -250,7 +250,7 @@ def _level_column(table: pd.DataFrame) -> str:
         return there[0]
     raise M3ScoreError(
         f"levels and budgets need a column with tokens ({' or '.join(LEVEL_COLUMNS)}), which this table has "
-        "not: name another one (level)."
+        "not: name another one with level (--level)."
     )
 
 

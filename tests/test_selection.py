@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from typer.testing import CliRunner
 
 import m3score
@@ -20,6 +23,7 @@ from m3score.compact import read_compact
 from m3score.placing import How, common_folder, place
 from m3score.selection import choose, how_many
 from m3score.tables import read_scores, write_scores
+from tests.test_report_sources import picture, write_parquet, write_shard
 
 LADDER = (1, 9, 36, 144, 576)
 
@@ -259,6 +263,50 @@ def test_names_that_are_no_text_and_places_beyond_the_folder(images: Path) -> No
     assert all(str(images / "out") in os.path.abspath(r.target) for r in results[:2] if r.target)
 
 
+def test_members_of_shards_and_rows_are_copied_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_shard(tmp_path / "s.tar", ["a.png", "b/c.png", "a.png"])
+    write_parquet(tmp_path / "t.parquet", 4)
+    (tmp_path / "x.png").write_bytes(picture(9))
+    pq.write_table(pa.table({"path": ["x.png"]}), tmp_path / "u.parquet")
+    paths = ["s.tar/a.png", "s.tar/b/c.png", "s.tar/a.png#2", "t.parquet/3", "u.parquet/0", "x.png#2"]
+    write_scores(scores([9] * 8).assign(path=[*paths, "s.tar/no.png", "gone.tar/1.png"]), tmp_path / "s.csv")
+    result = run("s.csv", "--copy-to", "out", "--out", "t.csv")
+    assert result.exit_code == 3 and "6 copied to out" in result.stderr
+    assert "s.tar/no.png: not in there any more" in result.stderr
+    assert "gone.tar/1.png: gone.tar, which it lies in, is gone" in result.stderr
+    expected = dict(zip(paths, [0, 1, 2, 3, 9, 9], strict=True))
+    placed = read_scores("t.csv").set_index("path")["placed"]
+    levels = {path: Image.open(placed[path]).getpixel((0, 0)) for path in paths}
+    assert {path: level[0] for path, level in levels.items()} == expected  # type: ignore[index]
+    assert (tmp_path / "out/t.parquet/3.png").is_file() and (tmp_path / "out/s.tar/a.png").is_file()
+    assert "0 copied to out, 6 were there already" in run("s.csv", "--copy-to", "out").stderr
+
+
+def test_links_cannot_lead_into_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_shard(tmp_path / "s.tar", ["a.png"])
+    (tmp_path / "x.png").write_bytes(picture(9))
+    pq.write_table(pa.table({"path": ["x.png"]}), tmp_path / "u.parquet")
+    write_scores(scores([9, 9]).assign(path=["s.tar/a.png", "u.parquet/0"]), tmp_path / "s.csv")
+    result = run("s.csv", "--link-to", "out")
+    assert result.exit_code == 3 and "s.tar/a.png: lies in another file" in result.stderr
+    assert (tmp_path / "out/u.parquet/0.png").samefile(tmp_path / "x.png")
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(["..", "a", "b.png", "", "."]), min_size=1, max_size=6))
+def test_no_member_leaves_the_folder(tmp_path: Path, parts: list[str]) -> None:
+    name = "/".join([*parts, "x.png"])
+    (tmp_path / "deep").mkdir(exist_ok=True)
+    shard = write_shard(tmp_path / "deep" / "s.tar", [name])
+    base = common_folder([f"{shard}/{name}"])
+    for placed in place([f"{shard}/{name}"], tmp_path / "deep" / "out", How.copy, base=base):
+        assert placed.target is None or Path(placed.target).resolve().is_relative_to(
+            tmp_path / "deep" / "out"
+        )
+
+
 def test_lists_and_tables(images: Path) -> None:
     assert run("s.csv", "--bottom", 1, "--format", "list").stdout == "in/gone.png\n"
     assert run("s.csv", "--by", "required", "--bottom", 1).stdout.splitlines()[1].startswith(",in/2.png,")
@@ -276,6 +324,8 @@ def test_lists_and_tables(images: Path) -> None:
         (["none.csv"], "none.csv: cannot read"),
         (["s.csv", "--by", "beauty"], "no column 'beauty'"),
         (["s.csv", "--top", "x"], "top needs a number"),
+        (["s.csv", "--top", "1", "--per-level", "2"], "--top and --per-level exclude each other"),
+        (["s.csv", "--fetch"], "go with --copy-to"),
         (["s.csv", "--copy-to", "a", "--link-to", "b"], "exclude each other"),
         (["s.csv", "--copy-to", "in/2.png"], "in/2.png"),
         (["s.csv", "-o", "x.xlsx"], "allowed: .csv"),
