@@ -43,9 +43,7 @@ class Watched:
 
     def at(self, rows: float) -> float:
         """Seconds at which so many rows were there, for the first time: sorting them all comes afterwards."""
-        times, counts = map(np.array, zip(*self.points, strict=True))
-        new = np.flatnonzero(np.diff(counts, prepend=-1))
-        return float(np.interp(rows, counts[new], times[new]))
+        return next(time for time, count in self.points if count >= rows)
 
 
 def watch(command: list[str], out: Path, stop_at: int | None = None) -> Watched:
