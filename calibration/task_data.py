@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from m3score.calibration.sources import Item
-from m3score.calibration.tasks import Asked, LeftOut, Task, asked_of, filled, own_question
+from m3score.calibration.tasks import Asked, LeftOut, Task, asked_of, filled, own_question, tasks
 from m3score.data_sets import is_saved
-from m3score.errors import M3ScoreError, first_line
+from m3score.errors import M3ScoreError, first_line, unreachable
 from m3score.grading import default_metric
 from m3score.images import ImageSource
 from m3score.isolation import open_visual
@@ -147,7 +147,11 @@ def _folder(task: Task, data_dir: str | os.PathLike[str] | None) -> Path | None:
     root = Path(data_dir)
     if not root.is_dir():
         raise M3ScoreError(f"--data-dir {root}: no such folder.")
-    return root / task.name if (root / task.name).is_dir() else root
+    if (root / task.name).is_dir():
+        return root / task.name
+    if others := [name for name in tasks() if (root / name).is_dir()]:
+        raise M3ScoreError(f"--data-dir {root}: has no folder {task.name}, only {', '.join(others)}.")
+    return root
 
 
 def _entries(
@@ -272,6 +276,11 @@ def _load(task: Task, folder: Path | None, config: str | None) -> tuple[Any, str
     except M3ScoreError:
         raise
     except Exception as error:  # the library and the hub raise a dozen kinds
+        if folder is None and unreachable(error):
+            raise M3ScoreError(
+                f"{task.name}: the Hugging Face hub, where {where} is, can't be reached; put a copy of the "
+                f"data set into FOLDER/{task.name} and give --data-dir FOLDER."
+            ) from None
         reason = first_line(error)
         raise M3ScoreError(f"{task.name}: {where} can't be loaded as a data set ({reason}).") from None
 
@@ -286,6 +295,8 @@ def _from_hub(task: Task, config: str | None) -> tuple[Any, str]:
             return datasets.load_dataset(hub, config, split=task.split), f"{task.hub}:{task.split}"
         except Exception as error:  # as in _load
             first = first or error
+            if unreachable(error):
+                break
     raise first or M3ScoreError(f"{task.name}: is not on the hub.")
 
 

@@ -20,3 +20,19 @@ def one_line(error: BaseException, most: int = 200) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of what an exception says; its kind where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def unreachable(error: BaseException | None) -> bool:
+    """Whether there is no network, or none wanted, behind an error of the hub's libraries."""
+    names = (
+        "ConnectionError",
+        "TransportError",
+        "OfflineModeIsEnabled",
+        "LocalEntryNotFoundError",
+        "Timeout",
+    )
+    while error is not None:
+        if any(name in kind.__name__ for kind in type(error).__mro__ for name in names):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -177,8 +177,22 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         find_task("mmvet")
     with pytest.raises(M3ScoreError, match=r"no such folder"):
         load_task(find_task("ai2d"), tmp_path / "nowhere")
+    (tmp_path / "all/pope").mkdir(parents=True)
+    with pytest.raises(M3ScoreError, match=r"all: has no folder ai2d, only pope\.$"):
+        load_task(find_task("ai2d"), tmp_path / "all")
     with pytest.raises(M3ScoreError, match=r"next-qa: is not on the hub; put NExT_QA.csv .*--data-dir"):
         load_task(find_task("next-qa"))
+
+
+def test_without_network_a_copy_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(
+        M3ScoreError, match=r"ChartQA is, can't be reached; put .*FOLDER/chartqa .*--data-dir"
+    ):
+        load_task(find_task("chartqa"))
 
 
 def test_unanswerable_questions_may_be_left_out(tmp_path: Path) -> None:
