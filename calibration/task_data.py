@@ -308,9 +308,10 @@ def _snapshot(folder: Path, config: str | None, split: str) -> Any:
     named = [path for path in found if config and config in path.relative_to(folder).parts] or found
     chosen = [str(path) for path in named if path.name.startswith(f"{split}-") or path.stem == split]
     if not chosen:
+        others = ", ".join(path.name for path in found[:3])
         raise M3ScoreError(
             f"{folder}: has neither a saved data set nor parquet files of the split {split!r} "
-            f"({split}-*.parquet)."
+            f"({split}-*.parquet){f', but {others}' if others else ''}."
         )
     return datasets.Dataset.from_parquet(chosen)
 
