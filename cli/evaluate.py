@@ -12,6 +12,7 @@ import typer
 
 from m3score.cli import options
 from m3score.cli.console import INTERRUPTED, SOME_FAILED, load, plain, set_up, sigterm_as_interrupt
+from m3score.cli.evaluating import show
 from m3score.errors import M3ScoreError
 
 if TYPE_CHECKING:
@@ -273,7 +274,7 @@ def _write(
     from m3score.tables import write_table, write_whole
 
     if out is None:
-        _show(judged)
+        show(judged)
     elif out.suffix == ".md":
         write_whole(out, scoreboard.to_markdown(judged).encode())
     else:
@@ -293,34 +294,6 @@ def _write_traces(folders: list[Path], path: Path) -> None:
     from m3score.tables import write_traces
 
     write_traces(pd.concat([open_collection(folder).traces() for folder in folders]), path)
-
-
-def _show(judged: list[Judged]) -> None:
-    """Tables on a terminal, Markdown elsewhere."""
-    import sys
-
-    from m3score.calibration import scoreboard
-
-    if not sys.stdout.isatty():
-        typer.echo(scoreboard.to_markdown(judged), nl=False)
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    screen = Console(highlight=False)
-    grids = [scoreboard.overview(judged)] if len(judged) > 1 else []
-    for one in judged:
-        for grid in (*grids, *scoreboard.grids(one)):
-            table = Table(title=plain(grid.title), title_justify="left")
-            for i, column in enumerate(grid.header):
-                table.add_column(plain(column), justify="right" if i else "left")
-            for row in grid.rows:
-                table.add_row(*map(plain, row))
-            screen.print(table)
-        grids = []
-        for sentence in scoreboard.sentences(one):
-            screen.print(f"  {plain(sentence)}")
-        screen.print()
 
 
 def _drawn(

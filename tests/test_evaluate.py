@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 from itertools import islice
 
 import pytest
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner
 
 from m3score.answers import ScaleAnswer
 from m3score.calibration.evaluate import evaluate_drawn, evaluate_task, held_out
 from m3score.calibration.gather import labels_of
-from m3score.calibration.scoreboard import FIGURES
+from m3score.calibration.scoreboard import FIGURES, Grid
 from m3score.calibration.task_data import load_own
+from m3score.cli.evaluating import WIDE, table_of
 from m3score.cli.main import app
 from m3score.tables import read_table, read_traces
 from tests.fakes import LADDER, FakeAnswerer, grey
@@ -160,6 +163,27 @@ def test_wrong_usage_is_one_sentence(words, error):
     result = CliRunner().invoke(app, ["evaluate", *words])
     assert result.exit_code == 2
     assert error in " ".join(result.output.split()) and "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_fit_a_terminal(width):
+    header: tuple[str, ...] = (
+        "tokens per grid",
+        "visual tokens",
+        "relaxed_accuracy",
+        "95% interval",
+        "right by luck",
+    )
+    header += ("chance-corrected", "LLaVA-NeXT-7B-M3", "difference")
+    row = ("576", "2880", "59.0", "57.1 to 61.0", "10.2", "54.3", "59.0", "+10.0")
+    file = io.StringIO()
+    console = Console(file=file, width=width)
+    console.print(table_of(Grid("ChartQA", header, (row,)), roomy=width >= WIDE))
+    lines = file.getvalue().splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= width and "…" not in file.getvalue()
+    assert lines[-2].split() == " ".join(row).split()  # on one line
+    words = " ".join(header).replace("_", " ").replace("-c", " c").replace("-7", " 7").split()
+    assert sorted(word for line in lines[1:-3] for word in line.split()) == sorted(words)
 
 
 def test_the_tasks_are_listed():
