@@ -69,6 +69,10 @@ def demo(
     size = parse_size(max_upload)
     console = set_up(quiet=quiet, verbose=verbose)
     server.check_installed()
+    if predictor is not None:
+        from m3score.predictors import load_predictor
+
+        load_predictor(predictor)  # complaints about it come now, not in front of visitors
     answerer = load(model, device=device, dtype=dtype, quantize=quantize, revision=revision, console=console)
     page = Demo(answerer, predictor=predictor, max_new_tokens=max_new_tokens)
     with console.status("Warming up ..."):

@@ -19,21 +19,24 @@ from m3score.settings import M3Settings
 
 TITLE = "m3score: how many visual tokens does this picture need?"
 
-INTRO = """<h1>How many visual tokens does this picture need?</h1>
+_INTRO = """<h1>How many visual tokens does this picture need?</h1>
 <p>A Matryoshka multimodal model looks at the same picture through few visual tokens or many.
 Give it a picture and a question, then move the slider: from one token, which stands for the whole picture, to
-all of them.</p>"""
+all of them.{note}</p>"""
+_NOTES = {"m3-tiny": " The model is m3-tiny, which learnt from drawings: of photographs it knows little."}
 
 CSS = """
-.gradio-container { max-width: 1280px !important; margin: 0 auto !important; --m3-soft: #566070; }
+.gradio-container { width: 100%; max-width: 1280px !important; margin: 0 auto !important;
+  --m3-soft: #566070; }
 .dark .gradio-container, .gradio-container.dark, .dark { --m3-soft: #b3bcc9; }
 .html-container:empty, #problem:not(:has(.problem)), #cards:not(:has(.card)), #table:not(:has(table)) {
   display: none; }
+.gradio-container main { width: 100%; } .gradio-container .html-container { padding: 0 !important; }
 #intro h1 { font-size: 1.6rem; margin: .2rem 0; } #intro p { max-width: 62rem; margin: 0; }
 #problem .problem { border-left: 4px solid #c0392b; padding: .55rem .9rem; border-radius: 4px;
   font-weight: 600; background: color-mix(in srgb, #c0392b 12%, transparent); color: var(--body-text-color); }
 #answer textarea { font-size: 1.5rem; font-weight: 600; line-height: 1.35; }
-#level-line { margin-top: -.6rem; } #main > * { min-width: 0 !important; }
+#main > * { min-width: 0 !important; }
 #examples .gallery-item img { height: 4.6rem; width: 4.6rem; }
 .m3 { color: var(--body-text-color); font-size: .95rem; }
 .m3 .soft, .m3 figcaption, .m3 th, .m3 .card span { color: var(--m3-soft); font-size: .84rem; }
@@ -64,7 +67,9 @@ CSS = """
 .m3 img { width: 100%; border-radius: 6px; display: block; margin-bottom: .3rem; }
 @media (max-width: 800px) {
   #main { flex-direction: column; }
-  .m3 .bar, .m3 .total { display: none; } .m3 th, .m3 td { padding: .4rem .3rem; }
+  .m3 .bar, .m3 .total, .m3 td:first-child, .m3 th:first-child { display: none; }
+  .m3 th, .m3 td { padding: .4rem .2rem; } .m3 .mark { margin-left: .2rem; padding: 0 .25rem; }
+  .m3 th { font-size: .76rem; } .m3 td.answer { min-width: 5rem; }
   .m3 th.number { white-space: normal; }
 }
 """
@@ -89,6 +94,11 @@ class Judged:
     consistent: Mapping[int, bool]
     """By tokens: whether the answer is the finest scale's."""
     complexity: Complexity
+
+
+def intro(model: str) -> str:
+    """What the page is, and what a bundled model cannot do."""
+    return _INTRO.format(note=_NOTES.get(model, ""))
 
 
 def problem(message: str) -> str:

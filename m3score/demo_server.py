@@ -7,7 +7,9 @@ nothing is sent there.
 
 from __future__ import annotations
 
+import errno
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,6 +19,7 @@ from typing import Any
 from m3score import demo_page as page
 from m3score.demo import Demo, Visit
 from m3score.errors import M3ScoreError, MissingExtraError, first_line
+from m3score.images import system_error
 
 _OLDEST_GRADIO = 6
 _SESSIONS = 64
@@ -55,8 +58,8 @@ def build(demo: Demo, examples: Sequence[tuple[str, str]] = ()) -> Any:
     start = (levels + 1) // 2
     with gr.Blocks(title=page.TITLE, analytics_enabled=False, delete_cache=(_HOUR, _HOUR)) as blocks:
         visit = gr.State(None, time_to_live=_HOUR)
-        gr.HTML(page.INTRO, elem_id="intro")
-        problem = gr.HTML(elem_id="problem")
+        gr.HTML(page.intro(demo.model.name), elem_id="intro", padding=False)
+        problem = gr.HTML(elem_id="problem", padding=False)
         with gr.Row(elem_id="main"):
             with gr.Column(scale=5, min_width=320):
                 file = gr.File(label="Picture or video", elem_id="file", height=130)
@@ -81,12 +84,12 @@ def build(demo: Demo, examples: Sequence[tuple[str, str]] = ()) -> Any:
                     label=f"Level: 1 coarsest .. {levels} finest",
                     buttons=[],
                 )
-                level_line = gr.HTML(page.level_line(start, demo.ladder), elem_id="level-line")
+                level_line = gr.HTML(page.level_line(start, demo.ladder), elem_id="level-line", padding=False)
             with gr.Column(scale=7, min_width=320):
                 answer = gr.Textbox(label="Answer", interactive=False, elem_id="answer", lines=1)
-                seen = gr.HTML(elem_id="seen")
-        cards = gr.HTML(elem_id="cards")
-        table = gr.HTML(elem_id="table")
+                seen = gr.HTML(elem_id="seen", padding=False)
+        cards = gr.HTML(elem_id="cards", padding=False)
+        table = gr.HTML(elem_id="table", padding=False)
         outputs = {
             "visit": visit,
             "problem": problem,
@@ -162,6 +165,7 @@ def served(
         M3ScoreError: the address cannot be had.
     """
     gr = _gradio()
+    port = _bound(host, port)
     before = os.environ.get("GRADIO_TEMP_DIR")
     with tempfile.TemporaryDirectory(prefix="m3score-demo-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
@@ -169,7 +173,7 @@ def served(
         try:
             _, local, public = blocks.queue(api_open=False, max_size=_SESSIONS).launch(
                 server_name=host,
-                server_port=port or _free_port(host),
+                server_port=port,
                 share=share,
                 max_file_size=max_upload,
                 prevent_thread_lock=True,
@@ -205,9 +209,22 @@ def wait() -> None:
     threading.Event().wait()
 
 
-def _free_port(host: str) -> int:
-    import socket
-
-    with socket.socket() as free:
-        free.bind((host, 0))
-        return int(free.getsockname()[1])
+def _bound(host: str, port: int) -> int:
+    """The port, or for 0 a free one; M3ScoreError where nothing can be served on this address."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(os.name != "nt"))
+            tried.bind(address)
+            return int(tried.getsockname()[1])
+    except socket.gaierror:
+        raise M3ScoreError(f"--host {host!r}: there is no such address.") from None
+    except OSError as error:
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise M3ScoreError(
+                f"--host {host}: not an address of this machine; allowed are its own, and 0.0.0.0 for all."
+            ) from None
+        why = "in use" if error.errno == errno.EADDRINUSE else system_error(error)
+        raise M3ScoreError(
+            f"--port {port} of {host}: {why}; another port may do, or --port 0 for a free one."
+        ) from None

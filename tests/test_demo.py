@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -118,6 +119,30 @@ def test_without_a_predictor_the_page_says_so(model: Any, sign: tuple[Drawing, s
     assert "no/such.predictor" in shown["cards"] or "no/such.predictor" in str(visited.foreseen)
     assert shown["answer"] == model.answer(sign[0].image, "Read the sign.", 576)
     assert visited.judged and set(visited.said) == set(model.ladder)
+
+
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [("203.0.113.5", "not an address of this machine"), ("no.such.invalid", "there is no such address")],
+)
+def test_an_address_that_cannot_be_had_is_said(model: Any, host: str, said: str) -> None:
+    pytest.importorskip("gradio", minversion="6")
+    with pytest.raises(M3ScoreError, match=said), served(Demo(model), host=host):
+        pass
+
+
+def test_a_port_in_use_is_said(model: Any) -> None:
+    pytest.importorskip("gradio", minversion="6")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(M3ScoreError, match=f"--port {port} .*in use"), served(Demo(model), port=port):
+            pass
+
+
+def test_a_wrong_predictor_is_said_at_once() -> None:
+    pytest.importorskip("gradio", minversion="6")
+    result = CliRunner().invoke(app, ["demo", "--predictor", "no.predictor"])
+    assert result.exit_code == 2 and "no.predictor" in result.stderr
 
 
 def test_an_old_or_missing_gradio_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
