@@ -64,9 +64,9 @@ def _panel(axes: Any, comparison: Comparison, pair: Pair) -> None:
         axes.legend(fontsize=7, framealpha=0.6)
     else:
         axes.plot(both[pair.first], both[pair.second], "o", ms=3, alpha=0.5)
-    if pair.second != "rating" and len(both):  # where both are the same; scorers' scales may lie far apart
+    if pair.second != "rating" and len(both) and _alike(axes.get_xlim(), axes.get_ylim()):
         limits = axes.get_xlim(), axes.get_ylim()
-        axes.axline((0, 0), slope=1, color="0.6", lw=1, zorder=0)
+        axes.axline((0, 0), slope=1, color="0.6", lw=1, zorder=0)  # where both are the same
         axes.set_xlim(limits[0])
         axes.set_ylim(limits[1])
     axes.set_xlabel(f"{comparison.by}: {_text(pair.first)}")
@@ -90,3 +90,9 @@ def _spearman(comparison: Comparison, pair: Pair) -> str:
 def _text(name: object) -> str:
     """A name as matplotlib shows it: no formulas."""
     return str(name).replace("$", r"\$")
+
+
+def _alike(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether two ranges are of one scale; those of different scorers may lie far apart."""
+    shared = min(one[1], other[1]) - max(one[0], other[0])
+    return shared > 0.5 * max(one[1] - one[0], other[1] - other[0])

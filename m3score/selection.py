@@ -246,11 +246,11 @@ def _level_column(table: pd.DataFrame) -> str:
     for column in there:
         if np.isfinite(numbers(table, column)).any():
             return column
-    if there:
+    if there and (_is_unsolved(table).any() or not _scored(table).any()):
         return there[0]
     raise M3ScoreError(
-        f"levels and budgets need a column with tokens ({' or '.join(LEVEL_COLUMNS)}), which this table has "
-        "not: name another one with level (--level)."
+        f"levels and budgets need a column with tokens ({' or '.join(LEVEL_COLUMNS)}), of which this table "
+        "has none: name another one with level (--level)."
     )
 
 

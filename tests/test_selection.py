@@ -152,6 +152,8 @@ def test_a_column_that_is_no_ladder() -> None:
         m3score.select(scores([9] * 99), per_level=1, level="complexity")
     with pytest.raises(m3score.M3ScoreError, match="name another one"):
         m3score.select(pd.DataFrame({"path": ["a"], "complexity": [0.5]}), per_level=1)
+    with pytest.raises(m3score.M3ScoreError, match="--level"):
+        m3score.select(scores([9]).assign(required_tokens=None, solved=None), per_level=1)
 
 
 def test_shares_round_up() -> None:
