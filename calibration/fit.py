@@ -26,6 +26,7 @@ from m3score.gains import Gains, over_coarsest, shrunk, steps_of
 from m3score.predictor import CalibrationRecord, Predictor, clip_predictions
 from m3score.prices import Chances
 from m3score.regressor import UNSOLVED, ScaleRegressor
+from m3score.traces import PROBE_PANEL
 
 CANDIDATES: dict[str, dict[str, Any]] = {
     "ridge": {"kind": "linear", "alpha": 10.0},
@@ -327,6 +328,7 @@ def _data(
         "failed_images": labels.failed,
         "sources": {name: int((labels.sources == name).sum()) for name in sources},
         "judged_by_truth": float(labels.by_truth.mean()),
+        "probe_panel": list(PROBE_PANEL) if {*PROBE_PANEL} <= {*parts["fit"].questions} else [],
         "seed": seed,
         "shares": [float(share) for share in shares],
         "split_images": {name: len(set(parts[name].keys)) for name in SPLITS},

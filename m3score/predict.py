@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, overload
 
 import numpy as np
@@ -33,7 +34,8 @@ class Prediction:
     tokens: int | None
     """Visual tokens per grid to use: a scale of the ladder."""
     complexity: float | None
-    """In [0, 1]: the predicted ln(tokens) / ln(finest), without any safety margin."""
+    """In [0, 1]: the predicted ln(tokens) / ln(finest), without any safety margin. Where nothing is asked, of
+    what `m3score rank` asks: the mean over Predictor.probe_panel, if there is one."""
     certified: bool | None
     """Whether `tokens` keeps a promise that the calibration certified."""
     error: str | None
@@ -160,6 +162,8 @@ def predict_complexity(
 ) -> float | list[float]:
     """Complexity in [0, 1] of an image, foretold: ln(tokens) / ln(finest). A list in, a list out.
 
+    Without a question it foretells what `score` and `m3score rank` find without one: the mean over the probe
+    panel, if the predictor was fitted to its questions (the bundled one was); else the image alone decides.
     Arguments and errors are those of predict_scale; there is no safety margin in it.
     """
     many = isinstance(img, list | tuple)
@@ -304,12 +308,26 @@ def _predicted(
         scales = predictor.route(
             predicted, max_drop=routing.max_drop, confidence=routing.confidence, with_question=asked
         )
+    if not asked and predictor.probe_panel:
+        predicted = predictor.predict(*_probed(predictor, found))
     certified = _certified(predictor, routing, asked)
-    return int(scales[0]), float(predictor.complexity(predicted)[0]), certified
+    return int(scales[0]), float(predictor.complexity(predicted).mean()), certified
 
 
 def _spread(predictor: Predictor, found: np.ndarray, question: str | None) -> float:
+    """How unsure the complexity is."""
+    if question is None and predictor.probe_panel:
+        return float(predictor.spread(*_probed(predictor, found)).mean())
     return float(predictor.spread(found, None if question is None else question_features(question))[0])
+
+
+def _probed(predictor: Predictor, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of an image with each question of the probe panel."""
+    asked = np.stack([_known_features(text) for text in predictor.probe_panel])
+    return np.repeat(found[None], len(asked), axis=0), asked
+
+
+_known_features = lru_cache(maxsize=64)(question_features)
 
 
 def _certified(predictor: Predictor, routing: _Routing, asked: bool) -> bool:

@@ -160,6 +160,15 @@ class Predictor:
             if not np.all(np.abs(kept) <= 1):  # false for NaN as well
                 raise M3ScoreError("the calibration's gains must lie between -1 and 1.")
 
+    @property
+    def probe_panel(self) -> tuple[str, ...]:
+        """What the complexity of an image is about where nothing is asked: the questions that `m3score rank`
+        asks, if the fit knew them. () where the image alone decides."""
+        panel = self.data.get("probe_panel")
+        if self.with_question is None or not isinstance(panel, list):
+            return ()
+        return tuple(text for text in panel if isinstance(text, str))
+
     def predict(self, X_image: Any, X_question: Any = None) -> np.ndarray:
         """float32 (n,): ln(tokens per grid), within the ladder.
 

@@ -55,6 +55,8 @@ def test_it_reads_large_signs(model):
 def test_a_busy_picture_is_more_complex_than_an_empty_one(model):
     empty, crowd = m3score.score([EXAMPLES / "empty.png", EXAMPLES / "crowd.png"], model=model)
     assert empty.complexity < crowd.complexity
+    foreseen = m3score.predict_complexity([EXAMPLES / "empty.png", EXAMPLES / "crowd.png"])
+    assert foreseen[0] < foreseen[1]
 
 
 def test_answers_do_not_depend_on_the_batch(model):

@@ -100,6 +100,22 @@ def test_questions(predictor: Predictor, pictures: list[Path]) -> None:
         ) == m3score.predict_complexity(pictures[0], predictor=predictor)
 
 
+def test_without_a_question_complexity_is_that_of_the_probe_panel(
+    predictor: Predictor, pictures: list[Path]
+) -> None:
+    """What `m3score rank` finds is foretold; tokens are routed by the image alone all the same."""
+    panel = ["What is number 3?", "What is number 8?"]
+    probing = replace(predictor, data={**predictor.data, "probe_panel": panel})
+    one = next(predict_many(pictures[:1], predictor=probing, max_drop=None, spread=True))
+    alone = next(predict_many(pictures[:1], predictor=predictor, max_drop=None, spread=True))
+    of_each = list(predict_many(pictures[:1] * 2, panel, predictor=probing, max_drop=None, spread=True))
+    assert one.complexity == pytest.approx(np.mean([each.complexity for each in of_each]))
+    assert one.spread == pytest.approx(np.mean([each.spread for each in of_each]))
+    assert one.complexity != alone.complexity and one.tokens == alone.tokens
+    assert m3score.predict_complexity(pictures[0], predictor=probing) == one.complexity
+    assert replace(predictor, data={"probe_panel": "no list"}).probe_panel == ()
+
+
 def test_broken_image_among_many(predictor: Predictor, pictures: list[Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(pictures[0].read_bytes()[:200])
