@@ -37,7 +37,7 @@ class Prediction:
     """In [0, 1]: the predicted ln(tokens) / ln(finest), without any safety margin. Where nothing is asked, of
     what `m3score rank` asks: the mean over Predictor.probe_panel, if there is one."""
     certified: bool | None
-    """Whether `tokens` keeps a promise that the calibration certified."""
+    """Whether `tokens` keeps a promise that the calibration certified; never for frames seen one by one."""
     error: str | None
     spread: float | None = None
     """How unsure the predictor is, in ln(tokens): Predictor.spread. Only where it was asked for."""
@@ -280,7 +280,7 @@ def _predict_many(
             path=path,
             tokens=max(tokens for tokens, _, _ in several),
             complexity=sum(complexity for _, complexity, _ in several) / len(several),
-            certified=all(certified for _, _, certified in several),
+            certified=len(found) == 1 and all(certified for _, _, certified in several),
             error=None,
             spread=sum(unsure) / len(unsure) if unsure else None,
         )

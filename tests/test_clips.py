@@ -21,6 +21,7 @@ from m3score.columns import PREDICTIONS, SCORES
 from m3score.errors import M3ScoreError
 from m3score.features import image_features
 from m3score.ladder import count_visual_tokens
+from m3score.predict import predict_many
 from m3score.predictors import load_predictor
 from m3score.tables import read_table, read_traces
 from m3score.video import arrange, open_frames
@@ -170,6 +171,8 @@ def test_a_predictor_of_videos_sees_them_as_in_its_calibration(clips: tuple[Path
     clip, bundled = clips[0] / "good.mp4", load_predictor("m3-tiny")
     own = replace(bundled, data={**bundled.data, "frames": 2})
     assert m3score.predict_complexity(clip, frames=2, predictor=own) == m3score.predict_complexity(clip)
+    promised = {one: next(predict_many([clip], predictor=one, frames=2)).certified for one in (own, bundled)}
+    assert promised == {own: True, bundled: False}
     for frames in (None, 3):
         with pytest.raises(M3ScoreError, match="of videos with --frames 2"):
             m3score.predict_scale(clip, frames=frames, predictor=own)
