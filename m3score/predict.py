@@ -125,6 +125,7 @@ def predict_scale(
         model=model,
         workers=workers if many else 1,  # to start a thread takes longer than to do it
         frames=frames,
+        complexity=False,
     )
     scales = [_or_raise(result).tokens or 0 for result in stream]
     return scales if many else scales[0]
@@ -201,6 +202,7 @@ def predict_many(
     limits: Limits | None = None,
     spread: bool = False,
     frames: int | None = None,
+    complexity: bool = True,
 ) -> Iterator[Prediction]:
     """Predict for many images, lazily and in order; an image that cannot be read is a result with its error.
 
@@ -212,6 +214,7 @@ def predict_many(
         limits: for images that nobody has vouched for: what one of them may cost. They are all decoded in
             worker processes then, also the first ones, and one that kills its process is an error of its own.
         spread: tell how unsure the predictor is, too.
+        complexity: tell it; without, the probe panel is not looked at, which saves a tenth of a millisecond.
 
     The other arguments are those of predict_scale. Arguments that cannot be used are M3ScoreErrors at once,
     and too few or too many questions when it shows.
@@ -224,7 +227,7 @@ def predict_many(
             f"this predictor needs {chosen.feature_set} features, which a picture alone does not give: take "
             "them from M3Model.vision_features and use Predictor.predict and Predictor.route."
         )
-    routing = _Routing(None if mean_tokens is not None else max_drop, confidence, mean_tokens)
+    routing = _Routing(None if mean_tokens is not None else max_drop, confidence, mean_tokens, complexity)
     if routing.max_drop is not None:
         check_levels(routing.max_drop, confidence)
     for option, values in (("images", images), ("questions", questions)):
@@ -279,7 +282,7 @@ def _predict_many(
         yield Prediction(
             path=path,
             tokens=max(tokens for tokens, _, _ in several),
-            complexity=sum(complexity for _, complexity, _ in several) / len(several),
+            complexity=sum(one for _, one, _ in several) / len(several) if routing.complexity else None,
             certified=len(found) == 1 and all(certified for _, _, certified in several),
             error=None,
             spread=sum(unsure) / len(unsure) if unsure else None,
@@ -293,6 +296,8 @@ class _Routing:
     max_drop: float | None
     confidence: float
     mean_tokens: float | None
+    complexity: bool
+    """Whether it is wanted."""
 
 
 def _predicted(
@@ -308,7 +313,7 @@ def _predicted(
         scales = predictor.route(
             predicted, max_drop=routing.max_drop, confidence=routing.confidence, with_question=asked
         )
-    if not asked and predictor.probe_panel:
+    if routing.complexity and not asked and predictor.probe_panel:
         predicted = predictor.predict(*_probed(predictor, found))
     certified = _certified(predictor, routing, asked)
     return int(scales[0]), float(predictor.complexity(predicted).mean()), certified

@@ -113,6 +113,8 @@ def test_without_a_question_complexity_is_that_of_the_probe_panel(
     assert one.spread == pytest.approx(np.mean([each.spread for each in of_each]))
     assert one.complexity != alone.complexity and one.tokens == alone.tokens
     assert m3score.predict_complexity(pictures[0], predictor=probing) == one.complexity
+    bare = next(predict_many(pictures[:1], predictor=probing, max_drop=None, complexity=False))
+    assert (bare.complexity, bare.tokens) == (None, one.tokens)
     assert replace(predictor, data={"probe_panel": "no list"}).probe_panel == ()
 
 
