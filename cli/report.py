@@ -35,7 +35,7 @@ m3score report scores.csv --dataset lmms-lab/DocVQA --split validation"""
 
 @dataclass(frozen=True)
 class Places:
-    """Where pictures lie that are no files; see report_sources.within_reach."""
+    """Where pictures lie that are no files; see picture_sources.within_reach."""
 
     data_sets: Sequence[DataSet] = ()
     columns: Columns | None = None
@@ -220,8 +220,8 @@ def finish(
 def _within_reach(
     page: Report, scores: Any, places: Places, console: Console, *, router: bool
 ) -> Iterator[Callable[[str], str]]:
+    from m3score.picture_sources import within_reach
     from m3score.report_pictures import folder_of_table
-    from m3score.report_sources import within_reach
 
     wanted = page.wanted(router=router)
     how: dict[str, Any] = {"data_sets": places.data_sets, "columns": places.columns, "fetch": places.fetch}

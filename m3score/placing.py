@@ -1,6 +1,6 @@
 """Put chosen images into a folder, as copies or links: none overwritten, none half written, none done twice.
 
-Knows files, and pictures that lie in shards, tables and data sets (by way of report_sources.py). The folders
+Knows files, and pictures that lie in shards, tables and data sets (by way of picture_sources.py). The folders
 below the images' common folder are kept, so that names that occur in several of them stay apart; a shard or
 table counts as a folder. Where a name is taken by another file all the same, a hash of the source's path is
 added to it.
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from m3score.errors import M3ScoreError
 from m3score.found import Columns, FoundImage
 from m3score.images import image_suffixes, printable, suffix_of, system_error
+from m3score.picture_sources import finder, taken_out
 from m3score.remote import is_url
-from m3score.report_sources import finder, taken_out
 
 if TYPE_CHECKING:
     from m3score.data_sets import DataSet
@@ -72,7 +72,7 @@ def place(
         root: where relative paths begin; "" is the working folder.
         base: a folder above all of them, below which folders are kept; by default the deepest one. What goes
             into the folder later keeps its place only with the same one.
-        data_sets, columns, fetch: of pictures that are no files; see report_sources.taken_out.
+        data_sets, columns, fetch: of pictures that are no files; see picture_sources.taken_out.
 
     Raises:
         M3ScoreError: the folder cannot be made.

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from m3score.columns import SCORES, TRACES, printable
 from m3score.errors import M3ScoreError
+from m3score.picture_sources import within_reach
 from m3score.report_answers import Answers, collect, frontier, question_tables, routed
 from m3score.report_pictures import Thumbnail, as_digits, detail_maps, folder_of_table, thumbnails
-from m3score.report_sources import within_reach
 from m3score.report_survey import BINS, Row, Survey, folder_of, survey
 from m3score.streaming import stream_rows
 from m3score.tables import write_whole

@@ -22,10 +22,10 @@ from m3score.cli import rank as rank_command
 from m3score.cli.main import app
 from m3score.columns import SCORES, TRACES
 from m3score.errors import M3ScoreError
+from m3score.picture_sources import finder
 from m3score.report import MOST_PICTURES, gather, render, write_report
 from m3score.report_answers import collect, frontier, question_tables
 from m3score.report_pictures import ALL_BYTES, detail_maps, thumbnails
-from m3score.report_sources import finder
 from m3score.report_survey import FOLDERS, Survey, survey
 from m3score.streaming import stream_rows
 from m3score.tables import read_scores, write_scores, write_traces

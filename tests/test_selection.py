@@ -23,7 +23,7 @@ from m3score.compact import read_compact
 from m3score.placing import How, common_folder, place
 from m3score.selection import choose, how_many
 from m3score.tables import read_scores, write_scores
-from tests.test_report_sources import picture, write_parquet, write_shard
+from tests.test_picture_sources import picture, write_parquet, write_shard
 
 LADDER = (1, 9, 36, 144, 576)
 

@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from m3score import report_sources
+from m3score import picture_sources
 from m3score.cli import rank as rank_command
 from m3score.cli.main import app
 from m3score.errors import M3ScoreError
 from m3score.finding import find_images
 from m3score.images import open_image
+from m3score.picture_sources import within_reach
 from m3score.report import gather, render
 from m3score.report_pictures import Thumbnail
-from m3score.report_sources import within_reach
 from m3score.tables import write_scores
 from tests.fakes import FakeAnswerer
 from tests.test_report import page_data
@@ -151,7 +151,7 @@ def test_urls_are_asked_only_if_that_was_wanted(tmp_path: Path) -> None:
 
 
 def test_copies_are_bounded_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report_sources, "KEPT", 2 * len(picture(0)) + 20)
+    monkeypatch.setattr(picture_sources, "KEPT", 2 * len(picture(0)) + 20)
     write_shard(tmp_path / "s.tar", ["0.png", "1.png", "2.png"])
     with within_reach([f"s.tar/{number}.png" for number in range(3)], tmp_path) as find:
         copy = Path(find("s.tar/0.png"))

@@ -85,7 +85,7 @@ def within_reach(
     """
     here = finder(folder)
     wanted = dict.fromkeys(paths)
-    with tempfile.TemporaryDirectory(prefix="m3score-report-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="m3score-pictures-") as temporary:
         copies = _Copies(Path(temporary))
         for path, found in taken_out(wanted, here, data_sets=data_sets, columns=columns, fetch=fetch):
             copies.keep(path, found)
