@@ -1,0 +1,161 @@
+"""What there is to read in a picture: where text is, and how high its letters are.
+
+A convolutional net of a few thousand weights, trained on drawn print alone (calibration/training/reader.py), the
+same for every model. It looks at the picture's own resolution, up to LONGEST pixels, and once more at a quarter of
+it for large letters. Knows pixels and letters, no models of language and no scores.
+
+Reading takes cells no larger than the letters. `Reading.tokens` is the number of cells, as wide and high as the
+capital letters there, that hold text: (side / height)^2 for a picture that is nothing but text. It follows the
+number of letters, so a sign has few and a page of small print has thousands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional
+
+from m3score.errors import M3ScoreError
+
+LONGEST = 1008
+"""Pixels on the longest side that are looked at: three times the side of a LLaVA's tile."""
+STRIDE = 4
+"""Pixels a side of the cells in which the net answers."""
+SMALLEST, LARGEST = 5.0, 24.0
+"""Heights in pixels of the capital letters that the net is taught to find at one resolution."""
+_COARSER = 4
+_HANDOVER = 20.0
+"""Height in pixels from which letters are left to the coarser look."""
+_SURE = 0.5
+_SCALE = 10.0
+"""Pixels; the net tells the logarithm of the height as a multiple of it."""
+MAP_SIDE = 24
+_ASSET = "assets/reader.safetensors"
+
+
+class ReaderNet(nn.Module):
+    """Luminance -> text or not, and how high the letters are, for cells of 4x4 pixels."""
+
+    def __init__(self, stem: int = 24, width: int = 32) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, stem, 2 * STRIDE, STRIDE, padding=STRIDE // 2)
+        self.spread, self.mix = nn.ModuleList(), nn.ModuleList()
+        for dilation, channels in ((1, stem), (2, width), (4, width)):
+            self.spread.append(
+                nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, groups=channels)
+            )
+            self.mix.append(nn.Conv2d(channels, width, 1))
+        self.head = nn.Conv2d(width, 2, 1)
+
+    def forward(self, luminance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            luminance: (n, 1, height, width) in [0, 1]; sides are multiples of STRIDE.
+
+        Returns:
+            Logits of being text and ln(height of the capitals / 10 px), both (n, height / 4, width / 4).
+        """
+        hidden = functional.relu(self.stem(luminance - 0.5))
+        for spread, mix in zip(self.spread, self.mix, strict=True):
+            hidden = functional.relu(mix(spread(hidden)))
+        out = self.head(hidden)
+        return out[:, 0], out[:, 1]
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What there is to read in one picture."""
+
+    tokens: float
+    """Cells of the letters' own height that hold text: 0 where there is nothing to read."""
+    letter_height: float | None
+    """Height of the capitals, were the picture's longest side 336 pixels: the median over those cells. None
+    without text."""
+    cells: np.ndarray
+    """float32 (24, 24): the cells' number by place, on the square that the picture is padded to."""
+
+
+@cache
+def bundled_reader() -> ReaderNet:
+    """The net that ships with the package. Raises M3ScoreError where its file is missing."""
+    path = Path(str(resources.files("m3score"))) / _ASSET
+    if not path.is_file():
+        raise M3ScoreError("The bundled reader is missing from this installation: install m3score anew.")
+    net = ReaderNet()
+    net.load_state_dict(load_file(path))
+    return net.eval().to(memory_format=torch.channels_last)
+
+
+def luminance(image: Image.Image, longest: int = LONGEST) -> np.ndarray:
+    """What the reader looks at: uint8 (height, width), at most `longest` a side, never enlarged."""
+    largest = max(image.size)
+    grey = image.convert("L")
+    if largest > longest:
+        size = (max(1, round(side * longest / largest)) for side in image.size)
+        grey = grey.resize(tuple(size), Image.Resampling.BOX, reducing_gap=2.0)
+    return np.asarray(grey)
+
+
+@torch.inference_mode()
+def read(images: Sequence[Image.Image | np.ndarray], net: ReaderNet | None = None) -> list[Reading]:
+    """What there is to read in each picture.
+
+    Args:
+        images: RGB pictures, or what `luminance` made of them.
+        net: by default the one that ships with the package.
+    """
+    net = net or bundled_reader()
+    return [_read(net, image if isinstance(image, np.ndarray) else luminance(image)) for image in images]
+
+
+def _read(net: ReaderNet, grey: np.ndarray) -> Reading:
+    height, width = grey.shape
+    pixels = torch.from_numpy(grey.astype(np.float32) / 255)[None, None]
+    # Continued, not cut: the last rows and columns may hold text, and a black rim would look like a stroke.
+    step = STRIDE * _COARSER
+    pixels = functional.pad(pixels, (0, -width % step, 0, -height % step), mode="replicate")
+    fine = _letters(net, pixels, 1)
+    coarse = _letters(net, functional.avg_pool2d(pixels, _COARSER), _COARSER)
+    rows, columns, count, heights = (np.concatenate(pair) for pair in zip(fine, coarse, strict=True))
+    side = max(height, width)
+    cells = np.zeros((MAP_SIDE, MAP_SIDE), np.float32)
+    y, x = (rows + (side - height) / 2, columns + (side - width) / 2)
+    place = tuple(np.clip(v * MAP_SIDE / side, 0, MAP_SIDE - 1).astype(int) for v in (y, x))
+    np.add.at(cells, place, count)
+    common = _weighted_median(heights, count) * 336 / side if len(count) else None
+    return Reading(float(count.sum()), common, cells)
+
+
+def _letters(net: ReaderNet, pixels: torch.Tensor, scale: int) -> tuple[np.ndarray, ...]:
+    """Row, column, number of letters' cells and letters' height of every place that shows text.
+
+    In pixels of the finest look, of which this one's are `scale` a side.
+    """
+    logits, ln_height = net(pixels.contiguous(memory_format=torch.channels_last))
+    sure = logits[0] > np.log(_SURE / (1 - _SURE))
+    tall = ln_height[0] >= np.log(_HANDOVER / _SCALE / scale)
+    rows, columns = torch.nonzero(sure & (tall == (scale > 1)), as_tuple=True)
+    heights = ln_height[0, rows, columns].exp().clamp(SMALLEST / _SCALE / 1.5, 2 * LARGEST / _SCALE) * _SCALE
+    count = (STRIDE / heights) ** 2
+    middle = STRIDE * scale
+    return (
+        (rows.numpy() + 0.5) * middle,
+        (columns.numpy() + 0.5) * middle,
+        count.numpy(),
+        heights.numpy() * scale,
+    )
+
+
+def _weighted_median(values: np.ndarray, weights: np.ndarray) -> float:
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order][np.searchsorted(total, total[-1] / 2)])
