@@ -18,6 +18,7 @@ from m3score.columns import absent
 from m3score.errors import M3ScoreError
 from m3score.grading import consistent, default_metric, grade
 from m3score.questions import Question, check_question
+from m3score.references import read_texts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +75,7 @@ def as_question(question: str | Question, answers: Answers = None, metric: str |
     """A Question of a text or a Question; `answers` and `metric`, where given, take the place of its own."""
     asked = Question(question) if isinstance(question, str) else question
     if answers is not None:
-        asked = replace(asked, answers=(answers,) if isinstance(answers, str) else tuple(answers))
+        asked = replace(asked, answers=read_texts(answers))
     return replace(asked, metric=metric) if metric else asked
 
 
