@@ -89,7 +89,7 @@ def plain_text(value: Any) -> str | None:
         return str(value)
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not math.isfinite(value):
         return None
-    whole = value == int(value) and (abs(value) <= _EXACT or not isinstance(value, float))
+    whole = value == int(value) and not (isinstance(value, float) and abs(value) > _EXACT)
     return str(int(value)) if whole else str(value)
 
 

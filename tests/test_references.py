@@ -127,7 +127,8 @@ def test_questions_files_and_own_benchmarks(tmp_path: Path) -> None:
 
 
 def test_python() -> None:
-    scored = score(grey(0), model=FakeAnswerer(), questions="?", answers=[{"answer": "1 is needed"}])
+    votes: list[Any] = [{"answer": "1 is needed"}]
+    scored = score(grey(0), model=FakeAnswerer(), questions="?", answers=votes)
     assert scored.required_tokens == 1 and scored.questions[0].judged_by == "correct"
     with pytest.raises(M3ScoreError, match="'answers' has to hold"):
         score(grey(0), model=FakeAnswerer(), questions="?", answers=[True])  # type: ignore[list-item]
