@@ -32,6 +32,8 @@ class Task:
     title: str
     metric: str
     """A name in grading.METRICS."""
+    variant_of: str = ""
+    """A task of which this one is a variant: what is not said here is as there, and so is the data."""
     hub: str = ""
     """Id of the data set on the Hugging Face hub; empty where it has to be fetched by hand from `origin`."""
     hub_before: str = ""
@@ -64,6 +66,8 @@ class Task:
     """Of the column `question`, first letter upper and the rest lower case, as lmms-eval does."""
     options: str | tuple[str, ...] | None = None
     """Column of the list of options, or one column for each."""
+    options_lead: str = ""
+    """Written between the question and the list of its options."""
     suffix: str = ""
     open_suffix: str | None = None
     """Suffix and metric of the questions without options, where a data set has both kinds."""
@@ -111,7 +115,7 @@ class LeftOut(Exception):
 def tasks() -> dict[str, Task]:
     """Every declared benchmark by name."""
     held = tomllib.loads(files("m3score.calibration").joinpath("tasks.toml").read_text("utf-8"))
-    return {name: _task(name, entry) for name, entry in held.items()}
+    return {name: _task(name, held.get(entry.get("variant_of"), {}) | entry) for name, entry in held.items()}
 
 
 def _task(name: str, entry: Mapping[str, Any]) -> Task:
@@ -157,7 +161,8 @@ def asked_of(task: Task, row: Mapping[str, Any]) -> Asked:
     references = _references(task, row, options)
     if task.unanswerable == "leave out" and _is_unanswerable(references):
         raise LeftOut("unanswerable")
-    text = f"{_lead(task, row)}{_text(task, row)}{listed(options)}{suffix}"
+    between = task.options_lead if options else ""
+    text = f"{_lead(task, row)}{_text(task, row)}{between}{listed(options)}{suffix}"
     if task.more_images:  # there is one image: where it is named again, its name stays
         text = text.replace("<image 1>", "<image>", 1)
     question = Question(text, references, options, metric)

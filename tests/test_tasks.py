@@ -129,7 +129,7 @@ def test_a_saved_data_set_is_asked_as_declared(name: str, tmp_path: Path) -> Non
 
 
 def test_every_task_is_declared_whole() -> None:
-    assert len(tasks()) == 19
+    assert len(tasks()) == 20
     for task in tasks().values():
         assert task.metric in METRICS and (task.open_metric or task.metric) in METRICS
         assert bool(task.hub and task.split) != bool(task.file and task.origin and task.path)
@@ -383,6 +383,23 @@ def test_a_gap_among_options_is_left_out(tmp_path: Path) -> None:
 def test_a_position_beyond_the_options_is_an_error(answer: str) -> None:
     with pytest.raises(M3ScoreError, match="is no position among 2 options"):
         asked_of(find_task("ai2d"), {"question": "?", "options": OPTIONS, "answer": answer})
+
+
+def test_mmbench_has_two_prompts(tmp_path: Path) -> None:
+    rows, _ = CASES["mmbench"]
+    data_set("mmbench", rows).save_to_disk(str(tmp_path / "mmbench"))  # the data is the same
+    source = load_task(find_task("mmbench-lmms"), tmp_path)
+    assert asked(source) == [
+        (f"Look. Which? There are several options:{LISTED}\n{LETTER}", ("A",), 2),
+        (f"Which? There are several options:\nA. ant\nB. bee\n{LETTER}", ("B",), 2),
+    ]
+    assert [entry.name for entry in source.entries] == ["mmbench-lmms/0", "mmbench-lmms/1"]
+    assert {entry.asked[0].unit for entry in source.entries} == {"5"}
+
+
+@pytest.mark.parametrize("name", ["seed", "temporalbench", "vinoground"])
+def test_tasks_that_go_by_the_first_character(name: str) -> None:
+    assert find_task(name).metric == "first_letter"
 
 
 def test_mmmu_may_name_its_image_twice() -> None:
