@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, overload
 from m3score.answers import LadderAnswerer
 from m3score.columns import SCORES, conform
 from m3score.errors import M3ScoreError
+from m3score.formats import unguard_cell
 from m3score.grading import find_metric, grade
 from m3score.images import ImageSource, open_image
 from m3score.questions import Question
+from m3score.references import plain_text
 from m3score.rules import RULES, choose, complexity_of, effective_tokens_of, is_monotone, required_tokens
 from m3score.traces import (
     PROBE_PANEL,
@@ -335,7 +337,8 @@ def rescore(
     """Score a trace table again under other rules, without a model.
 
     Args:
-        traces: a trace table (tables.read_traces). Rows with an `error` are images that could not be traced.
+        traces: a trace table (tables.read_traces; see traces.rows_of for what else is understood). Rows with
+            an `error` are images that could not be traced.
         rule, sufficiency, metric: as in score_trace.
 
     Returns:
@@ -343,7 +346,8 @@ def rescore(
         cannot be scored, such as one with an incomplete trace, has `error` filled in.
 
     Raises:
-        M3ScoreError: a missing column, rows of several models, or an unknown rule, sufficiency or metric.
+        M3ScoreError: a missing column, a value of the wrong kind, rows of several models, or an unknown rule,
+            sufficiency or metric.
     """
     _check_names(rule, sufficiency, metric)
     rows, errors = rows_of(traces)
@@ -356,7 +360,8 @@ def rescore(
     for name, traced in images.items():
         if name not in gaps:
             table[name] = _rescored(traced, rule, sufficiency, metric)
-    order = dict.fromkeys(str(name) for name in traces["image"])
+    written = (plain_text(name) or "" for name in traces["image"])
+    order = dict.fromkeys(name if name in table else unguard_cell(name) for name in written)
     return conform([{"path": name, **table[name]} for name in order if name in table], SCORES)
 
 

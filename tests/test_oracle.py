@@ -21,6 +21,7 @@ from m3score.errors import M3ScoreError
 from m3score.oracle import Question, rescore, score, score_trace, trace
 from m3score.rules import RULES, complexity_of, effective_tokens_of, is_monotone, required_tokens
 from m3score.summary import UNSOLVED, mean_tokens, summarise
+from m3score.tables import read_traces, write_traces
 
 LADDER = (1, 9, 36, 144, 576)
 LADDERS = st.lists(st.integers(1, 3000), min_size=1, max_size=7, unique=True).map(lambda t: tuple(sorted(t)))
@@ -297,6 +298,40 @@ def test_rescore_judges_anew() -> None:
     assert list(rescore(frame, metric="relaxed_accuracy")["required_tokens"]) == [1]
     minimal = frame[["image", "question", "tokens", "answer", "agreement", "consistent"]]
     assert list(rescore(minimal)["required_tokens"]) == [36]
+
+
+def test_rescore_understands_what_pandas_reads_of_a_csv_file(tmp_path: Path) -> None:
+    """Not letter by letter, and not "False" as true; names and answers without the guard of spreadsheets."""
+    names = ["=a.png", "b.png", "12"]
+    said = [("-5", 0.5), ("4", 0.5), ("-5", 1.0)]
+    model = Scripted(lambda _, t: said[(9, 36, 576).index(t)], (9, 36, 576))
+    rows = trace(model, [IMAGE] * 3, [["q"]] * 3, [["-5"], ["red"], [["4", "4.0"]]], ids=names)
+    table = [*(row.to_dict() for row in rows), {"image": "c.png", "error": "truncated"}]
+    write_traces(table, tmp_path / "t.csv")
+    read = pd.read_csv(tmp_path / "t.csv")
+    assert isinstance(read["references"][0], str) and read["image"][0] == "'=a.png"
+    for metric in (None, "exact_match", "relaxed_accuracy"):
+        for rule in ("stays", "first"):
+            expected = rescore(read_traces(tmp_path / "t.csv"), rule, metric=metric)
+            assert rescore(read, rule, metric=metric).equals(expected)
+    assert list(rescore(read, "first")["path"]) == [*names, "c.png"]
+    assert list(rescore(read, "first")["required_tokens"][[0, 2]]) == [9, 36]
+    assert rescore(read.astype(object).astype({"correct": str}), "first").equals(rescore(read, "first"))
+    write_traces(table, tmp_path / "t.parquet")
+    assert rescore(pd.read_parquet(tmp_path / "t.parquet")).equals(rescore(read))
+
+
+def test_rescore_refuses_what_it_cannot_understand(tmp_path: Path) -> None:
+    rows = trace(Scripted(lambda _, t: ("None", 1.0)), [IMAGE], [["q"]], [["None"]], ids=["a.png"])
+    table = [row.to_dict() for row in rows]
+    with pytest.raises(M3ScoreError, match=r"a\.png: references need a list of texts.* not 'None'"):
+        rescore(pd.DataFrame([{**row, "references": "None"} for row in table]))
+    with pytest.raises(M3ScoreError, match=r"a\.png: a value .*\(needs true or false, not 'maybe'\)"):
+        rescore(pd.DataFrame([{**row, "consistent": "maybe"} for row in table]))
+    write_traces(table, tmp_path / "t.csv")
+    with pytest.raises(M3ScoreError, match=r"a\.png: an answer is missing; .*read_traces"):
+        rescore(pd.read_csv(tmp_path / "t.csv"))  # "None" is a missing value to pandas
+    assert rescore(read_traces(tmp_path / "t.csv"))["required_tokens"].tolist() == [1]
 
 
 def test_rescore_says_what_is_wrong() -> None:
