@@ -70,6 +70,8 @@ class QuestionComplexity:
     metric_scores: tuple[float, ...] | None
     """The metric's score at each scale; None without a ground truth."""
     answers: tuple[str, ...]
+    cut: bool = False
+    """Whether an answer was cut at max_new_tokens, at any scale: more might have been said."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
@@ -115,7 +117,9 @@ class Complexity:
             for name in ("complexity", "effective_tokens", "required_tokens", "solved", "monotone")
         }
         row |= {f"agreement_{tokens}": v for tokens, v in zip(self.ladder, self.agreement, strict=True)}
-        return row | {"questions": len(self.questions), "width": self.width, "height": self.height}
+        cut = sum(question.cut for question in self.questions)
+        counts = {"questions": len(self.questions), "cut_questions": cut}
+        return row | counts | {"width": self.width, "height": self.height}
 
 
 def score_trace(
@@ -217,6 +221,7 @@ def _score_question(
         agreement=agreement,
         metric_scores=scores if len(scores) == len(rows) else None,
         answers=tuple(row.answer for row in rows),
+        cut=any(row.cut for row in rows),
     )
 
 

@@ -62,6 +62,9 @@ class TraceRow:
     metric_score: float | None
     correct: bool | None
     answer_logprob: float
+    cut: bool
+    """Whether the answer reached the most tokens it may have without coming to an end: it is judged, and is
+    consistent, as far as it goes."""
     references: tuple[str, ...]
     options: tuple[str, ...]
     model: str
@@ -182,6 +185,7 @@ def _trace_rows(
                 metric_score=verdict.score if verdict else None,
                 correct=verdict.correct if verdict else None,
                 answer_logprob=scale.logprob,
+                cut=scale.cut,
                 references=known,
                 options=asked.options,
                 model=model,
@@ -293,6 +297,7 @@ def _row_of(values: dict[str, Any]) -> TraceRow:
         metric_score=held("metric_score", None),
         correct=held("correct", None),
         answer_logprob=held("answer_logprob", math.nan),
+        cut=held("cut", False),
         references=tuple(held("references", ())),
         options=tuple(held("options", ())),
         model=held("model", ""),

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -348,6 +349,31 @@ def test_rescore_says_what_is_wrong() -> None:
         score_trace(
             [*trace(knows_from(9), [IMAGE], [["q"]])[:-1], *trace(knows_from(9), [IMAGE], [["q"]], ids=["1"])]
         )
+
+
+# ---- answers that were cut ----------------------------------------------------------------------------
+
+
+class Cut(Scripted):
+    """Every answer at 9 tokens is cut."""
+
+    def _scale(self, question: str, tokens: int) -> ScaleAnswer:
+        return replace(super()._scale(question, tokens), cut=tokens == 9 and question != "short")
+
+
+def test_answers_that_were_cut_are_marked_and_counted(tmp_path: Path) -> None:
+    model = Cut(lambda _, t: ("a long answ", 1.0))
+    rows = trace(model, [IMAGE, IMAGE], [["q", "short"], ["short"]], ids=["a", "b"])
+    assert [row.tokens for row in rows if row.cut] == [9]
+    scored = score_trace(rows)
+    assert [one.to_row()["cut_questions"] for one in scored.values()] == [1, 0]
+    assert [question.cut for question in scored["a"].questions] == [True, False]
+    assert summarise(scored.values()).cut == 1
+    for name in ("t.csv", "t.jsonl", "t.parquet"):
+        write_traces(rows, tmp_path / name)
+        assert list(rescore(read_traces(tmp_path / name))["cut_questions"]) == [1, 0]
+    older = pd.DataFrame([row.to_dict() for row in rows]).drop(columns="cut")
+    assert list(rescore(older)["cut_questions"]) == [0, 0]
 
 
 # ---- summaries ----------------------------------------------------------------------------------------
