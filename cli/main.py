@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from m3score.cli.console import USAGE, say_error
-from m3score.errors import M3ScoreError
+from m3score.common.errors import M3ScoreError
 
 COMMANDS = {
     "rank": "Rank images by how many visual tokens the model needs, most complex first",
@@ -70,7 +70,7 @@ class _Group(TyperGroup):
 
 def load_command(name: str) -> Any:
     """The click command of this name, one of COMMANDS."""
-    module = import_module(f"m3score.cli.{name.replace('-', '_')}")
+    module = import_module(f"m3score.cli.commands.{name.replace('-', '_')}")
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
     alone.command(name, epilog=module.EPILOG)(getattr(module, name.replace("-", "_")))
     return get_command(alone)

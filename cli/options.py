@@ -202,7 +202,8 @@ AlitModel = Annotated[
     typer.Option(
         "--alit-model",
         metavar="FOLDER",
-        help="A tokenizer that python -m m3score.calibration.alit wrote. \\[default: a small bundled one]",
+        help="A tokenizer that python -m m3score.calibration.training.alit wrote. "
+        "\\[default: a small bundled one]",
         rich_help_panel=SCORERS,
     ),
 ]

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from m3score.errors import M3ScoreError
+from m3score.common.errors import M3ScoreError
 
 if TYPE_CHECKING:
-    from m3score.finding import Columns, FoundImage, Source
+    from m3score.data.discover import Columns, FoundImage, Source
 
 
 class Search:
@@ -25,7 +25,7 @@ class Search:
     def begin(self) -> Iterator[FoundImage]:
         """The inputs; M3ScoreError, before a model is loaded for nothing, if there are none."""
         from m3score.cli.summary import suffix_of
-        from m3score.finding import exists_somewhere, find_images
+        from m3score.data.discover import exists_somewhere, find_images
 
         names = ", ".join(str(getattr(path, "name", path)) for path in self.paths)
         if not exists_somewhere(self.paths):
@@ -42,15 +42,15 @@ class Search:
         return islice(chain([first], found), self.limit)
 
     def _hint(self) -> str:
-        from m3score.rows import is_table
-        from m3score.shards import is_shard
+        from m3score.data.sources.parquet import is_table
+        from m3score.data.sources.webdataset import is_shard
 
         inside = next((s for s in self.skipped if is_shard(f"x{s}") or is_table(f"x{s}")), None)
         return f' Shards and tables have to be named, as in "FOLDER/*{inside}".' if inside else ""
 
     def count(self) -> int | None:
         """How many inputs there are; None if there is no telling before the end."""
-        from m3score.finding import count_images
+        from m3score.data.discover import count_images
 
         return count_images(self.paths, self.limit)
 
@@ -74,7 +74,7 @@ def search_for(
 
     The others are the options of the same names. M3ScoreError if they make no sense together.
     """
-    from m3score.finding import Columns
+    from m3score.data.discover import Columns
 
     columns = Columns(image, "" if asked and question is None else question, answers)
     if dataset is None:
@@ -83,7 +83,7 @@ def search_for(
         if not paths:
             raise M3ScoreError("give PATHS, or --dataset NAME.")
         return Search(paths, limit, columns)
-    from m3score.data_sets import DataSet
+    from m3score.data.sources.hf_datasets import DataSet
 
     rows = DataSet(dataset, split, columns, streaming=streaming)
     rows.check()

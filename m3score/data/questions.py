@@ -1,0 +1,238 @@
+"""Questions about images: what is asked, how the answer is judged, and the file that holds many of them."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from m3score.common.errors import M3ScoreError
+from m3score.common.files import open_regular
+from m3score.data.metrics import find_metric, grade
+
+logger = logging.getLogger(__name__)
+
+MAX_CHARACTERS = 20_000
+"""Of a question, an answer or an option: more than any of the models can take in."""
+
+MAX_FILE_BYTES = 2**29
+"""Of a questions file, which is read as a whole: some two million questions."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about an image and, where it is known, how its answer is to be judged."""
+
+    question: str
+    """Asked word for word: a multiple-choice question has to list its options itself."""
+    answers: tuple[str, ...] = ()
+    """Reference answers (for vqa_accuracy one per annotator); empty = no ground truth."""
+    options: tuple[str, ...] = ()
+    """The texts of options A, B, C ...: used for judging only."""
+    metric: str | None = None
+    """A name in grading.METRICS; None = grading.default_metric()."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields."""
+        return {**asdict(self), "answers": list(self.answers), "options": list(self.options)}
+
+
+def check_question(question: Question) -> None:
+    """M3ScoreError if it is no text to ask, its metric is unknown, or that cannot use the references."""
+    _check_text(question.question, "a question")
+    for text in (*question.answers, *question.options):
+        _check_text(text, "an answer or option")
+    if question.metric is not None:
+        find_metric(question.metric)
+    if question.answers:
+        grade(question.metric, "", question.answers, question.options)
+
+
+def _check_text(text: str, what: str) -> None:
+    if len(text) > MAX_CHARACTERS:
+        raise M3ScoreError(f"{what} of {len(text):,} characters; at most {MAX_CHARACTERS:,} are allowed.")
+    if "\0" in text:
+        raise M3ScoreError(f"{what} with a NUL character.")
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # JSON can hold halves of characters
+        raise M3ScoreError(f"{what} that is not valid Unicode.") from None
+
+
+_COLUMNS = ("image", "question", "answers", "options", "metric")
+
+
+def read_questions(path: str | os.PathLike[str]) -> dict[str, list[Question]]:
+    """Read a questions file: the questions of each image, both in the order of the file.
+
+    A csv file has the columns `image` and `question` and may have `answers`, `options` and `metric`; a jsonl
+    file has objects with these keys. Answers and options are a JSON list, or one text, in which csv takes "|"
+    as a separator. Other columns are ignored, unless they look like a misspelling. A row that repeats an
+    earlier one is left out with a warning; one that repeats only its image and question adds its answers,
+    with a warning at the first: tables with a row per annotator look like this, and so do mistakes.
+
+    Raises:
+        M3ScoreError: names the file and line, and what is allowed there.
+    """
+    source = Path(path)
+    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".ndjson": _jsonl_rows}
+    if source.suffix.lower() not in readers:
+        raise M3ScoreError(
+            f"{source}: unknown suffix {source.suffix!r} of questions; allowed: {', '.join(readers)}."
+        )
+    text = _text_of(source)
+    found: dict[str, dict[str, Question]] = {}
+    added = 0
+    for line, row in readers[source.suffix.lower()](text, str(source)):
+        try:
+            if _add(found, row.get("image"), question_of(row), line, source):
+                added += 1
+                if added == 1:
+                    logger.warning(
+                        "%s, line %d asks again what was asked about this image, with other answers: all of "
+                        "them are taken as right",
+                        source,
+                        line,
+                    )
+        except M3ScoreError as error:
+            raise M3ScoreError(f"{source}, line {line}: {error}") from None
+    if added > 1:
+        logger.warning("%s: so do %d more lines", source, added - 1)
+    return {image: list(questions.values()) for image, questions in found.items()}
+
+
+def _text_of(source: Path) -> str:
+    try:
+        with open_regular(source, MAX_FILE_BYTES) as file:
+            content = file.read()
+    except M3ScoreError as error:
+        raise M3ScoreError(f"{str(error).replace('an image file', 'a questions file')}.") from None
+    except OSError as error:
+        raise M3ScoreError(f"{source}: cannot read ({error.strerror or error}).") from error
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise M3ScoreError(f"{source}, line {line}: not UTF-8 text (byte {error.start}).") from None
+
+
+def _add(found: dict[str, dict[str, Question]], image: Any, new: Question, line: int, source: Path) -> bool:
+    """Whether the row added answers to an earlier one."""
+    if not isinstance(image, str) or not image:
+        raise M3ScoreError("no image given.")
+    _check_text(image, "an image's name")
+    old = found.setdefault(image, {}).setdefault(new.question, new)
+    if old is new:
+        return False
+    if old == new:
+        logger.warning("%s, line %d repeats an earlier row and is left out", source, line)
+    elif (old.options, old.metric) != (new.options, new.metric):
+        raise M3ScoreError(
+            "repeats an earlier question about this image with other options or another metric."
+        )
+    else:
+        found[image][new.question] = replace(old, answers=old.answers + new.answers)
+        return True
+    return False
+
+
+def question_of(row: dict[str, Any]) -> Question:
+    """The question in a row of a questions file; M3ScoreError if there is none, or it makes no sense."""
+    text, metric = row.get("question"), row.get("metric")
+    if not isinstance(text, str) or not text.strip():
+        raise M3ScoreError("no question given.")
+    asked = Question(text, _texts(row, "answers"), _texts(row, "options"), str(metric) if metric else None)
+    check_question(asked)
+    return asked
+
+
+def _texts(row: dict[str, Any], column: str) -> tuple[str, ...]:
+    value = row.get(column)
+    if value is None or value == "":
+        return ()
+    values = value if isinstance(value, list) else [value]
+    if any(isinstance(item, bool) or not isinstance(item, str | int | float) for item in values):
+        raise M3ScoreError(f"{column!r} has to be a text or a list of texts, not {str(value)[:100]!r}.")
+    return tuple(str(item) for item in values)
+
+
+def _check_columns(columns: list[str], where: str) -> None:
+    for column in columns:
+        meant = difflib.get_close_matches(column.lower().strip(), _COLUMNS, n=1, cutoff=0.8)
+        if column not in _COLUMNS and meant:
+            raise M3ScoreError(f"{where}: unknown column {column[:100]!r}, did you mean {meant[0]!r}?")
+    if len(set(columns)) < len(columns):
+        raise M3ScoreError(f"{where}: a column appears twice.")
+    missing = [column for column in ("image", "question") if column not in columns]
+    if missing:
+        raise M3ScoreError(
+            f"{where}: missing column {', '.join(missing)}; needed are image and question, "
+            f"allowed are {', '.join(_COLUMNS)}."
+        )
+
+
+def _csv_rows(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        _check_columns(header, f"{name}, line 1")
+        for cells in filter(None, reader):
+            if len(cells) != len(header):
+                where = f"{name}, line {reader.line_num}"
+                raise M3ScoreError(f"{where}: {len(cells)} cells under {len(header)} columns.")
+            row: dict[str, Any] = dict(zip(header, cells, strict=True))
+            for column in ("answers", "options"):
+                row[column] = _split(row.get(column, ""), column, f"{name}, line {reader.line_num}")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise M3ScoreError(f"{name}, line {reader.line_num}: {error}.") from None
+
+
+def _split(cell: str, column: str, where: str) -> Any:
+    if not cell.startswith("["):
+        return [part.strip() for part in cell.split("|")] if cell else None
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError) as error:
+        raise M3ScoreError(f"{where}: {column!r} begins like a JSON list but is none ({error}).") from None
+
+
+def _jsonl_rows(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, row in json_lines(text, name, unique=True):
+        _check_columns(list(row), f"{name}, line {number}")
+        yield number, row
+
+
+def json_lines(text: str, name: str, *, unique: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The JSON objects of a jsonl file with their line numbers; M3ScoreError, with the line, for all else.
+
+    A key that an object has twice is an error too, if it has to be `unique`; else the last one counts.
+    """
+    decode = json.JSONDecoder(object_pairs_hook=_unique if unique else None).decode
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = decode(line)
+        except M3ScoreError as error:
+            raise M3ScoreError(f"{name}, line {number}: {error}.") from None
+        except (ValueError, RecursionError) as error:  # brackets in thousands; numbers of thousands of digits
+            raise M3ScoreError(f"{name}, line {number}: not JSON ({error}).") from None
+        if not isinstance(row, dict):
+            raise M3ScoreError(f"{name}, line {number}: every line has to be a JSON object.")
+        yield number, row
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
+        raise M3ScoreError(f"the key {twice[:100]!r} appears twice")
+    return row
