@@ -18,6 +18,7 @@ from m3score.calibration.predictor import frontier
 from m3score.calibration.predictor.judge import FORMS, Verdict, judge
 from m3score.calibration.predictor.labels import SHARES, SPLITS, Labels, spearman
 from m3score.common.errors import M3ScoreError
+from m3score.data.questions import PROBE_PANEL
 from m3score.regressor import UNSOLVED, ScaleRegressor
 from m3score.routing.certify import margins as all_margins
 from m3score.routing.certify import route_levels
@@ -26,7 +27,6 @@ from m3score.routing.features.image import QUESTION_FEATURES
 from m3score.routing.gains import Gains, over_coarsest, shrunk, steps_of
 from m3score.routing.predictor import CalibrationRecord, Predictor, clip_predictions
 from m3score.routing.prices import Chances
-from m3score.scoring.traces import PROBE_PANEL
 
 CANDIDATES: dict[str, dict[str, Any]] = {
     "ridge": {"kind": "linear", "alpha": 10.0},

@@ -19,12 +19,11 @@ from m3score.calibration.drawings.varied import Varied, vary
 from m3score.common.errors import M3ScoreError
 from m3score.data.discover import Columns, FoundImage, count_images, exists_somewhere, find_images
 from m3score.data.loader import Opened, QuestionBook, open_item
-from m3score.data.questions import Question, read_questions
+from m3score.data.questions import Question, default_questions, read_questions
 from m3score.data.sources.hf_datasets import DataSet, is_saved
 from m3score.data.sources.remote import is_url
 from m3score.images.decode import ImageSource, open_image
 from m3score.images.sandbox import open_visual
-from m3score.scoring.traces import default_questions
 
 DRAWN = "drawn"
 VARIED = "varied"

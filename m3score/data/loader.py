@@ -16,9 +16,8 @@ from typing import Any, Protocol, TypeVar
 from m3score.common.errors import M3ScoreError, one_line
 from m3score.common.profiling import stage
 from m3score.data.item import FoundImage
-from m3score.data.questions import Question
+from m3score.data.questions import Question, as_question, default_questions
 from m3score.images.decode import open_image
-from m3score.scoring.traces import as_question, default_questions
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from m3score.common.errors import M3ScoreError
 from m3score.common.files import open_regular
 from m3score.data.metrics import find_metric, grade
+from m3score.tables.json_lines import json_lines
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,20 @@ MAX_CHARACTERS = 20_000
 
 MAX_FILE_BYTES = 2**29
 """Of a questions file, which is read as a whole: some two million questions."""
+
+
+PROBE_PANEL: tuple[str, ...] = (
+    "Which bar is the highest?",
+    "What color is at the middle?",
+)
+"""What an image is asked when no question is given.
+
+Of seventeen candidates those whose complexity, as m3-tiny sees it, rises most with human ratings and known
+content (calibration/predictor/panel.py; the figures, and how little they separate, are in its card).
+"""
+
+Answers = str | Sequence[str] | None
+"""One question's references: one, several, or none."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,19 @@ class Question:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
         return {**asdict(self), "answers": list(self.answers), "options": list(self.options)}
+
+
+def default_questions() -> tuple[Question, ...]:
+    """The probe panel: what an image is asked when no question is given. No ground truth."""
+    return tuple(Question(text) for text in PROBE_PANEL)
+
+
+def as_question(question: str | Question, answers: Answers = None, metric: str | None = None) -> Question:
+    """A Question of a text or a Question; `answers` and `metric`, where given, take the place of its own."""
+    asked = Question(question) if isinstance(question, str) else question
+    if answers is not None:
+        asked = replace(asked, answers=(answers,) if isinstance(answers, str) else tuple(answers))
+    return replace(asked, metric=metric) if metric else asked
 
 
 def check_question(question: Question) -> None:
@@ -208,31 +236,3 @@ def _jsonl_rows(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, row in json_lines(text, name, unique=True):
         _check_columns(list(row), f"{name}, line {number}")
         yield number, row
-
-
-def json_lines(text: str, name: str, *, unique: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The JSON objects of a jsonl file with their line numbers; M3ScoreError, with the line, for all else.
-
-    A key that an object has twice is an error too, if it has to be `unique`; else the last one counts.
-    """
-    decode = json.JSONDecoder(object_pairs_hook=_unique if unique else None).decode
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = decode(line)
-        except M3ScoreError as error:
-            raise M3ScoreError(f"{name}, line {number}: {error}.") from None
-        except (ValueError, RecursionError) as error:  # brackets in thousands; numbers of thousands of digits
-            raise M3ScoreError(f"{name}, line {number}: not JSON ({error}).") from None
-        if not isinstance(row, dict):
-            raise M3ScoreError(f"{name}, line {number}: every line has to be a JSON object.")
-        yield number, row
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
-        raise M3ScoreError(f"the key {twice[:100]!r} appears twice")
-    return row

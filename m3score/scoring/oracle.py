@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from m3score.common.errors import M3ScoreError
 from m3score.data.metrics import find_metric, grade
-from m3score.data.questions import Question
+from m3score.data.questions import PROBE_PANEL, Answers, Question, default_questions
 from m3score.images.decode import ImageSource, open_image
 from m3score.models.base import LadderAnswerer
 from m3score.scoring.rules import (
@@ -24,10 +24,7 @@ from m3score.scoring.rules import (
     required_tokens,
 )
 from m3score.scoring.traces import (
-    PROBE_PANEL,
-    Answers,
     TraceRow,
-    default_questions,
     incomplete,
     rows_of,
     single_model,

@@ -8,37 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from m3score.common.errors import M3ScoreError
 from m3score.data.metrics import consistent, default_metric, grade
-from m3score.data.questions import Question, check_question
+from m3score.data.questions import Answers, Question, as_question, check_question
 from m3score.models.base import LadderAnswerer, ScaleAnswer
 from m3score.tables.schema import absent
 
 if TYPE_CHECKING:
     import pandas as pd
-
-PROBE_PANEL: tuple[str, ...] = (
-    "Which bar is the highest?",
-    "What color is at the middle?",
-)
-"""What an image is asked when no question is given.
-
-Of seventeen candidates those whose complexity, as m3-tiny sees it, rises most with human ratings and known
-content (calibration/predictor/panel.py; the figures, and how little they separate, are in its card).
-"""
-
-Answers = str | Sequence[str] | None
-"""One question's references: one, several, or none."""
-
-
-def default_questions() -> tuple[Question, ...]:
-    """The probe panel: what an image is asked when no question is given. No ground truth."""
-    return tuple(Question(text) for text in PROBE_PANEL)
 
 
 @dataclass(frozen=True)
@@ -68,14 +50,6 @@ class TraceRow:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
         return {**self.__dict__, "references": list(self.references), "options": list(self.options)}
-
-
-def as_question(question: str | Question, answers: Answers = None, metric: str | None = None) -> Question:
-    """A Question of a text or a Question; `answers` and `metric`, where given, take the place of its own."""
-    asked = Question(question) if isinstance(question, str) else question
-    if answers is not None:
-        asked = replace(asked, answers=(answers,) if isinstance(answers, str) else tuple(answers))
-    return replace(asked, metric=metric) if metric else asked
 
 
 def trace(

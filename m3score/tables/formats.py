@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from m3score.common.errors import M3ScoreError
-from m3score.data.questions import json_lines
+from m3score.tables.json_lines import json_lines
 from m3score.tables.schema import TableKind, absent, cast, printable
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from m3score.common.errors import M3ScoreError
-from m3score.data.questions import Question, read_questions
 from m3score.tables.formats import FORMATS, Parquet, TableFormat, format_for
 from m3score.tables.schema import (
     SCORE_COLUMNS,
@@ -39,11 +38,9 @@ __all__ = [
     "SCORE_COLUMNS",
     "TRACES",
     "TRACE_COLUMNS",
-    "Question",
     "conform",
     "format_for",
     "printable",
-    "read_questions",
     "read_scores",
     "read_table",
     "read_traces",

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from m3score.common.errors import M3ScoreError
-from m3score.data.questions import json_lines
 from m3score.images.decode import printable
 from m3score.tables.formats import Csv, JsonLines, Parquet, format_for, unguard_cell
 from m3score.tables.io import PathLike
+from m3score.tables.json_lines import json_lines
 from m3score.tables.schema import TableKind, absent, cast
 
 if TYPE_CHECKING:

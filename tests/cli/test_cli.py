@@ -20,7 +20,7 @@ import m3score
 from m3score.cli.commands import ask as ask_command
 from m3score.cli.commands import rank as rank_command
 from m3score.cli.main import app
-from m3score.scoring.traces import PROBE_PANEL
+from m3score.data.questions import PROBE_PANEL
 from tests.support.fakes import FakeAnswerer, grey
 
 runner = CliRunner()

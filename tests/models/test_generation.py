@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from m3score.common.errors import M3ScoreError
+from m3score.data.questions import Question
 from m3score.models.base import LadderAnswerer
 from m3score.models.inference import verification
 from m3score.models.inference.batching import MemoryGuard, free_memory
 from m3score.models.inference.generation import Decoded, decode, go_on, greedy, plant
 from m3score.models.inference.prompt_tree import Node, PromptTrees
 from m3score.models.m3.model import EncodedImage, M3Model
-from m3score.scoring.oracle import Question, score, trace
+from m3score.scoring.oracle import score, trace
 from tests.support.goldens import GOLDEN, IMAGES, LLAVA, NEXT, SEPARATE, encoded, golden, model, picture
 
 QUESTIONS = (*GOLDEN["questions"].values(), "Why?", "Is there text on the wall? Answer yes or no, please.")

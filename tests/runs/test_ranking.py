@@ -16,11 +16,10 @@ from m3score.common.errors import M3ScoreError
 from m3score.data import loader
 from m3score.data.discover import FoundImage, find_images
 from m3score.data.loader import Opened, QuestionBook, opened_ahead
-from m3score.data.questions import Question
+from m3score.data.questions import PROBE_PANEL, Question
 from m3score.images.decode import open_image
 from m3score.images.sandbox import Decoder
 from m3score.runs.ranking import RankedImage, rank, rank_stream
-from m3score.scoring.traces import PROBE_PANEL
 from tests.support.fakes import LADDER, FakeAnswerer, grey
 
 LEVELS = {"dark": 0, "dim": 60, "mid": 120, "light": 180, "white": 255}

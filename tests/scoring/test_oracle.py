@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from m3score.common.errors import M3ScoreError
+from m3score.data.questions import PROBE_PANEL, Question
 from m3score.models.base import ScaleAnswer
-from m3score.scoring import oracle, traces
-from m3score.scoring.oracle import Question, rescore, score, score_trace, trace
+from m3score.scoring.oracle import rescore, score, score_trace, trace
 from m3score.scoring.rules import RULES, complexity_of, effective_tokens_of, is_monotone, required_tokens
 from m3score.scoring.summary import UNSOLVED, mean_tokens, summarise
 
@@ -162,7 +162,7 @@ def test_one_in_one_out() -> None:
     result = score(IMAGE, model=knows_from(36))
     assert result.complexity == math.log(36) / math.log(576)
     assert result.effective_tokens == 36.0 and result.required_tokens == 36 and result.solved
-    assert [q.question for q in result.questions] == list(traces.PROBE_PANEL)
+    assert [q.question for q in result.questions] == list(PROBE_PANEL)
     assert result.questions[0].judged_by == "consistent"
     assert result.agreement == (0.0, 0.0, 1.0, 1.0, 1.0)
     several = score([IMAGE, IMAGE], model=knows_from(36))
@@ -353,4 +353,3 @@ def test_imports_stay_light() -> None:
     )
     root = Path(__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0
-    assert oracle.PROBE_PANEL is traces.PROBE_PANEL

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from m3score.common.errors import M3ScoreError
-from m3score.data.questions import Question
+from m3score.data.questions import Question, read_questions
 from m3score.scoring.traces import TraceRow
 from m3score.tables.formats import FORMATS, guard_cell, unguard_cell
 from m3score.tables.io import (
@@ -27,7 +27,6 @@ from m3score.tables.io import (
     TRACES,
     conform,
     printable,
-    read_questions,
     read_scores,
     read_traces,
     score_columns,

@@ -51,7 +51,7 @@ def chosen_columns(name: str, there: Sequence[str], images: Sequence[str], wante
 
 def questions_of(row: Mapping[str, Any], columns: Columns) -> tuple[Question, ...]:
     """What a row asks about its image; M3ScoreError if that makes no sense."""
-    from m3score.scoring.traces import as_question
+    from m3score.data.questions import as_question
 
     asked = row[columns.question] if columns.question else None
     if asked is None:
