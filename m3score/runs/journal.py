@@ -325,11 +325,8 @@ def _difference(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) ->
 
 
 def _whole(line: bytes) -> bool:
-    """Whether a line is a record, complete and unharmed."""
-    try:
-        return line.endswith(b"\n") and int(line[:8], 16) == zlib.crc32(line[9:])
-    except ValueError:
-        return False
+    """Whether a line is a record, complete and unharmed, down to the tab after its checksum."""
+    return line.endswith(b"\n") and line[:9] == b"%08x\t" % zlib.crc32(line[9:])
 
 
 def _head(line: bytes) -> dict[str, Any]:
