@@ -146,7 +146,7 @@ class Cascade(Run):
         many = len(self.plan.chosen)
         if many:
             self.console.print(f"Asking the model about {many:,} of {self._seen:,} images.")
-            again = Search(self.search.paths, self.search.limit, self.search.columns)
+            again = Search(self.search.paths, self.search.limit, self.search.columns, self.search.max_bytes)
             chosen = (item for item in again.begin() if item.path in self.plan)
             self._through(self.collector, chosen, stream, keep, "Asking the model", lambda: many)
 

@@ -45,7 +45,7 @@ def rank_by_scorer(
             depends_on = {
                 "command": f"rank --scorer {name}",
                 "--max-pixels": limits.max_pixels,
-                "--max-bytes": limits.max_bytes,
+                "--max-bytes": [limits.max_bytes, limits.max_embedded_bytes],
                 **scorer.identity(),
             }
         block = BLOCK_BATCHES * scorer.batch_size if isinstance(scorer, BatchScorer) else 1

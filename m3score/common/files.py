@@ -10,7 +10,7 @@ import stat
 from typing import IO
 
 from m3score.common.errors import M3ScoreError
-from m3score.common.limits import MAX_BYTES
+from m3score.common.limits import MAX_FILE_BYTES
 
 _SPECIAL_FILES = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -56,7 +56,7 @@ def _not_regular(status: os.stat_result) -> str | None:
     return "empty file (0 bytes)" if status.st_size == 0 and stat.S_ISREG(status.st_mode) else None
 
 
-def open_regular(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> IO[bytes]:
+def open_regular(path: str | os.PathLike[str], max_bytes: int = MAX_FILE_BYTES) -> IO[bytes]:
     """Open a regular file for reading. Nothing else is ever opened, also if it takes the file's place now.
 
     Raises:

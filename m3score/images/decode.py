@@ -31,7 +31,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from m3score.common.errors import M3ScoreError, one_line
 from m3score.common.files import check_bytes, open_regular, printable, system_error, why_not_a_file
-from m3score.common.limits import MAX_BYTES, MAX_PIXELS
+from m3score.common.limits import MAX_FILE_BYTES, MAX_PIXELS
 from m3score.images.video import VIDEO_SUFFIXES, looks_like_video, video_grid, video_suffixes
 
 __all__ = [
@@ -101,7 +101,7 @@ def suffix_of(content: bytes) -> str:
 
 
 def open_image(
-    source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+    source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_FILE_BYTES
 ) -> Image.Image:
     """Open, decode and convert one image.
 
@@ -121,7 +121,7 @@ def open_image(
 
 
 def open_reduced(
-    source: ImageSource, side: int, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+    source: ImageSource, side: int, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_FILE_BYTES
 ) -> tuple[Image.Image, tuple[int, int]]:
     """`open_image` for those who need no more than a small picture: same checks, same errors, often faster.
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from m3score.common.errors import M3ScoreError, MissingExtraError
 from m3score.common.files import check_bytes, open_regular, printable
-from m3score.common.limits import MAX_BYTES, MAX_PIXELS
+from m3score.common.limits import MAX_FILE_BYTES, MAX_PIXELS
 
 FRAMES = 6
 """Frames of a video, as in the M3 paper."""
@@ -102,7 +102,7 @@ def open_frames(
     frames: int = FRAMES,
     *,
     max_pixels: int = MAX_PIXELS,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int = MAX_FILE_BYTES,
 ) -> Frames:
     """`video_frames` of a path, or of the bytes of a file."""
     if isinstance(source, bytes | bytearray | memoryview):

@@ -197,7 +197,7 @@ def rank(
     if traces is not None:
         format_for(traces)  # complain now, not after the model ran
     book = QuestionBook(questions)
-    found = find_images(paths)
+    found = find_images(paths, max_bytes=(limits or Limits()).max_embedded_bytes)
     first = next(found, None)
     if first is None:
         raise M3ScoreError("no images found in the paths given.")

@@ -193,7 +193,9 @@ def test_options_are_checked_before_anything_runs(
     folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], told: str
 ) -> None:
     monkeypatch.setattr("m3score.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
-    monkeypatch.setattr("m3score.runs.ranking.find_images", lambda *_: pytest.fail("images were looked for"))
+    monkeypatch.setattr(
+        "m3score.runs.ranking.find_images", lambda *_, **__: pytest.fail("images were looked for")
+    )
     with pytest.raises(M3ScoreError, match=told):
         rank(folder, model="m3-tiny", **options)
 
