@@ -52,7 +52,7 @@ def rank_by_scorer(
         run = Run(open_journal(out, depends_on, overwrite=overwrite), search, console, block=block)
 
         def keep(row: dict[str, Any]) -> None:
-            run.collector.keep(row)
+            run.collector.keep(row, transient=row.pop("transient", False))
 
         target = Target(out, format, SCORES, scorer.columns, (), ranked=True)
         tally = run.go(found, lambda items: _closing(scorer.rows(items, limits)), keep, target)

@@ -136,7 +136,7 @@ def _go(
         tally = run.go(
             found,
             stream or (lambda items: predict_many(items, question, **how)),
-            lambda prediction: run.collector.keep(row(prediction)),
+            lambda prediction: run.collector.keep(row(prediction), transient=prediction.transient),
             target,
             "Predicting",
         )

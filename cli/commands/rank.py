@@ -289,7 +289,8 @@ def rank(
         run = (Cascade if cascading else Run)(journal, search, console, **passes)
 
         def keep(result: RankedImage) -> None:
-            run.collector.keep(result.to_row(), result.trace_rows() if traces is not None else ())
+            traced = result.trace_rows() if traces is not None else ()
+            run.collector.keep(result.to_row(), traced, transient=result.transient)
 
         columns = tuple(f"agreement_{tokens}" for tokens in answerer.ladder)
         if cascading:

@@ -164,7 +164,7 @@ class _Search:
             for file in remote_files(url, self._keeps, self.max_bytes):
                 yield from self._within_remote(file)
         except M3ScoreError as error:
-            yield FoundImage(url, url, str(error).removeprefix(f"{url}: "))
+            yield FoundImage(url, url, error.reason)
 
     def _within_remote(self, file: RemoteFile) -> _Found:
         if is_shard(file.path):

@@ -57,11 +57,6 @@ class FoundImage:
         """What is to be decoded: the content, or else the path of the file."""
         return self.name if self.content is None else self.content
 
-    def reason(self, error: Exception) -> str:
-        """What open_image says is wrong with this input, without its name."""
-        name = printable(self.name) if self.content is None else "the image"
-        return str(error).removeprefix(f"{name}: ")
-
 
 @dataclass(frozen=True)
 class ToFetch:

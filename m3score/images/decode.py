@@ -147,7 +147,7 @@ def _open(
         if isinstance(source, bytes | bytearray | memoryview):
             data = bytes(source)
             if not data:
-                raise M3ScoreError("the image: no data (0 bytes)")
+                raise M3ScoreError("no data (0 bytes)", subject="the image")
             check_bytes(len(data), "the image", max_bytes)
             return _decode(io.BytesIO(data), "the image", max_pixels, side)
         if isinstance(source, str | os.PathLike):
@@ -171,8 +171,8 @@ def _decode(
         image = Image.open(file, formats=_raster_formats())
     except Exception as error:  # plugins raise whatever their parsing ran into: struct.error, KeyError, ...
         if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and isinstance(error, UnidentifiedImageError):
-            raise M3ScoreError(f"{name}: not a video that can be read") from None
-        raise M3ScoreError(f"{name}: {_explain(error, max_pixels)}") from None
+            raise M3ScoreError("not a video that can be read", subject=name) from None
+        raise M3ScoreError(_explain(error, max_pixels), subject=name) from None
     with image:
         return _to_rgb(image, name, max_pixels, side)
 
@@ -198,16 +198,18 @@ def _to_rgb(
     except M3ScoreError:
         raise
     except Exception as error:  # as in _decode
-        raise M3ScoreError(f"{name}: {_explain(error, max_pixels)}") from None
+        raise M3ScoreError(_explain(error, max_pixels), subject=name) from None
 
 
 def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
     pixels = size[0] * size[1]
     if pixels <= 0:
-        raise M3ScoreError(f"{name}: has no pixels ({size[0]}x{size[1]})")
+        raise M3ScoreError(f"has no pixels ({size[0]}x{size[1]})", subject=name)
     if pixels > max_pixels:
         shape = f"{size[0]}x{size[1]}"
-        raise M3ScoreError(f"{name}: {pixels:,} pixels ({shape}), more than the limit of {max_pixels:,}")
+        raise M3ScoreError(
+            f"{pixels:,} pixels ({shape}), more than the limit of {max_pixels:,}", subject=name
+        )
 
 
 def _orientation(image: Image.Image) -> object:

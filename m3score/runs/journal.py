@@ -45,9 +45,15 @@ class Record:
     """What a run found out about one input."""
 
     key: Mapping[str, Any]
-    """`path`, and what the input was then; see input_state.py."""
+    """`path`, and what the input was then; see input_state.py. `transient` is true of an error that may be gone
+    when a run goes on."""
     row: Mapping[str, Any]
     traces: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def transient(self) -> bool:
+        """Whether the row's error may be gone when a run goes on: such inputs are done again."""
+        return bool(self.key.get("transient"))
 
 
 def journal_path(out: PathLike) -> Path:

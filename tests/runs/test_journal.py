@@ -330,6 +330,24 @@ def test_blocks_are_done_as_a_whole(tmp_path: Path, folder: Path) -> None:
     assert did == ["d.png", "e.png", "f.png", "g.png"] and len(rows) == 7
 
 
+def test_what_may_pass_is_done_again_whatever_its_words(tmp_path: Path, folder: Path) -> None:
+    def did(*, finishing: bool) -> list[str]:
+        journal = open_journal(tmp_path / "s.csv", RUN)
+        collector = Collector(journal)
+        names = []
+        for item in collector.to_do(find_images(folder)):
+            names.append(Path(item.path).name)
+            words = "the process that worked on it died" if "a.png" in item.path else "too large"
+            transient = "b.png" in item.path and not finishing
+            collector.keep({"path": item.path, "error": words}, transient=transient)
+        collector.close()
+        journal.close()
+        return names
+
+    assert len(did(finishing=False)) == 7
+    assert did(finishing=True) == ["b.png"] and did(finishing=True) == []
+
+
 def test_what_changes_meanwhile_is_done_again(tmp_path: Path, folder: Path) -> None:
     journal = open_journal(tmp_path / "s.csv", RUN)
     collector = Collector(journal)

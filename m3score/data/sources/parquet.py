@@ -45,7 +45,7 @@ def chosen_columns(name: str, there: Sequence[str], images: Sequence[str], wante
     for option, column in (("image", image), ("question", question), ("answers", answers)):
         if column is not None and column not in there:
             raise M3ScoreError(
-                f"{name}: no column {column!r} (--{option}-column); there are {', '.join(there)}."
+                f"no column {column!r} (--{option}-column); there are {', '.join(there)}.", subject=name
             )
     return Columns(image, question, answers)
 
@@ -138,7 +138,7 @@ def parquet_images(
                     yield from _group_images(name, table, group, first, chosen, max_bytes)
                 first = rows.stop
     except M3ScoreError as error:
-        yield FoundImage(name, os.path.basename(name), str(error).removeprefix(f"{name}: ")), None
+        yield FoundImage(name, os.path.basename(name), error.reason), None
     except Exception as error:  # pyarrow's errors, and those of remote file systems
         reason = f"not a parquet file that can be read ({_detail(error)})"
         yield FoundImage(name, os.path.basename(name), reason), None

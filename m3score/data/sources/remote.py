@@ -196,13 +196,13 @@ def _opened_system(url: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ImportError:
-        raise MissingExtraError(f"{url}: reading URLs", "remote") from None
+        raise MissingExtraError("reading URLs", "remote", subject=url) from None
     try:
         return cast("tuple[Any, str]", fsspec.core.url_to_fs(url))
     except ImportError as error:  # fsspec says which package it is that the protocol needs
-        raise M3ScoreError(f"{url}: {str(error).rstrip('.')}.") from None
+        raise M3ScoreError(f"{str(error).rstrip('.')}.", subject=url) from None
     except Exception as error:
-        raise M3ScoreError(f"{url}: can't be opened ({explained(error)}).") from None
+        raise M3ScoreError(f"can't be opened ({explained(error)}).", subject=url) from None
 
 
 def _around(url: str) -> tuple[str, str]:
