@@ -45,8 +45,8 @@ class Record:
     """What a run found out about one input."""
 
     key: Mapping[str, Any]
-    """`path`, and what the input was then; see input_state.py. `transient` is true of an error that may be gone
-    when a run goes on."""
+    """`path`, and what the input was then; see input_state.py. `transient` is true of an error that may be
+    gone when a run goes on."""
     row: Mapping[str, Any]
     traces: Sequence[Mapping[str, Any]] = ()
 
