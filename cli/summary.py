@@ -18,8 +18,8 @@ from m3score.cli.extremes import show_extremes
 if TYPE_CHECKING:
     import pandas as pd
 
-    from m3score.profiling import Profile
-    from m3score.tally import Tally
+    from m3score.common.profiling import Profile
+    from m3score.runs.tally import Tally
 
 BAR_WIDTH = 32
 
@@ -57,7 +57,7 @@ def show_failures(tally: Tally, console: Console) -> None:
 
 def show_profile(profile: Profile, console: Console) -> None:
     """Print the seconds of each stage, and what share of the time the model did not work."""
-    from m3score.profiling import MODEL_STAGES
+    from m3score.common.profiling import MODEL_STAGES
 
     table = Table(title="Where the time went", title_justify="left", box=None)
     for column in ("stage", "seconds", "share", "beside it, in workers"):
