@@ -15,9 +15,9 @@ from PIL import Image
 from rich.console import Console
 
 from m3score.calibration.drawings.reference import reference
-from m3score.fingerprint import fingerprint
-from m3score.model import M3Model, load_model
-from m3score.models.tower import vision_features
+from m3score.models.fingerprint import fingerprint
+from m3score.models.m3.model import M3Model, load_model
+from m3score.models.m3.tower import vision_features
 from m3score.models.whitening import measure
 
 

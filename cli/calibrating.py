@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from m3score.cli.console import INTERRUPTED, SOME_FAILED, load, plain, sigterm_as_interrupt
-from m3score.errors import M3ScoreError, MissingExtraError
+from m3score.common.errors import M3ScoreError, MissingExtraError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from m3score.calibration.collect import Collection
-    from m3score.calibration.fit import Fitted
-    from m3score.calibration.sources import Source
+    from m3score.calibration.predictor.collect import Collection
+    from m3score.calibration.predictor.fit import Fitted
+    from m3score.calibration.predictor.sources import Source
 
 
 def collect(
@@ -36,10 +36,10 @@ def collect(
     pending = [(i, name, source) for i, (name, source) in enumerate(found.items()) if source is not None]
     if not pending:
         return folders
-    from m3score.calibration.collect import collect
+    from m3score.calibration.predictor.collect import collect
     from m3score.cli.progress import progress
-    from m3score.fingerprint import fingerprint
-    from m3score.ranking import check_frames
+    from m3score.models.fingerprint import fingerprint
+    from m3score.runs.ranking import check_frames
 
     answerer = load(model, console=console, **loading)
     for _, _, source in pending:
@@ -80,7 +80,7 @@ def _count(source: Source, limit: int | None) -> int | None:
 
 
 def say_collected(folders: list[Path], console: Console) -> None:
-    from m3score.calibration.collect import open_collection
+    from m3score.calibration.predictor.collect import open_collection
 
     failed = 0
     for folder in folders:
@@ -106,9 +106,9 @@ def fit(
     workers: int | None,
     console: Console,
 ) -> Fitted:
-    from m3score.calibration.collect import open_collection
-    from m3score.calibration.fit import fit_predictor
-    from m3score.calibration.gather import labels_of
+    from m3score.calibration.predictor.collect import open_collection
+    from m3score.calibration.predictor.fit import fit_predictor
+    from m3score.calibration.predictor.gather import labels_of
 
     collections = [open_collection(folder) for folder in [*folders, *tests]]
     first = collections[0]
@@ -152,7 +152,7 @@ def fit(
 
 
 def _names(collection: Collection) -> tuple[str, ...]:
-    from m3score.features import IMAGE_FEATURES
+    from m3score.routing.features.image import IMAGE_FEATURES
 
     return IMAGE_FEATURES if collection.feature_set == "pixels" else collection.feature_names
 
@@ -169,8 +169,8 @@ def write(
     """The predictor with its card, and the report. Returns how many images failed."""
     from dataclasses import replace
 
-    from m3score.calibration.card import write_card
-    from m3score.tables import write_whole
+    from m3score.calibration.predictor.card import write_card
+    from m3score.tables.io import write_whole
 
     predictor = fitted.predictor
     card = write_card(fitted, confidence, max_drop, notes)
@@ -204,7 +204,7 @@ def write(
 
 def write_frontiers(verdicts: Any, folder: Path, title: str, console: Console) -> None:
     """frontier.csv and frontier.png of the first test set, frontier-2 ... of further ones."""
-    from m3score.calibration.frontier import write_csv, write_png
+    from m3score.calibration.predictor.frontier import write_csv, write_png
 
     for number, verdict in enumerate(verdicts, start=1):
         stem = "frontier" if number == 1 else f"frontier-{number}"

@@ -2,7 +2,7 @@
 
 Two passes and one table. Each pass has its own journal, so that a killed run goes on in the pass in which it
 was. Inputs are looked for twice. What is asked, and how both scores come onto one scale, is in
-m3score/cascade.py.
+m3score/runs/cascade.py.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from m3score.cascade import NOTHING, Budget, Line, agreement, path_hash, plan
 from m3score.cli.console import plain
 from m3score.cli.running import Run
 from m3score.cli.search import Search
-from m3score.errors import M3ScoreError
-from m3score.rules import effective_tokens_of
+from m3score.common.errors import M3ScoreError
+from m3score.runs.cascade import NOTHING, Budget, Line, agreement, path_hash, plan
+from m3score.scoring.rules import effective_tokens_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from m3score.finding import FoundImage
-    from m3score.journal import Journal
-    from m3score.limits import Limits
-    from m3score.predict import Prediction
-    from m3score.prefetch import QuestionBook
-    from m3score.tally import Tally
+    from m3score.common.limits import Limits
+    from m3score.data.discover import FoundImage
+    from m3score.data.loader import QuestionBook
+    from m3score.routing.predict import Prediction
+    from m3score.runs.journal import Journal
+    from m3score.runs.tally import Tally
 
 COLUMNS = ("scorer", "predicted_tokens")
 """Of the table, beside those of a model's ranking."""
@@ -46,7 +46,7 @@ _FIRST_PASS = ("--predictor", "--question", "--questions", "--max-pixels", "--ma
 
 def in_cascade(budget: str | None, most: int | None, predictor: str) -> dict[str, Any]:
     """What a cascade's rows depend on beside what a model's do; M3ScoreError for bad options."""
-    from m3score.predictors import predictor_digest
+    from m3score.routing.registry import predictor_digest
 
     allowed = Budget.of(budget, most)
     return {
@@ -59,7 +59,7 @@ def in_cascade(budget: str | None, most: int | None, predictor: str) -> dict[str
 
 def predictions_journal(out: Path | None, depends_on: Mapping[str, Any], *, overwrite: bool) -> Journal:
     """The journal of the first pass, beside that of the second."""
-    from m3score.journal import keeps_journal, open_journal
+    from m3score.runs.journal import keeps_journal, open_journal
 
     place = None
     if out is not None and keeps_journal(out):
@@ -97,8 +97,8 @@ class Cascade(Run):
         block: int,
         on_skip: Callable[[FoundImage], None],
     ) -> None:
-        from m3score.collecting import Collector
-        from m3score.predict import load_predictor
+        from m3score.routing.predict import load_predictor
+        from m3score.runs.collector import Collector
 
         super().__init__(journal, search, console, block=block, on_skip=on_skip)
         self.predictions = predictions
@@ -123,7 +123,7 @@ class Cascade(Run):
         keep: Callable[[Any], None],
         verb: str,
     ) -> None:
-        from m3score.predict import predict_many
+        from m3score.routing.predict import predict_many
 
         if self.predictions.rows:
             self.console.print(f"Predicted by an earlier run: {self.predictions.rows:,} rows.")
@@ -136,7 +136,7 @@ class Cascade(Run):
 
         def keep_prediction(one: Prediction) -> None:
             row = {"path": one.path, "complexity": one.complexity, "predicted_tokens": one.tokens}
-            self.first.keep({**row, "error": one.error, "spread": one.spread})
+            self.first.keep({**row, "error": one.error, "spread": one.spread}, transient=one.transient)
 
         self._through(self.first, found, predicted, keep_prediction, "Predicting", self._count())
         if self.interrupted:
@@ -146,7 +146,7 @@ class Cascade(Run):
         many = len(self.plan.chosen)
         if many:
             self.console.print(f"Asking the model about {many:,} of {self._seen:,} images.")
-            again = Search(self.search.paths, self.search.limit, self.search.columns)
+            again = Search(self.search.paths, self.search.limit, self.search.columns, self.search.max_bytes)
             chosen = (item for item in again.begin() if item.path in self.plan)
             self._through(self.collector, chosen, stream, keep, "Asking the model", lambda: many)
 
@@ -156,7 +156,7 @@ class Cascade(Run):
             try:
                 item = replace(item, questions=self.book.of(item.name, item.questions))
             except M3ScoreError as error:
-                return replace(item, error=item.reason(error))
+                return replace(item, error=error.reason)
         return item if self.predictor.with_question is not None else replace(item, questions=())
 
     def _choose(self) -> None:
@@ -201,16 +201,16 @@ class Cascade(Run):
     def _answered(self) -> dict[int, int]:
         """Places of the model's rows, by path_hash. Sets the line between both scores on the way.
 
-        An image on which the model failed keeps the predictor's score.
+        An image on which the model failed, as it may not next time, keeps the predictor's score.
         """
         places: dict[int, int] = {}
         pairs: list[tuple[float, float, bool]] = []
         self.model_failed = []
         for place in self.collector.places():
             record = self.journal.read(place)
-            error, complexity = record.row.get("error"), record.row.get("complexity")
-            if error and error.startswith("the model failed"):
-                self.model_failed.append(f"{record.row['path']}: {error}")
+            complexity = record.row.get("complexity")
+            if record.transient:
+                self.model_failed.append(f"{record.row['path']}: {record.row['error']}")
                 continue
             number = path_hash(record.key["path"])
             places[number] = place

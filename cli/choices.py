@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Format(StrEnum):
-    """Table formats; the values are the names in m3score.formats.FORMATS."""
+    """Table formats; the values are the names in m3score.tables.formats.FORMATS."""
 
     csv = "csv"
     jsonl = "jsonl"
@@ -14,14 +14,14 @@ class Format(StrEnum):
 
 
 class Rule(StrEnum):
-    """The values are the names in m3score.rules.RULES."""
+    """The values are the names in m3score.scoring.rules.RULES."""
 
     stays = "stays"
     first = "first"
 
 
 class Sufficiency(StrEnum):
-    """The values are those of m3score.oracle.SUFFICIENCY."""
+    """The values are those of m3score.scoring.oracle.SUFFICIENCY."""
 
     auto = "auto"
     correct = "correct"
@@ -29,7 +29,8 @@ class Sufficiency(StrEnum):
 
 
 class Scorer(StrEnum):
-    """What makes scores: the model, a predictor of it, both (cascade), or one of m3score.scorers.SCORERS."""
+    """What makes scores: the model, a predictor of it, both (cascade), or one of
+    m3score.scoring.scorers.SCORERS."""
 
     model = "model"
     predictor = "predictor"
@@ -49,7 +50,7 @@ class Engine(StrEnum):
 
 
 class Features(StrEnum):
-    """The values are those of m3score.predictor.FEATURE_SETS."""
+    """The values are those of m3score.routing.predictor.FEATURE_SETS."""
 
     pixels = "pixels"
     vision = "vision"

@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from m3score.cli.options import Engine
-from m3score.errors import M3ScoreError
-from m3score.journal import journal_path
+from m3score.common.errors import M3ScoreError
+from m3score.runs.journal import journal_path
 
 if TYPE_CHECKING:
-    from m3score.cluster import Cluster
-    from m3score.finding import FoundImage
-    from m3score.jobs import Job, ModelFacts, ModelJob
-    from m3score.limits import Limits
-    from m3score.predictor import Predictor
-    from m3score.prefetch import QuestionBook
+    from m3score.common.limits import Limits
+    from m3score.data.discover import FoundImage
+    from m3score.data.loader import QuestionBook
+    from m3score.routing.predictor import Predictor
+    from m3score.runs.executors.jobs import Job, ModelFacts, ModelJob
+    from m3score.runs.executors.ray_cluster import Cluster
 
 DECODERS = 2
 """Processes that open images for each worker with a model."""
@@ -40,7 +40,7 @@ def cluster_for(
             raise M3ScoreError("--address and --num-gpus go with --engine ray.")
         yield None
         return
-    from m3score.cluster import connected
+    from m3score.runs.executors.ray_cluster import connected
 
     with connected(address, workers=workers, num_gpus=num_gpus) as cluster:
         yield cluster
@@ -79,7 +79,7 @@ class Elsewhere:
             block: inputs that go to a worker together.
             note: called with every input that is sent off.
         """
-        from m3score.finished import FinishedBlocks
+        from m3score.runs.block_store import FinishedBlocks
 
         done = FinishedBlocks(out, depends_on, overwrite=overwrite)
 
@@ -108,7 +108,7 @@ def elsewhere_for(
     """A model's run on a cluster; None without one. The arguments are those of ModelJob."""
     if cluster is None:
         return None
-    from m3score.jobs import ModelJob
+    from m3score.runs.executors.jobs import ModelJob
 
     plain = {name: str(value) if isinstance(value, StrEnum) else value for name, value in loading.items()}
     return Elsewhere(cluster, ModelJob(model, plain, book, {**how, "workers": DECODERS}, traces))
@@ -124,7 +124,7 @@ def predictor_elsewhere(
     """A predictor's run on a cluster; None without one. The arguments are those of PredictorJob."""
     if cluster is None:
         return None
-    from m3score.cluster import PREDICTED_AT_ONCE
-    from m3score.jobs import PredictorJob
+    from m3score.runs.executors.jobs import PredictorJob
+    from m3score.runs.executors.ray_cluster import PREDICTED_AT_ONCE
 
     return Elsewhere(cluster, PredictorJob(predictor, question, limits, frames), PREDICTED_AT_ONCE)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from m3score.cli import options
 from m3score.cli.console import SOME_FAILED, plain
-from m3score.errors import M3ScoreError
+from m3score.common.errors import M3ScoreError
 
 _SLOW = (options.Scorer.cat, options.Scorer.model)
 
@@ -70,8 +70,8 @@ def tables_of(
 def _table(
     images: Sequence[str], scorer: options.Scorer, folder: Path, console: Console, how: dict[str, Any]
 ) -> Path:
-    from m3score.cli.rank import rank
-    from m3score.journal import written_by_earlier_run
+    from m3score.cli.commands.rank import rank
+    from m3score.runs.journal import written_by_earlier_run
 
     out = folder / f"{scorer}.csv"
     if out.is_file() and not how["overwrite"] and not written_by_earlier_run(out, out):

@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, cast
 from rich.console import Console
 from rich.markup import escape
 
-from m3score.errors import M3ScoreError
+from m3score.common.errors import M3ScoreError
 
 if TYPE_CHECKING:
     from typing import Literal
 
-    from m3score.model import M3Model
+    from m3score.models.m3.model import M3Model
 
 USAGE = 2
 """Exit code: the command was not understood, or nothing could be done."""
 SOME_FAILED = 3
 """Exit code: rows were written, but some inputs failed."""
+CANNOT_WRITE = 4
+"""Exit code: an output can't be written, as when the disk is full; what was done before is kept."""
 INTERRUPTED = 130
 """Exit code: stopped by Ctrl-C or SIGTERM; what was done is kept."""
 
@@ -89,7 +91,7 @@ def check_target(path: Path | None, format: str | None, *, overwrite: bool, out:
     """
     if path is None or str(path) == "-":
         return
-    from m3score.formats import format_for
+    from m3score.tables.formats import format_for
 
     format_for(path, format)
     if path.is_dir():
@@ -98,7 +100,7 @@ def check_target(path: Path | None, format: str | None, *, overwrite: bool, out:
         raise M3ScoreError(f"{path}: there is no folder {path.parent}.")
     if not os.access(path.parent, os.W_OK):
         raise M3ScoreError(f"{path}: no permission to write to the folder {path.parent}.")
-    from m3score.journal import written_by_earlier_run
+    from m3score.runs.journal import written_by_earlier_run
 
     if path.is_file() and not overwrite and not written_by_earlier_run(out, path):
         raise M3ScoreError(f"{path}: exists already; give --overwrite to replace it.")

@@ -14,8 +14,8 @@ from m3score.cli.console import plain
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from m3score.calibration.judged import Judged
-    from m3score.calibration.scoreboard import Grid
+    from m3score.calibration.benchmarks.judged import Judged
+    from m3score.calibration.benchmarks.scoreboard import Grid
 
 WIDE = 100
 """From so many columns on a table has room around its figures."""
@@ -23,7 +23,7 @@ WIDE = 100
 
 def show(judged: list[Judged]) -> None:
     """Tables on a terminal, Markdown elsewhere."""
-    from m3score.calibration import scoreboard
+    from m3score.calibration.benchmarks import scoreboard
 
     if not sys.stdout.isatty():
         typer.echo(scoreboard.to_markdown(judged), nl=False)

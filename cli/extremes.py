@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from m3score.cli.console import plain
-from m3score.columns import absent
+from m3score.tables.schema import absent
 
 
 def show_extremes(

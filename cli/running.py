@@ -13,16 +13,16 @@ import typer
 from rich.console import Console
 
 from m3score.cli.console import INTERRUPTED, SOME_FAILED, plain
-from m3score.errors import M3ScoreError
-from m3score.profiling import stage
+from m3score.common.errors import M3ScoreError
+from m3score.common.profiling import stage
 
 if TYPE_CHECKING:
     from m3score.cli.search import Search
-    from m3score.collecting import Collector
-    from m3score.columns import TableKind
-    from m3score.finding import FoundImage
-    from m3score.journal import Journal
-    from m3score.tally import Tally
+    from m3score.data.discover import FoundImage
+    from m3score.runs.collector import Collector
+    from m3score.runs.journal import Journal
+    from m3score.runs.tally import Tally
+    from m3score.tables.schema import TableKind
 
 ROUNDS = 3
 """How often an input is looked at that is replaced again and again while it is being looked at."""
@@ -63,7 +63,7 @@ class Run:
         block: int = 1,
         on_skip: Callable[[FoundImage], None] | None = None,
     ) -> None:
-        from m3score.collecting import Collector
+        from m3score.runs.collector import Collector
 
         self.journal = journal
         self.search = search
@@ -94,14 +94,17 @@ class Run:
         Raises:
             M3ScoreError: the journal or a table cannot be written; what is done is kept.
         """
-        from m3score.tables import remove_leftovers
+        from m3score.tables.io import remove_leftovers
 
         for path in (target.out, target.traces):
             if path is not None and not self.journal.anonymous:  # the lock is held: nobody is writing there
                 remove_leftovers(path)
         if self.journal.rows:
             place = "" if self.journal.path is None else f" ({plain(self.journal.path)})"
-            self.console.print(f"Going on where an earlier run stopped: {self.journal.rows:,} rows{place}.")
+            block = self.collector.block
+            again = "" if block == 1 else f" An unfinished group of {block} images is done again as a whole."
+            rows = f"{self.journal.rows:,} rows{place}"
+            self.console.print(f"Going on where an earlier run stopped: {rows}.{again}")
         try:
             try:
                 self._work(found, stream, keep, verb)
@@ -179,10 +182,10 @@ class Run:
         self._advance(worked=False)
 
     def _write(self, target: Target) -> Tally:
-        from m3score.collecting import ranked_rows
-        from m3score.columns import TRACES
-        from m3score.tables import write_rows
-        from m3score.tally import Tally
+        from m3score.runs.collector import ranked_rows
+        from m3score.runs.tally import Tally
+        from m3score.tables.io import write_rows
+        from m3score.tables.schema import TRACES
 
         tally = Tally(target.ladder)
         rows = self.rows()
@@ -218,6 +221,10 @@ class Run:
         if self.collector.skipped:
             images += f", of which {self.collector.skipped:,} were done before,"
         self.console.print(f"{verb} {images} in {self.seconds:.1f} s ({speed}){what}.")
+        if again := self.collector.again:
+            images = f"{again:,} image{' was' if again == 1 else 's were'} done again"
+            group = f"with a group of {self.collector.block} that was not finished"
+            self.console.print(f"{images}, {group}: so the numbers are those of an undisturbed run.")
         show_skipped(self.search.skipped, self.console)
 
     def leave(self, tally: Tally, out: Path | None) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from m3score.cli.console import sigterm_as_interrupt
-from m3score.limits import Limits
+from m3score.common.limits import Limits
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from m3score.cli.search import Search
-    from m3score.scorers import ScorerOptions
-    from m3score.tally import Tally
+    from m3score.runs.tally import Tally
+    from m3score.scoring.scorers import ScorerOptions
 
 
 def rank_by_scorer(
@@ -27,16 +27,16 @@ def rank_by_scorer(
     overwrite: bool,
     limits: Limits,
 ) -> None:
-    """Rank by a scorer of m3score.scorers.SCORERS, most complex first.
+    """Rank by a scorer of m3score.scoring.scorers.SCORERS, most complex first.
 
     Complexity and the scorer's own columns are filled in; what only an M3 model can tell (tokens, agreement)
     stays empty.
     """
     from m3score.cli.running import Run, Target
-    from m3score.columns import SCORES
-    from m3score.journal import open_journal
-    from m3score.ranking import BLOCK_BATCHES
-    from m3score.scorers import SCORERS, BatchScorer
+    from m3score.runs.journal import open_journal
+    from m3score.runs.ranking import BLOCK_BATCHES
+    from m3score.scoring.scorers import SCORERS, BatchScorer
+    from m3score.tables.schema import SCORES
 
     found = search.begin()
     with sigterm_as_interrupt():
@@ -45,14 +45,14 @@ def rank_by_scorer(
             depends_on = {
                 "command": f"rank --scorer {name}",
                 "--max-pixels": limits.max_pixels,
-                "--max-bytes": limits.max_bytes,
+                "--max-bytes": [limits.max_bytes, limits.max_embedded_bytes],
                 **scorer.identity(),
             }
         block = BLOCK_BATCHES * scorer.batch_size if isinstance(scorer, BatchScorer) else 1
         run = Run(open_journal(out, depends_on, overwrite=overwrite), search, console, block=block)
 
         def keep(row: dict[str, Any]) -> None:
-            run.collector.keep(row)
+            run.collector.keep(row, transient=row.pop("transient", False))
 
         target = Target(out, format, SCORES, scorer.columns, (), ranked=True)
         tally = run.go(found, lambda items: _closing(scorer.rows(items, limits)), keep, target)

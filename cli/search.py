@@ -7,25 +7,33 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from m3score.errors import M3ScoreError
+from m3score.common.errors import M3ScoreError
+from m3score.common.limits import MAX_EMBEDDED_BYTES
 
 if TYPE_CHECKING:
-    from m3score.finding import Columns, FoundImage, Source
+    from m3score.data.discover import Columns, FoundImage, Source
 
 
 class Search:
     """The inputs: looked for lazily, counted on the side, with what was skipped."""
 
-    def __init__(self, paths: Sequence[Source], limit: int | None, columns: Columns | None = None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Source],
+        limit: int | None,
+        columns: Columns | None = None,
+        max_bytes: int = MAX_EMBEDDED_BYTES,
+    ) -> None:
         self.paths = paths
         self.limit = limit
         self.columns = columns
+        self.max_bytes = max_bytes
         self.skipped: Counter[str] = Counter()
 
     def begin(self) -> Iterator[FoundImage]:
         """The inputs; M3ScoreError, before a model is loaded for nothing, if there are none."""
         from m3score.cli.summary import suffix_of
-        from m3score.finding import exists_somewhere, find_images
+        from m3score.data.discover import exists_somewhere, find_images
 
         names = ", ".join(str(getattr(path, "name", path)) for path in self.paths)
         if not exists_somewhere(self.paths):
@@ -34,6 +42,7 @@ class Search:
             self.paths,
             columns=self.columns,
             on_skip=lambda path: self.skipped.update([suffix_of(path)]),
+            max_bytes=self.max_bytes,
         )
         first = next(found, None)
         if first is None:
@@ -42,15 +51,15 @@ class Search:
         return islice(chain([first], found), self.limit)
 
     def _hint(self) -> str:
-        from m3score.rows import is_table
-        from m3score.shards import is_shard
+        from m3score.data.sources.parquet import is_table
+        from m3score.data.sources.webdataset import is_shard
 
         inside = next((s for s in self.skipped if is_shard(f"x{s}") or is_table(f"x{s}")), None)
         return f' Shards and tables have to be named, as in "FOLDER/*{inside}".' if inside else ""
 
     def count(self) -> int | None:
         """How many inputs there are; None if there is no telling before the end."""
-        from m3score.finding import count_images
+        from m3score.data.discover import count_images
 
         return count_images(self.paths, self.limit)
 
@@ -66,15 +75,17 @@ def search_for(
     answers: str | None,
     streaming: bool,
     asked: str | Sequence[str] | None,
+    max_bytes: int = MAX_EMBEDDED_BYTES,
 ) -> Search:
     """The inputs that the options of a command stand for.
 
     Args:
         asked: what --question says: asked in place of what a source asks, unless a column was named for that.
+        max_bytes: Limits.max_embedded_bytes.
 
     The others are the options of the same names. M3ScoreError if they make no sense together.
     """
-    from m3score.finding import Columns
+    from m3score.data.discover import Columns
 
     columns = Columns(image, "" if asked and question is None else question, answers)
     if dataset is None:
@@ -82,9 +93,9 @@ def search_for(
             raise M3ScoreError("--split and --streaming go with --dataset.")
         if not paths:
             raise M3ScoreError("give PATHS, or --dataset NAME.")
-        return Search(paths, limit, columns)
-    from m3score.data_sets import DataSet
+        return Search(paths, limit, columns, max_bytes)
+    from m3score.data.sources.hf_datasets import DataSet
 
-    rows = DataSet(dataset, split, columns, streaming=streaming)
+    rows = DataSet(dataset, split, columns, streaming=streaming, max_bytes=max_bytes)
     rows.check()
-    return Search([*(paths or ()), rows], limit, columns)
+    return Search([*(paths or ()), rows], limit, columns, max_bytes)

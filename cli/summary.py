@@ -18,8 +18,8 @@ from m3score.cli.extremes import show_extremes
 if TYPE_CHECKING:
     import pandas as pd
 
-    from m3score.profiling import Profile
-    from m3score.tally import Tally
+    from m3score.common.profiling import Profile
+    from m3score.runs.tally import Tally
 
 BAR_WIDTH = 32
 
@@ -57,7 +57,7 @@ def show_failures(tally: Tally, console: Console) -> None:
 
 def show_profile(profile: Profile, console: Console) -> None:
     """Print the seconds of each stage, and what share of the time the model did not work."""
-    from m3score.profiling import MODEL_STAGES
+    from m3score.common.profiling import MODEL_STAGES
 
     table = Table(title="Where the time went", title_justify="left", box=None)
     for column in ("stage", "seconds", "share", "beside it, in workers"):
@@ -129,6 +129,12 @@ def _means(tally: Tally) -> str:
     if jumps := tally.not_monotone:
         verb = "is" if jumps == 1 else "are"
         lines.append(f"{_count(jumps, 'image')} {verb} not monotone: fewer tokens suffice where more do not.")
+    if tally.cut:
+        verb = "has" if tally.cut == 1 else "have"
+        lines.append(
+            f"{_count(tally.cut, 'image')} {verb} answers that were cut at the most tokens they may have: "
+            "they are judged as far as they go."
+        )
     return "\n".join(lines)
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from m3score.calibration.canvas import COLOURS
-from m3score.calibration.drawn import draw
+from m3score.calibration.drawings.canvas import COLOURS
+from m3score.calibration.drawings.drawn import draw
 
 HERE = Path(__file__).parent
 TEXT = (

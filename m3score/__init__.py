@@ -16,15 +16,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from m3score.dataset_columns import map_batch, map_features
-    from m3score.errors import M3ScoreError
-    from m3score.model import load_model
-    from m3score.oracle import score
-    from m3score.predict import predict_complexity, predict_scale
-    from m3score.predictor import Predictor
-    from m3score.predictors import load_predictor
-    from m3score.ranking import rank
-    from m3score.selection import select
+    from m3score.analysis.select import select
+    from m3score.common.errors import M3ScoreError
+    from m3score.models.m3.model import load_model
+    from m3score.routing.hf_map import map_batch, map_features
+    from m3score.routing.predict import predict_complexity, predict_scale
+    from m3score.routing.predictor import Predictor
+    from m3score.routing.registry import load_predictor
+    from m3score.runs.ranking import rank
+    from m3score.scoring.oracle import score
 
     __version__: str
 
@@ -44,17 +44,17 @@ __all__ = [
 ]
 
 _WHERE = {
-    "M3ScoreError": "m3score.errors",
-    "Predictor": "m3score.predictor",
-    "load_model": "m3score.model",
-    "load_predictor": "m3score.predictors",
-    "map_batch": "m3score.dataset_columns",
-    "map_features": "m3score.dataset_columns",
-    "predict_complexity": "m3score.predict",
-    "predict_scale": "m3score.predict",
-    "rank": "m3score.ranking",
-    "score": "m3score.oracle",
-    "select": "m3score.selection",
+    "M3ScoreError": "m3score.common.errors",
+    "Predictor": "m3score.routing.predictor",
+    "load_model": "m3score.models.m3.model",
+    "load_predictor": "m3score.routing.registry",
+    "map_batch": "m3score.routing.hf_map",
+    "map_features": "m3score.routing.hf_map",
+    "predict_complexity": "m3score.routing.predict",
+    "predict_scale": "m3score.routing.predict",
+    "rank": "m3score.runs.ranking",
+    "score": "m3score.scoring.oracle",
+    "select": "m3score.analysis.select",
 }
 
 

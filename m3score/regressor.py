@@ -30,7 +30,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from m3score.errors import M3ScoreError
+from m3score.common.errors import M3ScoreError
 
 KINDS = ("boosted", "linear")
 UNSOLVED = ("exclude", "impute")

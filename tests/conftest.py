@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.fakes import NOISE, PLAIN
+from tests.support.fakes import NOISE, PLAIN
 
 
 def pytest_configure() -> None:

@@ -17,8 +17,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from m3score.calibration.drawn import draw
-from tests.browser import NARROW, chromium, look, open_page
+from m3score.calibration.drawings.drawn import draw
+from tests.support.browser import NARROW, chromium, look, open_page
 
 DRAWINGS = 84
 HIGH = (1400, 1180)
@@ -43,11 +43,11 @@ def draw_folder(folder: Path) -> Path:
 
 def make_report(folder: Path, drawings: Path, page: Path) -> None:
     """Rank and report, as a user would by the commands."""
-    from m3score.model import load_model
-    from m3score.questions import read_questions
-    from m3score.ranking import rank
-    from m3score.report import write_report
-    from m3score.tables import write_scores
+    from m3score.analysis.report.page import write_report
+    from m3score.data.questions import read_questions
+    from m3score.models.m3.model import load_model
+    from m3score.runs.ranking import rank
+    from m3score.tables.io import write_scores
 
     model = load_model("m3-tiny")
     questions: Any = read_questions(draw_folder(drawings))

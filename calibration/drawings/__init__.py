@@ -1,4 +1,4 @@
-"""Pictures drawn from seeds, with what is known about them.
+"""Pictures drawn by code, with questions whose right answers are known.
 
-Knows shapes, letters and their places; knows no models.
+Knows painters and wordings; does not know what is trained or measured on them.
 """

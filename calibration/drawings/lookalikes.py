@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from m3score.calibration.backdrops import any_colour as random_colour
+from m3score.calibration.drawings.backdrops import any_colour as random_colour
 from m3score.calibration.drawings.textures import random_texture
 
 

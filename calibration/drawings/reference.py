@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from m3score.calibration.drawings.textures import blank, gradient, random_texture
-from m3score.calibration.drawn import draw
-from m3score.calibration.varied import vary
+from m3score.calibration.drawings.drawn import draw
+from m3score.calibration.drawings.varied import vary
 from m3score.models.whitening import Reference
 
 SEED = 7_000

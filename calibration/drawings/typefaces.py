@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ImageFont
 
-from m3score.errors import M3ScoreError
+from m3score.common.errors import M3ScoreError
 
 FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "/Library/Fonts", "C:/Windows/Fonts")
 """Where fonts are looked for by default."""

@@ -1,4 +1,4 @@
-"""Training of the models that the package bundles.
+"""Training of models: m3-tiny from drawings, and the finetuning of a LLaVA into an M3.
 
-Knows optimisers and losses; knows no tables and no command-line options of m3score itself.
+Knows losses, recipes and checkpoints; does not know how a trained model is judged.
 """

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from m3score.errors import M3ScoreError
+from m3score.common.errors import M3ScoreError
 
 LONGEST = 1008
 """Pixels on the longest side that are looked at: three times the side of a LLaVA's tile."""

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from m3score.errors import M3ScoreError
+from m3score.common.errors import M3ScoreError
 
 VERSION = "1"
 """Raised when the statistics, or what they are worked out from, change."""

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from m3score.ladder import pool, round_up
+from m3score.models.m3.ladder import pool, round_up
 from m3score.models.reader import Reading
 from m3score.models.whitening import Whitening
 

@@ -6,7 +6,7 @@
 Prints Spearman's rank correlation with asking the model about everything, at budgets of 0 to 100%. From
 labels that m3score calibrate collected (of images that the predictor was not fitted to), or, with --images,
 by running both scorers on pictures. What is chosen, and the line onto the model's scale, are the command's
-own (m3score/cascade.py); random choice has the same line, and is the mean of --draws draws.
+own (m3score/runs/cascade.py); random choice has the same line, and is the mean of --draws draws.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from m3score.cascade import Budget, Line, agreement, path_hash, plan
-from m3score.predictors import load_predictor
+from m3score.routing.registry import load_predictor
+from m3score.runs.cascade import Budget, Line, agreement, path_hash, plan
 
 Found = tuple[list[str], np.ndarray, np.ndarray, np.ndarray]
 BUDGETS = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -26,8 +26,8 @@ BUDGETS = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 def from_labels(folder: str, predictor: str) -> Found:
     """Names, predicted complexity, spread, and the model's complexity, of labelled images."""
-    from m3score.calibration.collect import open_collection
-    from m3score.oracle import rescore
+    from m3score.calibration.predictor.collect import open_collection
+    from m3score.scoring.oracle import rescore
 
     collection, chosen = open_collection(folder), load_predictor(predictor)
     frame, scores = collection.features(), rescore(collection.traces())
@@ -46,10 +46,10 @@ def from_labels(folder: str, predictor: str) -> Found:
 def from_images(paths: Sequence[str], predictor: str, model: str) -> Found:
     """The same of pictures; asks the model about all of them."""
     from m3score import load_model
-    from m3score.finding import find_images
-    from m3score.limits import Limits
-    from m3score.predict import predict_many
-    from m3score.ranking import rank_stream
+    from m3score.common.limits import Limits
+    from m3score.data.discover import find_images
+    from m3score.routing.predict import predict_many
+    from m3score.runs.ranking import rank_stream
 
     found = list(find_images(list(paths)))
     foretold = list(predict_many(found, max_drop=None, predictor=predictor, limits=Limits(), spread=True))

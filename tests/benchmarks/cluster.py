@@ -21,10 +21,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-from m3score.finished import blocks_folder
-from m3score.journal import journal_path
+from m3score.runs.block_store import blocks_folder
+from m3score.runs.journal import journal_path
 from tests.benchmarks.scale import draw
-from tests.predictors import small_predictor
+from tests.support.predictors import small_predictor
 
 _MAIN = "from m3score.cli.main import main; main()"
 MACHINE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 200 * 2**20}

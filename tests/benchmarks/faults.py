@@ -20,9 +20,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from m3score.calibration.drawn import draw
-from tests.fakes import grey
-from tests.runs import records, run, start
+from m3score.calibration.drawings.drawn import draw
+from tests.support.fakes import grey
+from tests.support.runs import records, run, start
 
 
 def main() -> int:

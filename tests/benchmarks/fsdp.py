@@ -1,4 +1,4 @@
-"""Whether m3score train, sharded by calibration/fsdp.yaml, has the curve of one process: on CPUs.
+"""Whether m3score train, sharded by fsdp.yaml, has the curve of one process: on CPUs.
 
     python tests/benchmarks/fsdp.py [--precision bf16]
 
@@ -23,7 +23,7 @@ import psutil  # type: ignore[import-untyped]
 import typer
 from PIL import Image
 
-from m3score.calibration.drawn import draw
+from m3score.calibration.drawings.drawn import draw
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = f"""
@@ -54,7 +54,7 @@ def prepare(folder: Path, precision: str, processes: int) -> None:
         record["conversations"] = [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]
         records.append(record)
     (folder / "data.json").write_text(json.dumps(records))
-    yaml = (ROOT / "calibration/fsdp.yaml").read_text()
+    yaml = (ROOT / "calibration/training/finetune/fsdp.yaml").read_text()
     for old, new in (("num_processes: 8", f"num_processes: {processes}"), ("bf16", f'"{precision}"')):
         assert old in yaml
         yaml = yaml.replace(old, new)

@@ -20,10 +20,10 @@ from functools import lru_cache, partial
 import numpy as np
 from PIL import Image
 
-from m3score.errors import M3ScoreError
-from m3score.isolation import Decoder
-from m3score.limits import Limits
-from m3score.processes import WorkerError
+from m3score.common.errors import M3ScoreError
+from m3score.common.limits import Limits
+from m3score.images.sandbox import Decoder
+from m3score.images.worker_pool import WorkerError
 
 MODES = ("RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16", "I", "F")
 _LENGTHS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)

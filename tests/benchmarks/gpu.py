@@ -29,7 +29,7 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaNextConfig, LlavaNextForConditionalGeneration
 
 from m3score import load_model
-from m3score.model import M3Model
+from m3score.models.m3.model import M3Model
 from tests.benchmarks.ladder import NEXT, QUESTIONS, SHORT, measure, pictures, report, say, works
 
 PAPER_MS = {576: 58.1, 144: 19.5, 36: 18.0, 9: 17.7, 1: 17.6}

@@ -27,8 +27,8 @@ import torch
 from PIL import Image
 
 from m3score import load_model
-from m3score.decoding import greedy, greedy_pairs
-from m3score.model import M3Model
+from m3score.models.inference.generation import greedy, greedy_pairs
+from m3score.models.m3.model import M3Model
 
 NEXT = Path(__file__).parents[1] / "data/parity/checkpoints/tiny-llava-next-vicuna-7b-m3"
 QUESTIONS = (

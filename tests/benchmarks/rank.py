@@ -28,11 +28,11 @@ def child(model: str, listing: str) -> dict[str, Any]:
     import resource
 
     from m3score import load_model
-    from m3score.finding import find_images
-    from m3score.prefetch import QuestionBook
-    from m3score.profiling import profiled, stage
-    from m3score.ranking import rank_stream, score_table
-    from m3score.tables import write_scores
+    from m3score.common.profiling import profiled, stage
+    from m3score.data.discover import find_images
+    from m3score.data.loader import QuestionBook
+    from m3score.runs.ranking import rank_stream, score_table
+    from m3score.tables.io import write_scores
 
     paths = json.loads(Path(listing).read_text())
     m3 = load_model(model, device="cpu")
@@ -84,7 +84,7 @@ def main() -> None:
     if chosen.child:
         say(json.dumps(child(chosen.model, chosen.child)))
         return
-    from m3score.finding import find_images
+    from m3score.data.discover import find_images
 
     paths = [item.path for item in find_images(chosen.folder) if not item.error]
     # Neighbours in a folder are alike: every so manieth, so that few are a fair sample of many.

@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import numpy as np
 from PIL import Image
 
-from m3score.columns import SCORES, TRACES
-from m3score.tables import write_rows
-from tests.reports import LADDER, score_rows, trace_rows
+from m3score.tables.io import write_rows
+from m3score.tables.schema import SCORES, TRACES
+from tests.support.reports import LADDER, score_rows, trace_rows
 
 PICTURES = 500
 REPORT = """
@@ -76,7 +76,7 @@ def main() -> None:
 
 def loaded(page: Path) -> dict[str, float]:
     """Seconds until the first pictures are decoded, and until a filter has been applied."""
-    from tests.browser import chromium, open_page
+    from tests.support.browser import chromium, open_page
 
     try:
         with chromium() as browser:

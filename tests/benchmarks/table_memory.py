@@ -18,18 +18,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from m3score.finding import FoundImage
+from m3score.data.discover import FoundImage
 
 LADDER = (1, 9, 36, 144, 576)
 
 
 def collect(rows: int, suffix: str, resumed: bool) -> None:
     """In a process of its own: prints the seconds and the peak in MB."""
-    from m3score.collecting import Collector, ranked_rows
-    from m3score.columns import SCORES
-    from m3score.journal import open_journal
-    from m3score.tables import write_rows
-    from m3score.tally import Tally
+    from m3score.runs.collector import Collector, ranked_rows
+    from m3score.runs.journal import open_journal
+    from m3score.runs.tally import Tally
+    from m3score.tables.io import write_rows
+    from m3score.tables.schema import SCORES
 
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

@@ -18,11 +18,11 @@ import torch
 import typer
 
 from m3score import load_model
-from m3score.calibration.drawn import draw
-from m3score.calibration.instructions import Example
-from m3score.calibration.packing import summed_losses
-from m3score.preprocess import preprocess
-from m3score.prompts import training_example
+from m3score.calibration.drawings.drawn import draw
+from m3score.calibration.training.finetune.instructions import Example
+from m3score.calibration.training.finetune.packing import summed_losses
+from m3score.models.m3.conversation import training_example
+from m3score.models.m3.preprocess import preprocess
 
 
 def _examples(model, count: int) -> list[Example]:

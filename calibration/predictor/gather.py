@@ -1,0 +1,119 @@
+"""Labels from what is on disk: collections, or trace tables whose images are found by their names.
+
+Features are those that were kept, or computed anew: for a trace table, and where m3score's features have
+changed since the collection was made.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from m3score.calibration.predictor.collect import Collection, is_collection, open_collection, pixel_features
+from m3score.calibration.predictor.labels import Labels, join, label
+from m3score.calibration.predictor.sources import image_named, key_of, questions_named
+from m3score.common.errors import M3ScoreError
+from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES, map_images
+from m3score.tables.io import read_traces
+
+logger = logging.getLogger(__name__)
+
+Features = dict[str, tuple[str, "np.ndarray | None"]]
+"""Of each image by name: its key, and its features or None."""
+
+
+def labels_of(
+    folders: Sequence[str | os.PathLike[str]], *, sufficiency: str = "auto", workers: int | None = None
+) -> Labels:
+    """The labels of one or several collections of the same model."""
+    parts = []
+    for folder in folders:
+        collection = open_collection(folder)
+        traces = collection.traces()
+        if not len(traces):
+            raise M3ScoreError(f"{folder}: nothing was collected yet.")
+        features = _features_of(collection, workers)
+        name = _told(collection)
+        parts.append(label(traces, features, sufficiency=sufficiency, source=name, ladder=collection.ladder))
+    return join(parts)
+
+
+def labels_of_traces(
+    path: str | os.PathLike[str],
+    feature_set: str,
+    *,
+    sufficiency: str = "auto",
+    workers: int | None = None,
+) -> Labels:
+    """The labels of a collection, or of a trace table whose images are where its column `image` says.
+
+    Raises M3ScoreError for a trace table where the features are the model's own, and for drawn images that
+    this version draws otherwise.
+    """
+    if os.path.isdir(path):
+        if not is_collection(path):
+            raise M3ScoreError(f"{path}: is a folder, but none that m3score calibrate made.")
+        return labels_of([path], sufficiency=sufficiency, workers=workers)
+    if feature_set != "pixels":
+        raise M3ScoreError(
+            f"{path}: a predictor on {feature_set} features needs a folder of labels that m3score calibrate "
+            f"--features {feature_set} collected, not a trace table."
+        )
+    traces = read_traces(path)
+    traced = traces[traces["tokens"].notna()]
+    asked = traced.groupby("image", sort=False)["question"].agg(lambda texts: list(dict.fromkeys(texts)))
+    features = recomputed({str(name): list(texts) for name, texts in asked.items()}, workers)
+    if features and all(values is None for _, values in features.values()):
+        name = next(iter(features))
+        raise M3ScoreError(
+            f"{path}: none of its images is found, such as {name}; run this where the paths in its column "
+            "image lead to them."
+        )
+    return label(traces, features, sufficiency=sufficiency, source=os.fspath(path))
+
+
+def recomputed(asked: dict[str, list[str]], workers: int | None = None) -> Features:
+    """The pixel features of images by their names.
+
+    Args:
+        asked: of each image, the questions in its trace: those of drawn images have to be drawn again.
+        workers: as in map_images.
+    """
+    for name, questions in asked.items():
+        drawn = questions_named(name)
+        if drawn is not None and not set(questions) <= set(drawn):
+            raise M3ScoreError(
+                f"{name}: this version of m3score draws and asks otherwise than the one that made the traces."
+            )
+    names = list(asked)
+    sources = [image_named(name) for name in names]
+    values = map_images(pixel_features, sources, workers)
+    keys = (key_of(source, name) for source, name in zip(sources, names, strict=True))
+    return {name: (key, value) for name, key, value in zip(names, keys, values, strict=True)}
+
+
+def _features_of(collection: Collection, workers: int | None) -> Features:
+    frame = collection.features()
+    stale = collection.feature_version != FEATURE_VERSION
+    if collection.feature_set == "pixels" and (stale or collection.feature_names != IMAGE_FEATURES):
+        logger.warning("%s: features of another version, computed anew", collection.folder)
+        traces = collection.traces()
+        asked = traces[traces["tokens"].notna()].groupby("image")["question"].agg(list)
+        return recomputed({str(name): list(texts) for name, texts in asked.items()}, workers)
+    rows = zip(frame["image"], frame["key"], frame["values"], strict=True)
+    return {
+        str(name): (str(key), None if values is None else np.asarray(values, np.float32))
+        for name, key, values in rows
+    }
+
+
+def _told(collection: Collection) -> str:
+    """What a collection's source is called in reports."""
+    source = collection.told.get("source")
+    if source == "drawn":
+        return f"drawn images, seed {collection.told.get('seed')}"
+    names = source if isinstance(source, list) else [source]
+    return ", ".join(os.path.basename(os.path.normpath(str(name))) for name in names)

@@ -1,0 +1,1 @@
+"""The M3 objective on a LLaVA checkpoint and instruction data, with transformers' Trainer."""

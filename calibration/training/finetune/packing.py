@@ -1,0 +1,143 @@
+"""The M3 objective on conversations, with one pass of the vision tower and one of the language model.
+
+The authors run the whole model once per scale. Here an image is encoded once, and its conversation at all
+scales stands side by side in one sequence: each copy has positions of its own, from 0, and sees itself alone.
+The loss is the same; what each copy costs in the language model is the same too, but weights are fetched (and
+under FSDP gathered) once instead of five times. Text alone reads the same at every scale, and is read once.
+
+That attention keeps within a copy is transformers' own doing: positions that begin anew say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+
+from m3score.calibration.training.finetune.instructions import Example
+from m3score.models.m3 import conversation
+from m3score.models.m3.encoder import Embedder, EncodedImage
+from m3score.models.m3.preprocess import Tiles
+
+
+@dataclass(frozen=True, eq=False)
+class Copy:
+    """A conversation at one scale, or text alone, which stands for every scale."""
+
+    sequence: torch.Tensor
+    """(length, hidden) input embeddings."""
+    targets: torch.Tensor
+    """(length,) what each place predicts; NOT_SUPERVISED where that doesn't count."""
+    weights: torch.Tensor
+    """(scales,) 1.0 for the scales it counts for."""
+
+
+def summed_losses(
+    model: Embedder,
+    examples: Sequence[Example],
+    scales: Sequence[int],
+    *,
+    train_vision: bool,
+    packed: bool = True,
+) -> torch.Tensor:
+    """(scales,) float32: summed cross-entropy over the answers' tokens per scale, differentiable.
+
+    Args:
+        model: the model.
+        examples: conversations with the tiles of their images; may be empty.
+        scales: visual tokens per grid.
+        train_vision: let gradients reach the vision tower.
+        packed: all scales in one pass of the language model; else one pass per scale, which is cheaper where
+            attention outweighs the rest (small models on a CPU).
+
+    Every trained part takes part in every call, with a weight of zero if need be: processes that train
+    together wait for one another's gradients.
+    """
+    encoded, unused = _encode(model, examples, train_vision)
+    rows = [_copies(model, *pair, scales) for pair in zip(examples, encoded, strict=True)]
+    rows = rows or [[_nothing(model, len(scales))]]
+    groups = [rows]
+    if not packed:
+        deepest = max(map(len, rows))
+        groups = [[[row[depth]] for row in rows if depth < len(row)] for depth in range(deepest)]
+    elif model.hf_model.config.text_config._attn_implementation.startswith("flash"):
+        groups = [[[copy for row in rows for copy in row]]]  # one row of any length, without padding
+    return torch.stack([_pass(model, group) for group in groups]).sum(dim=0) + unused
+
+
+def _encode(
+    model: Embedder, examples: Sequence[Example], train_vision: bool
+) -> tuple[list[list[EncodedImage]], torch.Tensor]:
+    """Each example's encoded images, and a zero through which unused parts take part all the same."""
+    tiles = [tile for example in examples for tile in example.tiles]
+    side = model.settings.image_size
+    blank = Tiles(np.zeros((1, 3, side, side), dtype=np.float32), (side, side), None)
+    done = model.project(tiles or [blank], train_vision=train_vision)
+    newline = getattr(model.hf_model.model, "image_newline", None)
+    unused = torch.zeros((), device=model.device)
+    if newline is not None:
+        unused = unused + 0.0 * newline.float().sum()
+    if not tiles:
+        unused = unused + 0.0 * done[0].features.float().sum()
+    pending = iter(done if tiles else [])
+    return [[next(pending) for _ in example.tiles] for example in examples], unused
+
+
+def _copies(
+    model: Embedder, example: Example, images: Sequence[EncodedImage], scales: Sequence[int]
+) -> list[Copy]:
+    everywhere = torch.ones(len(scales), device=model.device)
+    if not images:
+        return [_copy(model, example, images, scales[0], everywhere)]
+    single = torch.eye(len(scales), device=model.device)
+    return [_copy(model, example, images, scale, own) for scale, own in zip(scales, single, strict=True)]
+
+
+def _copy(
+    model: Embedder, example: Example, images: Sequence[EncodedImage], tokens: int, weights: torch.Tensor
+) -> Copy:
+    sequence = model.embed(example.ids, images, tokens, truncate=True)
+    visual = [model.visual_token_count(image, tokens) for image in images]
+    labels = conversation.expand_labels(example.ids, example.labels, visual)[: len(sequence)]
+    targets = torch.tensor([*labels[1:], conversation.NOT_SUPERVISED], device=model.device)
+    return Copy(sequence, targets, weights)
+
+
+def _nothing(model: Embedder, scales: int) -> Copy:
+    """One token that predicts nothing, where a process has got no record that can be read."""
+    table = model.hf_model.get_input_embeddings()
+    sequence = table(torch.zeros(1, dtype=torch.long, device=model.device))
+    targets = torch.full((1,), conversation.NOT_SUPERVISED, device=model.device)
+    return Copy(sequence, targets, torch.zeros(scales, device=model.device))
+
+
+def _pass(model: Embedder, rows: Sequence[Sequence[Copy]]) -> torch.Tensor:
+    """(scales,) summed losses of rows of copies: one batch of the language model."""
+    embedded = pad_sequence([torch.cat([copy.sequence for copy in row]) for row in rows], batch_first=True)
+    targets = pad_sequence(
+        [torch.cat([copy.targets for copy in row]) for row in rows],
+        batch_first=True,
+        padding_value=conversation.NOT_SUPERVISED,
+    )
+    # Padding has position 0 throughout, so that each place of it is a sequence by itself.
+    positions = pad_sequence(
+        [torch.cat([torch.arange(len(copy.sequence), device=model.device) for copy in row]) for row in rows],
+        batch_first=True,
+    )
+    alone = all(len(row) == 1 for row in rows)  # then padding stands behind all that counts
+    hidden = model.hf_model.model.language_model(
+        inputs_embeds=embedded, position_ids=None if alone else positions, use_cache=False
+    ).last_hidden_state
+    counted = targets != conversation.NOT_SUPERVISED
+    logits = model.hf_model.get_output_embeddings()(hidden[counted]).float()
+    errors = functional.cross_entropy(logits, targets[counted], reduction="none")
+    weights = torch.cat([copy.weights.expand(int(_counted(copy)), -1) for row in rows for copy in row])
+    return (weights * errors[:, None]).sum(dim=0)
+
+
+def _counted(copy: Copy) -> torch.Tensor:
+    return (copy.targets != conversation.NOT_SUPERVISED).sum()

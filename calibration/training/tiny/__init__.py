@@ -1,0 +1,1 @@
+"""The bundled m3-tiny from its first random weights on: recipe, stages and objective."""

@@ -1,0 +1,110 @@
+"""The M3 objective: the plain mean over the ladder of each scale's answer-token cross-entropy.
+
+Several questions about one image share its visual tokens in one sequence: each question sees the image and
+itself, never its neighbours, and has the positions that it would have alone. The loss is that of asking them
+one by one (paper: Matryoshka Multimodal Models, arXiv 2405.17430, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from m3score.models.m3.conversation import IMAGE_TAG, NOT_SUPERVISED, build_prompt
+from m3score.models.m3.ladder import pool
+
+CONVERSATION = "short"
+"""The template (a name in prompts.CONVERSATIONS) in which drawn questions are asked."""
+BEFORE_IMAGE = build_prompt("", CONVERSATION).split(IMAGE_TAG)[0]
+"""The prompt up to the image."""
+
+
+def asked_text(question: str) -> str:
+    """The prompt from the image on."""
+    return build_prompt(question, CONVERSATION).split(IMAGE_TAG)[1]
+
+
+@dataclass(frozen=True)
+class PackedText:
+    """The text after the image of a batch: questions and answers side by side.
+
+    ids, labels, positions, segments: (batch, length) int64. A label stands at the place that predicts it;
+    positions count from the end of the image; segment 0 is padding.
+    """
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    positions: torch.Tensor
+    segments: torch.Tensor
+
+
+def pack_questions(tokenizer: Any, conversations: Sequence[Sequence[tuple[str, str]]]) -> PackedText:
+    """Tokenise, per image, its (question, answer) pairs and lay them side by side."""
+    rows = []
+    for pairs in conversations:
+        ids: list[int] = []
+        labels: list[int] = []
+        positions: list[int] = []
+        segments: list[int] = []
+        for number, (question, answer) in enumerate(pairs, start=1):
+            asked = tokenizer.encode(asked_text(question), add_special_tokens=False)
+            said = [*tokenizer.encode(f" {answer}", add_special_tokens=False), tokenizer.eos_token_id]
+            ids += asked + said
+            labels += [NOT_SUPERVISED] * (len(asked) - 1) + said + [NOT_SUPERVISED]
+            positions += range(len(asked) + len(said))
+            segments += [number] * (len(asked) + len(said))
+        rows.append((ids, labels, positions, segments))
+    longest = max(len(row[0]) for row in rows)
+    fills = (tokenizer.pad_token_id, NOT_SUPERVISED, 0, 0)
+    columns = [
+        torch.tensor([row[part] + [fill] * (longest - len(row[part])) for row in rows])
+        for part, fill in enumerate(fills)
+    ]
+    return PackedText(*columns)
+
+
+def _mask(segments: torch.Tensor, before: int) -> torch.Tensor:
+    """(batch, 1, L, L), L = before + length: 0 where a place may look, else very negative."""
+    batch, length = segments.shape
+    total = before + length
+    allowed = torch.ones(total, total, dtype=torch.bool, device=segments.device).tril().repeat(batch, 1, 1)
+    allowed[:, before:, before:] &= segments[:, :, None] == segments[:, None, :]
+    return torch.zeros(()).masked_fill(~allowed[:, None], torch.finfo(torch.bfloat16).min)
+
+
+def scale_loss(llava: Any, prefix: torch.Tensor, visual: torch.Tensor, text: PackedText) -> torch.Tensor:
+    """Mean cross-entropy over the answer tokens of a batch at one scale.
+
+    Args:
+        llava: a transformers Llava model: its language_model and lm_head are used.
+        prefix: (P,) ids before the image.
+        visual: (batch, n, width) pooled visual tokens.
+        text: the packed questions and answers.
+    """
+    language, embed = llava.model.language_model, llava.model.language_model.embed_tokens
+    batch, before = len(visual), len(prefix) + visual.shape[1]
+    start = embed(prefix)[None].expand(batch, -1, -1)
+    words = embed(text.ids)
+    embeds = torch.cat([start.to(words.dtype), visual.to(words.dtype), words], dim=1)
+    ahead = torch.arange(before, device=embeds.device)[None].expand(batch, -1)
+    positions = torch.cat([ahead, text.positions + before], dim=1)
+    hidden = language(
+        inputs_embeds=embeds,
+        attention_mask=_mask(text.segments, before),
+        position_ids=positions,
+        use_cache=False,
+    ).last_hidden_state[:, before:]
+    counted = text.labels != NOT_SUPERVISED
+    logits = llava.lm_head(hidden[counted])
+    return functional.cross_entropy(logits.float(), text.labels[counted])
+
+
+def m3_losses(
+    llava: Any, prefix: torch.Tensor, features: torch.Tensor, text: PackedText, scales: Sequence[int]
+) -> dict[int, torch.Tensor]:
+    """Loss per scale from projected features (batch, grid*grid, width). The M3 loss is their plain mean."""
+    return {tokens: scale_loss(llava, prefix, pool(features, tokens), text) for tokens in scales}

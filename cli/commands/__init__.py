@@ -1,0 +1,1 @@
+"""One file for each command: read the options, call the library, show the result."""

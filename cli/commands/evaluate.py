@@ -1,0 +1,326 @@
+"""m3score evaluate: accuracy per scale, on benchmarks and on drawn images."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from m3score.cli import options
+from m3score.cli.console import INTERRUPTED, SOME_FAILED, load, plain, set_up, sigterm_as_interrupt
+from m3score.cli.evaluating import show
+from m3score.common.errors import M3ScoreError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from m3score.calibration.benchmarks.judged import Judged
+    from m3score.calibration.benchmarks.task_data import TaskSource
+
+EPILOG = """Examples:
+
+m3score evaluate chartqa textvqa pope --model mucai/llava-next-vicuna-7b-m3 --out results.md
+
+m3score evaluate mmbench --data-dir /data/benchmarks --limit 500 --plot mmbench.png
+
+m3score evaluate my-questions.jsonl --metric anls --out results.csv
+
+m3score evaluate drawn --questions 4000 --out accuracy.md
+
+m3score evaluate --list
+
+Answers are kept in --work and go on where they stopped; m3score calibrate takes these folders."""
+
+DRAWN = "drawn"
+DATA = "Data"
+
+
+def evaluate(
+    tasks: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="TASK...",
+            help="Benchmarks (see --list), drawn, or files of your own questions (.csv, .jsonl) with the "
+            "columns image, question and answers, and maybe options and metric; images lie below the file's "
+            "folder.",
+            show_default=False,
+        ),
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="Show the benchmarks and exit.")] = False,
+    model: options.Model = "m3-tiny",
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--data-dir",
+            metavar="FOLDER",
+            help="Local copies in the format of the hub's data sets, one folder per task; videos with their "
+            "question sheets.",
+            show_default="the Hugging Face hub",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Images per benchmark.", rich_help_panel=DATA)
+    ] = None,
+    frames: options.Frames = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            "--metric", metavar="NAME", help="How to judge your own questions.", rich_help_panel=DATA
+        ),
+    ] = None,
+    suffix: Annotated[
+        str | None,
+        typer.Option(
+            "--suffix", metavar="TEXT", help="What your own questions are to end with.", rich_help_panel=DATA
+        ),
+    ] = None,
+    questions: Annotated[
+        int, typer.Option(min=1, help="How many questions to ask about drawn images.", rich_help_panel=DATA)
+    ] = 4000,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of the bootstrap; of drawn images (by default one that training never uses)."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Write the tables (.md), or every figure as a row (.csv, .jsonl, .parquet).",
+            show_default="stdout",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            metavar="FILE",
+            help="Picture of score against tokens (.png; needs m3score\\[plot]).",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    traces: Annotated[
+        Path | None,
+        typer.Option(
+            "--traces",
+            metavar="FILE",
+            help="Also write every answer, one row per scale (.csv, .jsonl, .parquet; of drawn images .csv).",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    work: Annotated[
+        Path,
+        typer.Option(
+            "--work",
+            metavar="FOLDER",
+            help="Where answers are kept: FOLDER/MODEL/TASK.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = Path("evaluations"),
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart", help="Ask anew, whatever answers are kept.", rich_help_panel=options.OUTPUT
+        ),
+    ] = False,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = options.Dtype.auto,
+    quantize: options.Quantize = None,
+    revision: options.Revision = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option("--batch-size", min=1, help="Images given to the model at once.",
+                     show_default="32 on a GPU, else 8", rich_help_panel=options.MODEL),
+    ] = None,
+    workers: options.Workers = None,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = 0,
+) -> None:  # fmt: skip
+    """Measure a model on benchmarks: accuracy at every scale, and how many tokens a data set needs.
+
+    Shares come with 95% bootstrap intervals over images, the oracle with an estimate of how much of it is
+    luck, and both beside the M3 paper's figures where these are known.
+    """
+    console = set_up(quiet=quiet, verbose=verbose)
+    if listed:
+        _list()
+        return
+    if not tasks:
+        raise M3ScoreError("name a task; m3score evaluate --list shows them.")
+    loading = {"device": device, "dtype": dtype, "quantize": quantize, "revision": revision}
+    if DRAWN in tasks:
+        if len(set(tasks)) > 1:
+            raise M3ScoreError("drawn is judged by itself: leave the other tasks out, or it.")
+        _check(((out, (".md",)), (traces, (".csv",))), overwrite)
+        _drawn(model, questions, seed, out, traces, loading, console)
+        return
+    tables = (".csv", ".jsonl", ".parquet")
+    _check(((out, (".md", *tables)), (traces, tables), (plot, (".png",))), overwrite)
+    _needs_matplotlib(plot)
+    console.print("Reading questions ...")
+    sources = [
+        replace(_source(name, data_dir, metric, suffix), frames=frames) for name in dict.fromkeys(tasks)
+    ]
+    if len({source.task.name for source in sources}) < len(sources):
+        raise M3ScoreError("two of the files have the same folder and name, so their answers would mix.")
+    shown = "" if frames is None else f"-{frames}-frames"  # other answers, kept apart
+    folders = [work / _slug(model) / f"{source.task.name}{shown}" for source in sources]
+    how = {"limit": limit, "batch_size": batch_size or "auto", "workers": workers, "overwrite": restart,
+           "seed": seed or 0}  # fmt: skip
+    judged = _judge(sources, folders, model, loading, how, console)
+    _write(judged, folders, out, plot, traces, console)
+    console.print(f"Answers are kept in {plain(work / _slug(model))}: m3score calibrate takes these folders.")
+    if any(one.failed for one in judged):
+        raise typer.Exit(SOME_FAILED)
+
+
+def _list() -> None:
+    from m3score.calibration.benchmarks.tasks import tasks
+
+    for task in tasks().values():
+        where = f"{task.hub} {task.split}" if task.hub else f"--data-dir with {task.file[0]}"
+        typer.echo(f"{task.name:16}{task.metric:18}{where}")
+
+
+def _check(targets: Any, overwrite: bool) -> None:
+    for path, suffixes in targets:
+        if path is None:
+            continue
+        if path.suffix not in suffixes:
+            raise M3ScoreError(f"{path}: the name must end in {' or '.join(suffixes)}.")
+        if not path.parent.is_dir():
+            raise M3ScoreError(f"{path}: there is no folder {path.parent}.")
+        if path.exists() and not overwrite:
+            raise M3ScoreError(f"{path}: exists already; give --overwrite to replace it.")
+
+
+def _needs_matplotlib(plot: Path | None) -> None:
+    """Complain now, not after hours of work."""
+    from importlib.util import find_spec
+
+    from m3score.common.errors import MissingExtraError
+
+    if plot is not None and find_spec("matplotlib") is None:
+        raise MissingExtraError("--plot", "plot")
+
+
+def _source(name: str, data_dir: Path | None, metric: str | None, suffix: str | None) -> TaskSource:
+    from m3score.calibration.benchmarks.task_data import load_own, load_task
+    from m3score.calibration.benchmarks.tasks import find_task
+
+    if Path(name).suffix.lower() in (".csv", ".jsonl", ".ndjson"):
+        return load_own(name, metric, suffix)
+    if metric is not None or suffix is not None:
+        raise M3ScoreError(f"--metric and --suffix are for your own questions; {name} has its own.")
+    return load_task(find_task(name), data_dir)
+
+
+def _slug(model: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", model.strip("./")) or "model"
+
+
+def _judge(
+    sources: list[TaskSource],
+    folders: list[Path],
+    model: str,
+    loading: dict[str, Any],
+    how: dict[str, Any],
+    console: Console,
+) -> list[Judged]:
+    from m3score.calibration.benchmarks.evaluate import evaluate_task
+    from m3score.cli.progress import progress
+    from m3score.models.fingerprint import fingerprint
+
+    answerer = load(model, console=console, **loading)
+    prints = fingerprint(model)
+    judged = []
+    for source, folder in zip(sources, folders, strict=True):
+        count = min(source.count(), how["limit"] or source.count())
+        with sigterm_as_interrupt():
+            try:
+                with progress(console, partial(int, count), f"Asking {plain(source.task.title)}") as advance:
+                    told = partial(_repeat, advance)
+                    judged.append(
+                        evaluate_task(source, answerer, folder, fingerprint=prints, progress=told, **how)
+                    )
+            except KeyboardInterrupt:
+                console.print(f"Interrupted. Answers are kept in {plain(folder)}: run again to go on.")
+                raise typer.Exit(INTERRUPTED) from None
+    return judged
+
+
+def _repeat(advance: Any, times: int) -> None:
+    for _ in range(times):
+        advance()
+
+
+def _write(
+    judged: list[Judged],
+    folders: list[Path],
+    out: Path | None,
+    plot: Path | None,
+    traces: Path | None,
+    console: Console,
+) -> None:
+    from m3score.calibration.benchmarks import scoreboard
+    from m3score.tables.io import write_table, write_whole
+
+    if out is None:
+        show(judged)
+    elif out.suffix == ".md":
+        write_whole(out, scoreboard.to_markdown(judged).encode())
+    else:
+        write_table([row for one in judged for row in scoreboard.rows(one)], out, scoreboard.FIGURES)
+    if plot is not None:
+        scoreboard.write_png(judged, plot)
+    if traces is not None:
+        _write_traces(folders, traces)
+    for one in judged if out is not None else ():
+        console.print(plain(scoreboard.needs(one)))
+
+
+def _write_traces(folders: list[Path], path: Path) -> None:
+    import pandas as pd
+
+    from m3score.calibration.predictor.collect import open_collection
+    from m3score.tables.io import write_traces
+
+    write_traces(pd.concat([open_collection(folder).traces() for folder in folders]), path)
+
+
+def _drawn(
+    model: str,
+    questions: int,
+    seed: int | None,
+    out: Path | None,
+    traces: Path | None,
+    loading: dict[str, Any],
+    console: Console,
+) -> None:
+    from rich.progress import Progress
+
+    from m3score.calibration.benchmarks.evaluate import EVALUATION_SEED, evaluate_drawn
+
+    answerer = load(model, console=console, **loading)
+    with Progress(console=console, disable=console.quiet) as bar:
+        line = bar.add_task("Asking", total=questions)
+        result = evaluate_drawn(
+            answerer,
+            questions,
+            seed=EVALUATION_SEED if seed is None else seed,
+            progress=lambda n: bar.advance(line, n),
+        )
+    if traces is not None:
+        result.rows.to_csv(traces, index=False)
+    if out is not None:
+        out.write_text(result.to_markdown())
+    else:
+        typer.echo(result.to_markdown(), nl=False)

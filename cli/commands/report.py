@@ -1,0 +1,300 @@
+"""m3score report: a score table as one HTML page that opens from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from m3score.cli import options
+from m3score.cli.console import SOME_FAILED, check_target, plain, set_up
+from m3score.common.errors import M3ScoreError
+
+if TYPE_CHECKING:
+    from m3score.analysis.report.page import Report
+    from m3score.cli.search import Search
+    from m3score.data.item import Columns
+    from m3score.data.sources.hf_datasets import DataSet
+
+EPILOG = """Examples:
+
+m3score report scores.csv --out report.html
+
+m3score report scores.csv --traces traces.parquet --out report.html
+
+m3score report scores.parquet --traces traces.parquet --model ./my-model --predictor my.predictor
+
+m3score report scores.csv --dataset lmms-lab/DocVQA --split validation"""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where pictures lie that are no files; see picture_sources.within_reach."""
+
+    data_sets: Sequence[DataSet] = ()
+    columns: Columns | None = None
+    fetch: bool = False
+
+
+def report(
+    scores: Annotated[
+        Path, typer.Argument(metavar="SCORES", help="A score table from m3score rank, or - for csv on stdin.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="The page to write (.html), or - for stdout.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = Path("report.html"),
+    traces: Annotated[
+        Path | None,
+        typer.Option(
+            "--traces",
+            metavar="FILE",
+            help="The trace table of the same run: shows the answers at every scale, and accuracy against "
+            "tokens where right answers are known.",
+        ),
+    ] = None,
+    pictures: Annotated[
+        int,
+        typer.Option(
+            "--pictures",
+            min=1,
+            max=2000,
+            help="About how many pictures are shown, drawn evenly from all levels of the ladder.",
+        ),
+    ] = 400,
+    title: Annotated[
+        str | None, typer.Option("--title", metavar="TEXT", help="Of the page.", show_default="the file")
+    ] = None,
+    heat_maps: Annotated[
+        bool | None,
+        typer.Option(
+            "--heat-maps/--no-heat-maps",
+            help="Maps of the detail that pooling loses. They need the model, and a pass of its vision tower "
+            "per shown picture.",
+            show_default="where --model is given, or --traces come from a bundled model",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME",
+            help="The model that made the scores, for heat maps.",
+            show_default="the one of the traces",
+            rich_help_panel=options.MODEL,
+        ),
+    ] = None,
+    device: options.DeviceOption = "auto",
+    dtype: options.DtypeOption = options.Dtype.auto,
+    quantize: options.Quantize = None,
+    revision: options.Revision = None,
+    predictor: Annotated[
+        str | None,
+        typer.Option(
+            "--predictor",
+            metavar="NAME",
+            help="The router to draw beside the scales: a bundled predictor, or a file that m3score "
+            "calibrate wrote.",
+            show_default="a bundled one of the model of the traces",
+            rich_help_panel=options.ROUTING,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the drawing of pictures.")] = 0,
+    dataset: options.DatasetOption = None,
+    split: options.Split = None,
+    image_column: options.ImageColumn = None,
+    fetch: Annotated[
+        bool,
+        typer.Option("--fetch", help="Fetch the shown pictures that are at URLs.", show_default=False),
+    ] = False,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = 0,
+) -> None:
+    """Make a page of a score table: the distribution, the pictures from simple to complex, every answer.
+
+    One HTML file that holds all it shows, pictures included, and loads nothing: it opens from disk and can be
+    sent by mail. However long the table, it stays below 15 MB.
+
+    Pictures in shards, parquet files and data sets are taken out of them; a data set of the hub has to be
+    named with --dataset.
+    """
+    console = set_up(quiet=quiet, verbose=verbose)
+    check_page(out, overwrite=overwrite)
+    from m3score.analysis.report.page import gather
+
+    places = places_of(dataset, split, image_column, fetch)
+    with _steps(console, "Reading") as step:
+        page = gather(scores, traces=traces, pictures=pictures, title=title, seed=seed, on_row=step)
+    how = {"device": device, "dtype": dtype, "quantize": quantize, "revision": revision}
+    wanted = None if heat_maps is False else model or _model_of(page, insist=bool(heat_maps))
+    finish(page, scores, out, console, model=wanted, how=how, predictor=predictor, places=places)
+    if page.unreadable:
+        raise typer.Exit(SOME_FAILED)
+
+
+def places_of(dataset: str | None, split: str | None, image_column: str | None, fetch: bool) -> Places:
+    """What the options of those names say. M3ScoreError if there is no such data set, split or column."""
+    from m3score.data.item import Columns
+
+    columns, data_sets = Columns(image_column, ""), []
+    if dataset is not None:
+        from m3score.data.sources.hf_datasets import DataSet
+
+        data_sets.append(DataSet(dataset, split, columns))
+        data_sets[0].check()
+    elif split is not None:
+        raise M3ScoreError("--split goes with --dataset.")
+    return Places(data_sets, columns, fetch=fetch)
+
+
+def check_page(out: Path | None, *, overwrite: bool) -> None:
+    """Complain about the page's file before any work; as check_target does of tables."""
+    if out is not None and str(out) != "-" and out.suffix.lower() not in (".html", ".htm"):
+        raise M3ScoreError(f"{out}: a report needs a name that ends in .html.")
+    check_target(out, "csv", overwrite=overwrite)  # the format of tables does not matter here
+
+
+def finish(
+    page: Report,
+    scores: Any,
+    out: Path,
+    console: Console,
+    *,
+    model: Any = None,
+    how: dict[str, Any] | None = None,
+    predictor: str | None = None,
+    places: Places = Places(),
+) -> None:
+    """Add pictures, heat maps and the router to what was gathered, and write the page.
+
+    Args:
+        scores: the table: pictures may lie beside it.
+        model: a loaded model or its name, for heat maps; None for none.
+        how: how to load it.
+        predictor: of the router; None for a bundled one, if there is one for this model.
+        places: where pictures lie that are no files.
+    """
+    from m3score.analysis.report.page import add_maps, add_pictures, add_router, save
+
+    chosen = _router(page, predictor)
+    with _within_reach(page, scores, places, console, router=chosen is not None) as find:
+        with _steps(console, "Shrinking pictures", len(page.paths)) as step:
+            add_pictures(page, find, step)
+        if model is not None and page.paths:
+            if isinstance(model, str):
+                from m3score.cli.console import load
+
+                model = load(model, console=console, **(how or {}))
+            with _steps(console, "Mapping detail", len(page.paths)) as step:
+                add_maps(page, model, find, step)
+        if chosen is not None and page.answers is not None:
+            with _steps(console, "Routing", len(page.answers.sample)) as step:
+                add_router(page, chosen, find, step)
+    size = save(page, out)
+    if page.unreadable:
+        missing, (reason, count) = sum(page.unreadable.values()), next(iter(page.unreadable.items()))
+        why = plain(reason) if count == missing else f"{plain(reason)} ({count:,}), and others"
+        console.print(
+            f"[yellow]{missing:,} of the {len(page.paths):,} shown pictures cannot be opened[/]: {why}. "
+            "Paths are tried as they are, and from the folder of the table."
+        )
+    if str(out) != "-":
+        console.print(f"Wrote {plain(out)} ({size / 1e6:.1f} MB, {len(page.paths):,} pictures).")
+
+
+@contextmanager
+def _within_reach(
+    page: Report, scores: Any, places: Places, console: Console, *, router: bool
+) -> Iterator[Callable[[str], str]]:
+    from m3score.analysis.report.pictures import folder_of_table
+    from m3score.data.extract import within_reach
+
+    wanted = page.wanted(router=router)
+    how: dict[str, Any] = {"data_sets": places.data_sets, "columns": places.columns, "fetch": places.fetch}
+    with ExitStack() as reaching:
+        with _steps(console, "Finding pictures", len(set(wanted))) as step:
+            near = within_reach(wanted, folder_of_table(scores), **how, on_picture=step)
+            find = reaching.enter_context(near)
+        yield find
+
+
+def page_of_run(
+    out: Path,
+    scores: Path,
+    format: str | None,
+    traces: Path | None,
+    model: Any,
+    console: Console,
+    search: Search,
+) -> None:
+    """The page of the tables that a run has just written, with heat maps by its model, loaded already.
+
+    Args:
+        search: the run's inputs: they may be fetched again.
+
+    The others are those of the run.
+    """
+    from m3score.analysis.report.page import gather
+
+    rows = [path for path in search.paths if not isinstance(path, str | PathLike)]
+    places = Places(rows, search.columns, fetch=True)
+    with _steps(console, "Reading") as step:
+        page = gather(scores, traces=traces, format=format, on_row=step)
+    wanted = model if hasattr(model, "vision_features") else None
+    finish(page, scores, out, console, model=wanted, places=places)
+
+
+def _model_of(page: Report, *, insist: bool) -> str | None:
+    """The traces' model, if it is bundled and so costs nothing to load."""
+    from m3score.models.hub import BUNDLED
+
+    models = page.answers.models if page.answers else set()
+    known = next(iter(models)) if len(models) == 1 else None
+    if insist and known is None:
+        raise M3ScoreError("--heat-maps needs --model NAME: nothing tells which model made these scores.")
+    return known if insist or known in BUNDLED else None
+
+
+def _router(page: Report, predictor: str | None) -> Any:
+    from m3score.routing.registry import BUNDLED, load_predictor
+
+    if predictor is not None:
+        if page.curves is None:
+            raise M3ScoreError("--predictor needs --traces with known right answers to be judged by.")
+        return load_predictor(predictor)
+    models = page.answers.models if page.answers else set()
+    name = next(iter(models)) if len(models) == 1 else None
+    if page.curves is None or name not in BUNDLED:
+        return None
+    try:
+        return load_predictor(name)
+    except M3ScoreError:
+        return None  # nobody asked for it
+
+
+@contextmanager
+def _steps(console: Console, verb: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+    """A progress bar on a terminal, silence elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    columns = (TextColumn(verb), BarColumn(bar_width=40), MofNCompleteColumn())
+    if console.quiet or not console.is_terminal:
+        yield lambda: None
+        return
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda: bar.advance(task)

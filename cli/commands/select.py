@@ -1,0 +1,299 @@
+"""m3score select: choose images by their scores; list, copy or link them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from m3score.cli import options
+from m3score.cli.console import INTERRUPTED, SOME_FAILED, check_target, plain, set_up, sigterm_as_interrupt
+from m3score.common.errors import M3ScoreError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from m3score.analysis.select import Selection
+    from m3score.cli.commands.report import Places
+
+EPILOG = """Examples:
+
+m3score select scores.csv --min 0.3 --max 0.9 --out middle.csv
+
+m3score select scores.csv --bottom 10% --copy-to simple/
+
+m3score select scores.csv --per-level 500 --seed 7 --link-to train/ --out train.csv
+
+m3score select scores.csv --token-budget 1e6 --format list | head
+
+Ranges come first; of what is in range --top, --bottom, --sample or --per-level chooses; of that
+--token-budget keeps as many images as fit."""
+
+LISTS = (".txt", ".list")
+PLACES = "Copies and links"
+FAILURES_SHOWN = 5
+
+
+class Format(StrEnum):
+    """Table formats, and paths alone."""
+
+    csv = "csv"
+    jsonl = "jsonl"
+    parquet = "parquet"
+    list = "list"
+
+
+def select(
+    scores: Annotated[
+        Path, typer.Argument(metavar="SCORES", help="A score table, from m3score rank; - for csv on stdin.")
+    ],
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by",
+            metavar="COLUMN",
+            help="What --min, --max, --top and --bottom are about: complexity, required, effective or "
+            "predicted (tokens), or any other column of numbers.",
+        ),
+    ] = "complexity",
+    least: Annotated[float | None, typer.Option("--min", help="Least value, itself included.")] = None,
+    most: Annotated[float | None, typer.Option("--max", help="Greatest value, itself included.")] = None,
+    top: Annotated[
+        str | None, typer.Option("--top", metavar="N|N%", help="So many images, the most complex ones.")
+    ] = None,
+    bottom: Annotated[
+        str | None, typer.Option("--bottom", metavar="N|N%", help="So many images, the simplest ones.")
+    ] = None,
+    sample: Annotated[
+        str | None, typer.Option("--sample", metavar="N|N%", help="So many images at random.")
+    ] = None,
+    per_level: Annotated[
+        int | None,
+        typer.Option(
+            "--per-level", min=1, metavar="N", help="So many at random of every level of the ladder."
+        ),
+    ] = None,
+    token_budget: Annotated[
+        float | None,
+        typer.Option(
+            "--token-budget",
+            metavar="TOKENS",
+            help="As many images as fit, such as 1e6: the cheapest first, or with --per-level one of each "
+            "level by turns.",
+        ),
+    ] = None,
+    level: Annotated[
+        str | None,
+        typer.Option(
+            "--level",
+            metavar="COLUMN",
+            help="The column of levels, and of tokens that the budget counts (per grid).",
+            show_default="required_tokens, else predicted_tokens",
+        ),
+    ] = None,
+    unsolved: Annotated[
+        bool,
+        typer.Option(
+            "--unsolved",
+            help="Images that no scale solves count as the finest scale, instead of being left out where "
+            "tokens are counted.",
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", help="Of all that is drawn at random.")] = 0,
+    copy_to: Annotated[
+        Path | None,
+        typer.Option("--copy-to", metavar="FOLDER", help="Copy the images there.", rich_help_panel=PLACES),
+    ] = None,
+    link_to: Annotated[
+        Path | None,
+        typer.Option("--link-to", metavar="FOLDER", help="Link to the images there.", rich_help_panel=PLACES),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--root",
+            metavar="FOLDER",
+            help="Where relative paths of the table begin.",
+            show_default="the working folder",
+            rich_help_panel=PLACES,
+        ),
+    ] = None,
+    dataset: options.DatasetOption = None,
+    split: options.Split = None,
+    image_column: options.ImageColumn = None,
+    fetch: Annotated[
+        bool,
+        typer.Option(
+            "--fetch",
+            help="Fetch the images that are at URLs, to copy them.",
+            show_default=False,
+            rich_help_panel=PLACES,
+        ),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="Write the rows (.csv, .jsonl, .parquet) or the paths alone (.txt, .list) here; - is "
+            "stdout, and the default unless images are copied or linked.",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option(
+            "--format", help="Rows or paths alone, whatever the suffix.", rich_help_panel=options.OUTPUT
+        ),
+    ] = None,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = 0,
+) -> None:
+    """Choose images by their scores: list them, copy them or link to them.
+
+    Copies keep their folders, so that equal names stay apart, and never replace a file.
+
+    Images in shards, parquet files and data sets are copied out of them; name those of the hub (--dataset).
+
+    The same command goes on where it was stopped.
+    """
+    console = set_up(quiet=quiet, verbose=verbose)
+    if copy_to is not None and link_to is not None:
+        raise M3ScoreError("--copy-to and --link-to exclude each other.")
+    _one_of(**{"--top": top, "--bottom": bottom, "--sample": sample, "--per-level": per_level})
+    if copy_to is None and link_to is None and (dataset or split or image_column or fetch):
+        raise M3ScoreError("--dataset, --split, --image-column and --fetch go with --copy-to or --link-to.")
+    kind = format or (Format.list if out is not None and out.suffix.lower() in LISTS else None)
+    check_target(out, "csv" if kind is Format.list else kind, overwrite=overwrite)
+    from m3score.analysis.select import choose
+    from m3score.cli.commands.report import places_of
+    from m3score.tables.compact import read_compact
+    from m3score.tables.schema import SCORES
+
+    reach = places_of(dataset, split, image_column, fetch)
+    table = read_compact(scores, SCORES)
+    chosen = choose(
+        table,
+        by=by,
+        min=least,
+        max=most,
+        top=top,
+        bottom=bottom,
+        sample=sample,
+        per_level=per_level,
+        token_budget=token_budget,
+        level=level,
+        unsolved=unsolved,
+        seed=seed,
+    )
+    rows = table.iloc[chosen.positions]
+    _say(chosen, len(table), per_level, console)
+    code, places = 0, copy_to or link_to
+    if places is not None:
+        code, targets = _place(rows, table, places, copy_to is not None, root, reach, console)
+        rows = rows.assign(placed=cast(Any, targets))
+    if out is not None or places is None:
+        _write(rows, out or Path("-"), kind)
+        if out is not None and str(out) != "-":
+            console.print(f"Wrote {plain(out)}.")
+    if code:
+        raise typer.Exit(code)
+
+
+def _one_of(**ways: object) -> None:
+    given = [option for option, value in ways.items() if value is not None]
+    if len(given) > 1:
+        raise M3ScoreError(f"{' and '.join(given)} exclude each other: give one of {', '.join(ways)}.")
+
+
+def _say(chosen: Selection, total: int, per_level: int | None, console: Console) -> None:
+    from m3score.cli.summary import histogram
+
+    console.print(f"Selected {len(chosen.positions):,} of {total:,} images.")
+    if chosen.per_level:
+        console.print(histogram([(str(one), count) for one, count in chosen.per_level.items()]))
+        short = [str(one) for one, count in chosen.per_level.items() if per_level and count < per_level]
+        if short and chosen.tokens is None:
+            console.print(f"Fewer than {per_level:,} images of level {', '.join(short)}: all are taken.")
+    if chosen.tokens is not None:
+        console.print(f"They need {chosen.tokens:,.0f} tokens per grid (column {plain(chosen.counted)}).")
+    if chosen.without_value:
+        console.print(f"Left out for want of a number: {chosen.without_value:,}.")
+    if chosen.unsolved:
+        console.print(f"Left out because no scale solves them: {chosen.unsolved:,} (--unsolved takes them).")
+
+
+def _place(
+    rows: pd.DataFrame,
+    table: pd.DataFrame,
+    folder: Path,
+    copies: bool,
+    root: Path | None,
+    reach: Places,
+    console: Console,
+) -> tuple[int, list[str | None]]:
+    """The exit code, and where each row's image lies now."""
+    from m3score.analysis.export import How, common_folder, place
+    from m3score.cli.progress import progress
+
+    start = os.fspath(root or "")
+    how = How.copy if copies else How.link
+    paths = rows["path"].astype(str).tolist()
+    results: list[Any] = []
+    interrupted = False
+    base = common_folder(table["path"].astype(str), start)
+    with sigterm_as_interrupt():
+        try:
+            with progress(console, lambda: len(paths), "Copying" if copies else "Linking") as advance:
+                for placed in place(paths, folder, how, root=start, base=base, **vars(reach)):
+                    results.append(placed)
+                    advance()
+        except KeyboardInterrupt:
+            interrupted = True
+    failed = [one for one in results if one.error]
+    before = sum(one.already for one in results)
+    done = f"{len(results) - len(failed) - before:,} {'copied' if copies else 'linked'} to {plain(folder)}"
+    console.print(f"{done}{f', {before:,} were there already' if before else ''}.")
+    if failed:
+        console.print(f"[bold red]{len(failed):,} could not be had:[/]")
+        for one in failed[:FAILURES_SHOWN]:
+            console.print(f"  {plain(one.source)}: {plain(one.error)}", soft_wrap=True)
+        if len(failed) > FAILURES_SHOWN:
+            console.print(f"  ... and {len(failed) - FAILURES_SHOWN:,} more")
+    if interrupted:
+        console.print("Interrupted: the same command goes on from here.")
+        raise typer.Exit(INTERRUPTED)
+    targets = {one.source: one.target for one in results}
+    return SOME_FAILED if failed else 0, [targets[path] for path in paths]
+
+
+def _write(rows: pd.DataFrame, out: Path, kind: Format | None) -> None:
+    if kind is not Format.list:
+        from m3score.tables.io import write_rows
+        from m3score.tables.schema import SCORES
+
+        names = [str(name) for name in rows.columns]
+        values = rows.itertuples(index=False, name=None)
+        write_rows((dict(zip(names, row, strict=True)) for row in values), out, SCORES, names, format=kind)
+        return
+    content = _listed(rows["path"].astype(str).tolist())
+    if str(out) == "-":
+        typer.echo(content, nl=False)
+    else:
+        from m3score.tables.io import write_whole
+
+        write_whole(out, content.encode())
+
+
+def _listed(paths: Sequence[str]) -> str:
+    broken = next((path for path in paths if "\n" in path or "\r" in path), None)
+    if broken is not None:
+        raise M3ScoreError(f"{broken!r}: a name with a line break does not fit into a list; write a table.")
+    return "".join(f"{path}\n" for path in paths)

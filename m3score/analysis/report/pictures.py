@@ -1,0 +1,159 @@
+"""The pictures in a report: thumbnails of bounded size, and maps of the detail that pooling loses."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from m3score.common.errors import M3ScoreError
+from m3score.images.decode import open_image, open_reduced
+
+if TYPE_CHECKING:
+    from m3score.models.m3.model import M3Model
+
+SIDE = 320
+"""Longest side of a thumbnail, in pixels."""
+BYTES = 24_000
+"""Most bytes of one thumbnail,"""
+ALL_BYTES = 6_500_000
+"""and of all together; base64 makes a third more of it."""
+_QUALITIES = ((1.0, 72), (1.0, 50), (0.8, 40), (0.6, 35), (0.45, 30), (0.3, 25), (0.2, 20))
+"""(share of SIDE, WebP quality), tried until the bytes suffice."""
+_LEVELS = 16
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small picture, or why there is none."""
+
+    data: str | None
+    """base64 of a WebP file."""
+    width: int | None
+    height: int | None
+    """Of the picture itself, in pixels."""
+    error: str | None
+
+
+def thumbnails(paths: Sequence[str], find: Callable[[str], str]) -> Iterator[Thumbnail]:
+    """One per path, in order. Together they stay below ALL_BYTES."""
+    limit = min(BYTES, ALL_BYTES // max(1, len(paths)))
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        yield from pool.map(lambda path: _thumbnail(path, find, limit), paths)
+
+
+def _thumbnail(path: str, find: Callable[[str], str], limit: int) -> Thumbnail:
+    file = path
+    try:
+        file = find(path)
+        picture, (width, height) = open_reduced(file, SIDE)
+    except M3ScoreError as error:
+        return Thumbnail(None, None, None, error.reason)
+    content = b""
+    for share, quality in _QUALITIES:
+        small = picture.copy()
+        small.thumbnail((max(1, int(SIDE * share)),) * 2)
+        buffer = io.BytesIO()
+        small.save(buffer, "webp", quality=quality)
+        content = buffer.getvalue()
+        if len(content) <= limit:
+            break
+    return Thumbnail(base64.b64encode(content).decode(), width, height, None)
+
+
+@dataclass(frozen=True)
+class DetailMap:
+    """Where in a picture a scale's tokens do not tell what the finest ones tell."""
+
+    loss: dict[int, np.ndarray]
+    """By tokens: float (grid, grid), distance of a patch's projected feature from the pooled one that stands
+    for it, relative to the mean length of the picture's features."""
+    box: tuple[float, float, float, float]
+    """Left, top, right, bottom of the grid in units of the picture's sides: it may reach beyond."""
+
+
+def detail_maps(
+    model: M3Model, paths: Sequence[str], find: Callable[[str], str] = lambda path: path
+) -> Iterator[DetailMap | None]:
+    """One per path, in order; None for a picture that cannot be opened. Of the overview grid only."""
+    for start in range(0, len(paths), _BATCH):
+        pictures = [_opened(path, find) for path in paths[start : start + _BATCH]]
+        encoded = iter(model.encode([picture for picture in pictures if picture is not None]))
+        for picture in pictures:
+            if picture is None:
+                yield None
+                continue
+            features = next(encoded).features[:1].float().cpu()
+            box = _grid_box(picture.size, model.settings.image_aspect_ratio)
+            yield DetailMap(_losses(features, model.ladder), box)
+
+
+def _opened(path: str, find: Callable[[str], str]) -> Any:
+    try:
+        return open_image(find(path))
+    except M3ScoreError:
+        return None
+
+
+def _losses(features: Any, ladder: Sequence[int]) -> dict[int, np.ndarray]:
+    """features: (1, grid * grid, hidden)"""
+    from m3score.models.m3.ladder import pool, pool_kernel
+
+    grid = round(features.shape[1] ** 0.5)
+    fine = features[0].numpy().reshape(grid, grid, -1)
+    length = float(np.linalg.norm(fine, axis=-1).mean()) or 1.0
+    losses = {}
+    for tokens in ladder:
+        kernel = pool_kernel(tokens, grid)
+        if kernel == 1:
+            continue
+        side = grid // kernel
+        coarse = pool(features, tokens)[0].numpy().reshape(side, side, -1)
+        places = np.minimum(np.arange(grid) // kernel, side - 1)
+        losses[tokens] = np.linalg.norm(fine - coarse[places][:, places], axis=-1) / length
+    return losses
+
+
+def _grid_box(size: tuple[int, int], aspect_ratio: str) -> tuple[float, float, float, float]:
+    """Where preprocess.py lays the (overview) grid: around, over or in the middle of the picture."""
+    width, height = size
+    if aspect_ratio == "anyres":
+        return 0.0, 0.0, 1.0, 1.0
+    side = max(size) if aspect_ratio == "pad" else min(size)
+    x, y = side / width / 2, side / height / 2
+    return 0.5 - x, 0.5 - y, 0.5 + x, 0.5 + y
+
+
+def as_digits(maps: Sequence[DetailMap | None]) -> list[dict[str, Any] | None]:
+    """The maps for the page: per scale one hexadecimal digit per cell, row by row, on one scale for all.
+
+    "0" is what one cell in ten stays below, over all scales, and "f" what one in two hundred exceeds.
+    """
+    values = [loss.ravel() for one in maps if one for loss in one.loss.values()]
+    low, high = np.quantile(np.concatenate(values), (0.1, 0.995)) if values else (0.0, 1.0)
+    span = float(max(high - low, 1e-9))
+    return [_digits(one, float(low), span) if one else None for one in maps]
+
+
+def _digits(one: DetailMap, low: float, span: float) -> dict[str, Any]:
+    scales = {}
+    for tokens, loss in one.loss.items():
+        levels = np.clip(np.rint((loss - low) / span * (_LEVELS - 1)), 0, _LEVELS - 1).astype(int)
+        scales[str(tokens)] = "".join(f"{level:x}" for level in levels.ravel())
+    means = {str(tokens): round(float(loss.mean()), 3) for tokens, loss in one.loss.items()}
+    grid = len(next(iter(one.loss.values()))) if one.loss else 0
+    return {"grid": grid, "box": [round(v, 4) for v in one.box], "scales": scales, "mean": means}
+
+
+def folder_of_table(table: Any) -> Path | None:
+    """The folder that a table's relative paths may be relative to, if it is a file."""
+    is_file = (isinstance(table, str) or hasattr(table, "__fspath__")) and str(table) != "-"
+    return Path(table).parent if is_file else None

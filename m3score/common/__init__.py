@@ -1,0 +1,4 @@
+"""What every room needs and no room owns: errors, files, limits, profiling.
+
+Knows the operating system; knows nothing about images, tables or models.
+"""

@@ -1,0 +1,189 @@
+"""What coarser scales make of the finest scale's answer.
+
+Each coarser scale reads the finest answer in one forward pass (teacher forcing), which tells how far it
+agrees, and where its own greedy choice first differs. Up to there its answer is known; only from there on
+does it decode by itself, in one batch with all that must. (The verification step of speculative decoding.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, groupby
+
+import torch
+
+from m3score.common.errors import M3ScoreError
+from m3score.common.profiling import stage
+from m3score.models.inference.generation import (
+    Decoded,
+    LadderModel,
+    Pair,
+    check_number,
+    finished,
+    go_on,
+    plant,
+)
+from m3score.models.inference.prompt_tree import Leaf, PromptTrees
+
+_LOGITS_AT_ONCE = 2**24
+"""Logits compared at once: 64 MB in float32."""
+_PACKED_TOKENS = {"cpu": 256, "cuda": 4096}
+"""Visual tokens of one image that several scales may share a row with, per kind of device.
+
+Scales in one row spare passes and padding, but attention under a mask computes what it then throws away, and
+that grows with the square of the row.
+"""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a scale says about the finest scale's answer, and its own answer."""
+
+    agreement: float
+    """Mean of 1 - total variation distance over the finest answer's positions."""
+    ids: list[int]
+    """The scale's own answer; only its beginning, up to what differs, until it is decoded further."""
+    logprob: float
+    """Of these ids."""
+    shared: int
+    """How many tokens it shares with the finest scale's answer, from the beginning."""
+
+    @property
+    def differs(self) -> bool:
+        """Whether the scale's own answer leaves the finest scale's."""
+        return self.shared < len(self.ids)
+
+
+class _Reading:
+    """Some scales' prompts of a batch, with the finest answers read behind them."""
+
+    def __init__(
+        self, model: LadderModel, pairs: Sequence[Pair], scales: Sequence[int], finest: Sequence[Decoded]
+    ) -> None:
+        self._drafts = [answer for answer in finest for _ in scales]
+        self._forest, self.leaves = plant(model, pairs, scales, [answer.ids[:-1] for answer in finest])
+        self.trees = PromptTrees(model.hf_model, self._forest, trunk_first=len(scales) == 1)
+        self.verdicts = list(self._compare())
+
+    def _compare(self) -> Iterator[Verdict]:
+        """What was read behind each leaf's prompt against the draft's own distributions."""
+        known = [answer.log_probs for answer in self._drafts if answer.log_probs is not None]
+        if len(known) < len(self._drafts):
+            raise M3ScoreError("The finest answers were decoded without their distributions.")
+        ends = list(accumulate(log_probs.numel() for log_probs in known))
+        for _, group in groupby(range(len(known)), key=lambda n: (ends[n] - 1) // _LOGITS_AT_ONCE):
+            chosen = list(group)
+            lengths = [len(known[number]) for number in chosen]
+            parts = []
+            for number, length in zip(chosen, lengths, strict=True):
+                row, node = self.leaves[number]
+                stop = len(self._forest[row][node].embeddings)
+                parts.append((row, node, stop - length, stop))
+            log_probs = torch.log_softmax(self.trees.logits(parts), dim=-1)
+            best, choice = (values.tolist() for values in log_probs.max(dim=-1))
+            reference = torch.cat([known[number] for number in chosen])
+            distance = ((log_probs.exp_() - reference.exp_()).abs_().sum(dim=-1) / 2).tolist()
+            start = 0
+            for number, length in zip(chosen, lengths, strict=True):
+                part = slice(start, start + length)
+                yield _verdict(self._drafts[number].ids, choice[part], best[part], distance[part])
+                start += length
+
+    def forget_drafts(self, numbers: Sequence[int]) -> list[Leaf]:
+        """What was read of the finest answers behind the shared tokens was never read, at these leaves."""
+        chosen = [self.leaves[number] for number in numbers]
+        for number, (row, node) in zip(numbers, chosen, strict=True):
+            prompt = len(self._forest[row][node].embeddings) - (len(self._drafts[number].ids) - 1)
+            self.trees.forget((row, node), prompt + self.verdicts[number].shared)
+        return chosen
+
+
+def _verdict(draft: list[int], own: list[int], logprobs: list[float], distance: list[float]) -> Verdict:
+    """Agreement, and the scale's own tokens up to and with the first that differs."""
+    agreement = 1 - math.fsum(distance) / len(distance)
+    check_number(agreement)
+    shared = next((i for i, (a, b) in enumerate(zip(own, draft, strict=True)) if a != b), len(own))
+    ids = own[: shared + 1]
+    return Verdict(min(1.0, max(0.0, agreement)), ids, sum(logprobs[: len(ids)]), shared)
+
+
+@torch.no_grad()
+def verify(
+    model: LadderModel,
+    pairs: Sequence[Pair],
+    scales: Sequence[int],
+    finest: Sequence[Decoded],
+    max_new_tokens: int,
+    *,
+    answers: bool = True,
+) -> list[list[Verdict]]:
+    """Teacher-force the finest answers at coarser scales; decode from where greedy choices differ.
+
+    Args:
+        model: the model.
+        pairs: encoded images with a question each.
+        scales: visual tokens per grid.
+        finest: the finest scale's answers, with their distributions.
+        max_new_tokens: at most this many tokens per answer.
+        answers: decode on where an answer differs.
+
+    Returns:
+        Per pair one verdict per scale.
+    """
+    with stage("verify"):
+        readings = [_Reading(model, pairs, group, finest) for group in _groups(model, pairs, scales)]
+    if answers:
+        with stage("decode"):
+            _finish_answers(model, readings, max_new_tokens)
+    verdicts: list[list[Verdict]] = [[] for _ in pairs]
+    for reading in readings:
+        width = len(reading.verdicts) // len(pairs)
+        for number, verdict in enumerate(reading.verdicts):
+            verdicts[number // width].append(verdict)
+    return verdicts
+
+
+def _groups(model: LadderModel, pairs: Sequence[Pair], scales: Sequence[int]) -> list[list[int]]:
+    """Scales that share a row: as many as _PACKED_TOKENS allows, from the coarsest on."""
+    limit = _PACKED_TOKENS["cuda" if pairs[0][0].features.device.type == "cuda" else "cpu"]
+    groups: list[list[int]] = []
+    held = 0
+    for tokens in scales:
+        size = max(model.visual_token_count(encoded, tokens) for encoded, _ in pairs)
+        held += size
+        if not groups or held > limit:
+            groups.append([])
+            held = size
+        groups[-1].append(tokens)
+    return groups
+
+
+def _finish_answers(model: LadderModel, readings: Sequence[_Reading], max_new_tokens: int) -> None:
+    """Decode on, in place, where a scale's answer left the finest scale's and hasn't come to its end."""
+    trees: PromptTrees | None = None
+    leaves: list[Leaf] = []
+    going: list[tuple[_Reading, int]] = []
+    for reading in readings:
+        numbers = [
+            number
+            for number, verdict in enumerate(reading.verdicts)
+            if verdict.differs and not finished(verdict.ids, max_new_tokens, model.stop_ids)
+        ]
+        if numbers:
+            kept = reading.trees.keep(reading.forget_drafts(numbers))
+            leaves += trees.absorb(reading.trees, kept) if trees else kept
+            trees = trees or reading.trees
+            going += [(reading, number) for number in numbers]
+    if trees is None:
+        return
+    trees.begin(leaves)
+    begun = [reading.verdicts[number] for reading, number in going]
+    last = torch.tensor([verdict.ids[-1] for verdict in begun], device=trees.device)
+    limits = [max_new_tokens - len(verdict.ids) for verdict in begun]
+    rest = go_on(trees, trees.append(last), model.stop_ids, limits)
+    for (reading, number), verdict, more in zip(going, begun, rest, strict=True):
+        reading.verdicts[number] = replace(
+            verdict, ids=verdict.ids + more.ids, logprob=verdict.logprob + more.logprob
+        )

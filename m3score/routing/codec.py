@@ -1,0 +1,174 @@
+"""A predictor's file: safetensors with one JSON text, read without executing anything.
+
+Layout: arrays `image_only/*` and `with_question/*` (ensemble.py), `image_only_gains/0/*` and so on for each
+step of the ladder (gains.py; older files have none), `calibration/*` (predictor.py), and under the metadata
+key "m3score_predictor" a JSON object with everything else. What a file says is not trusted: the
+JSON's types, the arrays' types, shapes and values and the trees' structure are checked before a predictor is
+made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import safetensors.numpy
+
+from m3score.common.errors import M3ScoreError, one_line
+from m3score.routing.ensemble import Ensemble
+from m3score.routing.features.image import FEATURE_VERSION
+from m3score.routing.gains import Gains
+from m3score.tables.io import read_whole, write_whole
+from m3score.tables.schema import printable
+
+if TYPE_CHECKING:
+    from m3score.routing.predictor import Predictor
+
+FORMAT_VERSION = 1
+SUFFIX = ".predictor"
+MAX_PREDICTOR_BYTES = 256 << 20
+"""Larger files are refused: a predictor has a few megabytes."""
+
+_KEY = "m3score_predictor"
+_FORMS = ("image_only", "with_question")
+_KINDS = {
+    "feature_version": (int, "a whole number"),
+    "model": (str, "text"),
+    "fingerprint": (str, "text"),
+    "feature_set": (str, "text"),
+    "ladder": (list, "a list"),
+    "image_features": (list, "a list"),
+    "question_features": (list, "a list"),
+    "data": (dict, "an object"),
+    "card": (str, "text"),
+}
+
+
+def save(predictor: Predictor, path: str | os.PathLike[str]) -> None:
+    """Write a predictor, whole or not at all; M3ScoreError for another suffix or a place that is closed."""
+    name = printable(str(path))
+    if not str(path).endswith(SUFFIX):
+        raise M3ScoreError(f"{name}: a predictor's file name must end in {SUFFIX}.")
+    facts = {"format_version": FORMAT_VERSION} | {key: getattr(predictor, key) for key in _KINDS}
+    try:
+        text = json.dumps(facts, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise M3ScoreError(f"{name}: the predictor's data must be JSON-ready ({error}).") from None
+    write_whole(path, safetensors.numpy.save(_arrays(predictor), metadata={_KEY: text}))
+
+
+def _arrays(predictor: Predictor) -> dict[str, np.ndarray]:
+    record = predictor.calibration
+    arrays = {"calibration/image_only": record.image_only, "calibration/sufficient": record.sufficient}
+    if record.with_question is not None:
+        arrays["calibration/with_question"] = record.with_question
+    for form in _FORMS:
+        kept, gains = getattr(record, f"gains_{form}"), getattr(predictor, f"{form}_gains")
+        if kept is not None and gains is not None:
+            arrays[f"calibration/gains_{form}"] = kept
+            for k, step in enumerate(gains.steps):
+                arrays |= {f"{form}_gains/{k}/{name}": array for name, array in step.arrays().items()}
+        ensemble = getattr(predictor, form)
+        if ensemble is not None:
+            arrays |= {f"{form}/{name}": array for name, array in ensemble.arrays().items()}
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def load(path: str | os.PathLike[str]) -> Predictor:
+    """Read a predictor.
+
+    Raises:
+        M3ScoreError: one sentence that names the file: not there, too large, no predictor's file, damaged, of
+            another format or feature version, or with parts that do not fit together.
+    """
+    from m3score.routing.predictor import CalibrationRecord, Predictor
+
+    name = printable(str(path))
+    arrays, facts = _contents(path, name)
+    _check_facts(facts, name)
+    forms = {form: _ensemble(form, arrays, name) for form in _FORMS}
+    parts = {
+        key.removeprefix("calibration/"): v for key, v in arrays.items() if key.startswith("calibration/")
+    }
+    if forms["image_only"] is None or not {"image_only", "sufficient"} <= parts.keys():
+        raise M3ScoreError(f"{name}: damaged predictor: the form image_only or its calibration is missing.")
+    record = CalibrationRecord(
+        parts["image_only"],
+        parts.get("with_question"),
+        parts["sufficient"],
+        *(parts.get(f"gains_{form}") for form in _FORMS),
+    )
+    gains = {f"{form}_gains": _gains(f"{form}_gains", arrays, name) for form in _FORMS}
+    facts = {key: tuple(v) if isinstance(v, list) else v for key, v in facts.items() if key in _KINDS}
+    try:
+        return Predictor(calibration=record, **forms, **gains, **facts)  # type: ignore[arg-type]
+    except M3ScoreError as error:
+        raise M3ScoreError(f"{name}: {error}") from None
+
+
+def _contents(path: str | os.PathLike[str], name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Arrays and JSON object of a file."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise M3ScoreError(f"{name}: not a file.")
+    if os.path.isfile(path) and os.path.getsize(path) > MAX_PREDICTOR_BYTES:
+        raise M3ScoreError(f"{name}: larger than {MAX_PREDICTOR_BYTES >> 20} MiB, so no predictor.")
+    content = read_whole(os.path.abspath(path))
+    try:
+        arrays = safetensors.numpy.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    except (
+        Exception
+    ) as error:  # safetensors' own errors, types it has no numpy type for, nested too deep, ...
+        reason = one_line(error, 120)
+        raise M3ScoreError(f"{name}: not a predictor's file, or damaged ({reason}).") from None
+    text = (header.get("__metadata__") or {}).get(_KEY)
+    if text is None:
+        raise M3ScoreError(f"{name}: a safetensors file, but no predictor's.")
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise M3ScoreError(f"{name}: damaged predictor: its description is no JSON ({error}).") from None
+    if not isinstance(facts, dict):
+        raise M3ScoreError(f"{name}: damaged predictor: its description is no JSON object.")
+    return arrays, facts
+
+
+def _check_facts(facts: Mapping[str, Any], name: str) -> None:
+    written, version = facts.get("format_version"), facts.get("feature_version")
+    if written != FORMAT_VERSION:
+        raise M3ScoreError(
+            f"{name}: format version {repr(written)[:60]}; this m3score reads {FORMAT_VERSION}."
+        )
+    if version != FEATURE_VERSION:  # before anything that another version may have changed
+        raise M3ScoreError(
+            f"{name}: fitted on feature version {repr(version)[:60]}, but this m3score computes version "
+            f"{FEATURE_VERSION}: calibrate anew with `m3score calibrate`."
+        )
+    for key, (kind, wanted) in _KINDS.items():
+        if type(facts.get(key)) is not kind:
+            raise M3ScoreError(f"{name}: damaged predictor: {key!r} must be {wanted}.")
+    for key in ("image_features", "question_features"):
+        if not all(isinstance(feature, str) for feature in facts[key]):
+            raise M3ScoreError(f"{name}: damaged predictor: {key!r} must hold names.")
+
+
+def _gains(key: str, arrays: Mapping[str, np.ndarray], name: str) -> Gains | None:
+    held = {array.split("/")[1] for array in arrays if array.startswith(f"{key}/")}
+    if not held:
+        return None
+    if held != {str(k) for k in range(len(held))}:
+        raise M3ScoreError(f"{name}: damaged predictor: {key} must have steps that are numbered from 0 on.")
+    steps = tuple(_ensemble(f"{key}/{k}", arrays, name) for k in range(len(held)))
+    try:
+        return Gains(tuple(step for step in steps if step is not None))
+    except M3ScoreError as error:
+        raise M3ScoreError(f"{name}: damaged predictor: {key}: {error}") from None
+
+
+def _ensemble(form: str, arrays: Mapping[str, np.ndarray], name: str) -> Ensemble | None:
+    prefix = f"{form}/"
+    kept = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+    return Ensemble.from_arrays(kept, where=f"{name}, {form}") if kept else None

@@ -1,0 +1,350 @@
+"""Predict the scale of images without running a model: the public calls.
+
+Imports neither torch nor scikit-learn. Pictures become features in workers (features.map_images), features
+become ln(tokens) in arrays (ensemble.py), and a certified margin makes a scale of these (predictor.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Any, overload
+
+import numpy as np
+
+from m3score.common.errors import M3ScoreError
+from m3score.common.limits import Limits
+from m3score.data.item import FoundImage
+from m3score.images.decode import ImageSource
+from m3score.routing.certify import check_levels
+from m3score.routing.feature_jobs import look, lost, order_of, with_questions
+from m3score.routing.features.image import map_images, question_features
+from m3score.routing.predictor import Predictor
+from m3score.routing.registry import check_model, load_predictor, warn_once
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is foreseen for one image, or why nothing is."""
+
+    path: str | None
+    """As given, printable; None for an image that came as bytes, as an array or as an image."""
+    tokens: int | None
+    """Visual tokens per grid to use: a scale of the ladder."""
+    complexity: float | None
+    """In [0, 1]: the predicted ln(tokens) / ln(finest), without any safety margin. Where nothing is asked, of
+    what `m3score rank` asks: the mean over Predictor.probe_panel, if there is one."""
+    certified: bool | None
+    """Whether `tokens` keeps a promise that the calibration certified; never for frames seen one by one."""
+    error: str | None
+    spread: float | None = None
+    """How unsure the predictor is, in ln(tokens): Predictor.spread. Only where it was asked for."""
+    transient: bool = field(default=False, repr=False)
+    """Whether the error may be gone when the same is tried again."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields of the prediction itself."""
+        fields = asdict(self)
+        del fields["transient"]
+        return fields
+
+
+# ---- one image or a list --------------------------------------------------------------------------------
+
+
+@overload
+def predict_scale(
+    img: ImageSource,
+    question: str | None = None,
+    *,
+    max_drop: float | None = 0.02,
+    confidence: float = 0.95,
+    mean_tokens: float | None = None,
+    predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
+    model: Any = None,
+    workers: int | None = None,
+    frames: int | None = None,
+) -> int: ...
+
+
+@overload
+def predict_scale(
+    img: list[Any] | tuple[Any, ...],
+    question: str | Sequence[str | None] | None = None,
+    *,
+    max_drop: float | None = 0.02,
+    confidence: float = 0.95,
+    mean_tokens: float | None = None,
+    predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
+    model: Any = None,
+    workers: int | None = None,
+    frames: int | None = None,
+) -> list[int]: ...
+
+
+def predict_scale(
+    img: Any,
+    question: Any = None,
+    *,
+    max_drop: float | None = 0.02,
+    confidence: float = 0.95,
+    mean_tokens: float | None = None,
+    predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
+    model: Any = None,
+    workers: int | None = None,
+    frames: int | None = None,
+) -> int | list[int]:
+    """How many visual tokens per grid an image needs, foretold from its pixels; a list in, a list out.
+
+    Args:
+        img: a path, the bytes of an image file, a PIL image or a numpy array; or a list of them, which is
+            worked on in parallel.
+        question: what will be asked; for a list one text for all, or one (or None) per image. Without it the
+            image alone decides, which costs tokens or accuracy: see the predictor's card.
+        max_drop: the share of questions that may be answered wrongly although the finest scale is right, in
+            (0, 1); None promises nothing and takes predictions as they are.
+        confidence: of that promise, in (0, 1); see Predictor.certificate. Where nothing can be certified the
+            finest scale is the answer, and a warning says so once.
+        mean_tokens: instead of a promise, a budget: so many tokens per grid on the average of images like
+            those of the calibration, spent where they help most. max_drop is then not looked at.
+        predictor: a name in BUNDLED, a file, or a Predictor.
+        model: whom it is to route, if it should be checked; see load_predictor.
+        workers: how many work on a list; by default features.map_images decides.
+        frames: of a video that is to have a grid of tokens for each of so many frames: each is looked at, and
+            the most demanding decides. By default six frames make one picture.
+
+    Raises:
+        M3ScoreError: an image that cannot be read (named), or an argument that cannot be used.
+    """
+    many = isinstance(img, list | tuple)
+    stream = predict_many(
+        img if many else [img],
+        question if many else [question],
+        max_drop=max_drop,
+        confidence=confidence,
+        mean_tokens=mean_tokens,
+        predictor=predictor,
+        model=model,
+        workers=workers if many else 1,  # to start a thread takes longer than to do it
+        frames=frames,
+        complexity=False,
+    )
+    scales = [_or_raise(result).tokens or 0 for result in stream]
+    return scales if many else scales[0]
+
+
+@overload
+def predict_complexity(
+    img: ImageSource,
+    question: str | None = None,
+    *,
+    predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
+    workers: int | None = None,
+    frames: int | None = None,
+) -> float: ...
+
+
+@overload
+def predict_complexity(
+    img: list[Any] | tuple[Any, ...],
+    question: str | Sequence[str | None] | None = None,
+    *,
+    predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
+    workers: int | None = None,
+    frames: int | None = None,
+) -> list[float]: ...
+
+
+def predict_complexity(
+    img: Any,
+    question: Any = None,
+    *,
+    predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
+    workers: int | None = None,
+    frames: int | None = None,
+) -> float | list[float]:
+    """Complexity in [0, 1] of an image, foretold: ln(tokens) / ln(finest). A list in, a list out.
+
+    Without a question it foretells what `score` and `m3score rank` find without one: the mean over the probe
+    panel, if the predictor was fitted to its questions (the bundled one was); else the image alone decides.
+    Arguments and errors are those of predict_scale; there is no safety margin in it.
+    """
+    many = isinstance(img, list | tuple)
+    stream = predict_many(
+        img if many else [img],
+        question if many else [question],
+        max_drop=None,
+        predictor=predictor,
+        workers=workers if many else 1,
+        frames=frames,
+    )
+    values = [_or_raise(result).complexity or 0.0 for result in stream]
+    return values if many else values[0]
+
+
+def _or_raise(result: Prediction) -> Prediction:
+    if result.error is not None:
+        raise M3ScoreError(result.error if result.path is None else f"{result.path}: {result.error}")
+    return result
+
+
+# ---- many -----------------------------------------------------------------------------------------------
+
+
+def predict_many(
+    images: Iterable[ImageSource | FoundImage],
+    questions: str | Iterable[str | None] | None = None,
+    *,
+    max_drop: float | None = 0.02,
+    confidence: float = 0.95,
+    mean_tokens: float | None = None,
+    predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
+    model: Any = None,
+    workers: int | None = None,
+    limits: Limits | None = None,
+    spread: bool = False,
+    frames: int | None = None,
+    complexity: bool = True,
+) -> Iterator[Prediction]:
+    """Predict for many images, lazily and in order; an image that cannot be read is a result with its error.
+
+    Args:
+        images: any number of images, or what find_images yields. What a source itself asks about an image
+            goes before one text for all; of several questions the most demanding one decides about tokens,
+            and complexity is their mean.
+        questions: None, one text for all, or one (or None) per image.
+        limits: for images that nobody has vouched for: what one of them may cost. They are all decoded in
+            worker processes then, also the first ones, and one that kills its process is an error of its own.
+        spread: tell how unsure the predictor is, too.
+        complexity: tell it; without, the probe panel is not looked at, which saves a tenth of a millisecond.
+
+    The other arguments are those of predict_scale. Arguments that cannot be used are M3ScoreErrors at once,
+    and too few or too many questions when it shows.
+    """
+    chosen = predictor if isinstance(predictor, Predictor) else load_predictor(predictor)
+    if model is not None:
+        check_model(chosen, model)
+    if chosen.feature_set != "pixels":
+        raise M3ScoreError(
+            f"this predictor needs {chosen.feature_set} features, which a picture alone does not give: take "
+            "them from M3Model.vision_features and use Predictor.predict and Predictor.route."
+        )
+    routing = _Routing(None if mean_tokens is not None else max_drop, confidence, mean_tokens, complexity)
+    if routing.max_drop is not None:
+        check_levels(routing.max_drop, confidence)
+    for option, values in (("images", images), ("questions", questions)):
+        if isinstance(values, bytes | os.PathLike) or (option == "images" and isinstance(values, str)):
+            raise M3ScoreError(f"{option} must be a list, even of one.")
+    if isinstance(images, Sequence) and isinstance(questions, list | tuple) and len(images) != len(questions):
+        raise M3ScoreError(f"{len(images)} images need as many questions, not {len(questions)}.")
+    looked_at = frames_to_look_at(chosen, frames)
+    return _predict_many(chosen, images, questions, routing, workers, limits, spread, looked_at)
+
+
+def frames_to_look_at(predictor: Predictor, frames: int | None) -> int | None:
+    """How many frames of a video are looked at one by one; None for six as one picture.
+
+    A predictor that was calibrated on videos with a grid of tokens per frame saw six frames as one picture
+    then, and does so now.
+
+    Raises:
+        M3ScoreError: its videos had another number of frames.
+    """
+    if frames is not None and frames < 1:
+        raise M3ScoreError(f"frames must be at least 1, not {frames}.")
+    own = predictor.data.get("frames")
+    if own is not None and own != frames:
+        raise M3ScoreError(f"this predictor is of videos with --frames {own}: give it that many frames.")
+    return frames if own is None else None
+
+
+def _predict_many(
+    predictor: Predictor,
+    images: Iterable[ImageSource | FoundImage],
+    questions: str | Iterable[str | None] | None,
+    routing: _Routing,
+    workers: int | None,
+    limits: Limits | None,
+    spread: bool,
+    frames: int | None,
+) -> Iterator[Prediction]:
+    pairs = with_questions(images, questions)
+    items = (order_of(image, asked, limits or Limits(), frames) for image, asked in pairs)
+    for path, asked, found in map_images(look, items, workers, limits=limits, instead=lost):
+        if isinstance(found, tuple):
+            reason, transient = found
+            yield Prediction(path, None, None, None, reason, transient=transient)
+            continue
+        try:
+            seen = [(picture, one) for picture in found for one in asked]
+            several = [_predicted(predictor, picture, one, routing) for picture, one in seen]
+            unsure = [_spread(predictor, picture, one) for picture, one in seen] if spread else []
+        except M3ScoreError as error:
+            yield Prediction(path, None, None, None, str(error))
+            continue
+        yield Prediction(
+            path=path,
+            tokens=max(tokens for tokens, _, _ in several),
+            complexity=sum(one for _, one, _ in several) / len(several) if routing.complexity else None,
+            certified=len(found) == 1 and all(certified for _, _, certified in several),
+            error=None,
+            spread=sum(unsure) / len(unsure) if unsure else None,
+        )
+
+
+@dataclass(frozen=True)
+class _Routing:
+    """How predictions become scales; see Predictor.route."""
+
+    max_drop: float | None
+    confidence: float
+    mean_tokens: float | None
+    complexity: bool
+    """Whether it is wanted."""
+
+
+def _predicted(
+    predictor: Predictor, found: np.ndarray, question: str | None, routing: _Routing
+) -> tuple[int, float, bool]:
+    """(tokens, complexity, certified) of one question about an image, or of the image alone."""
+    asked = question is not None
+    rows = found, question_features(question) if asked else None
+    predicted = predictor.predict(*rows)
+    if routing.mean_tokens is not None:
+        scales = predictor.route_within(routing.mean_tokens, *rows)
+    else:
+        scales = predictor.route(
+            predicted, max_drop=routing.max_drop, confidence=routing.confidence, with_question=asked
+        )
+    if routing.complexity and not asked and predictor.probe_panel:
+        predicted = predictor.predict(*_probed(predictor, found))
+    certified = _certified(predictor, routing, asked)
+    return int(scales[0]), float(predictor.complexity(predicted).mean()), certified
+
+
+def _spread(predictor: Predictor, found: np.ndarray, question: str | None) -> float:
+    """How unsure the complexity is."""
+    if question is None and predictor.probe_panel:
+        return float(predictor.spread(*_probed(predictor, found)).mean())
+    return float(predictor.spread(found, None if question is None else question_features(question))[0])
+
+
+def _probed(predictor: Predictor, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of an image with each question of the probe panel."""
+    asked = np.stack([_known_features(text) for text in predictor.probe_panel])
+    return np.repeat(found[None], len(asked), axis=0), asked
+
+
+_known_features = lru_cache(maxsize=64)(question_features)
+
+
+def _certified(predictor: Predictor, routing: _Routing, asked: bool) -> bool:
+    """Whether a promise is kept; says once, aloud, that there is none to keep."""
+    if routing.max_drop is None:
+        return False
+    certificate = predictor.certificate(routing.max_drop, routing.confidence, with_question=asked)
+    if not certificate.certified:
+        warn_once(certificate.note, "certificate", certificate.note, predictor.fingerprint)
+    return certificate.certified

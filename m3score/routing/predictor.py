@@ -1,0 +1,338 @@
+"""A fitted predictor as a value: regressors, the calibration that certifies their margins, and whom they
+route.
+
+Knows feature vectors, no images (predict.py) and no files (codec.py). A predictor has one or two
+forms, image alone and image with question, and both were calibrated on the same questions.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from m3score.common.errors import M3ScoreError
+from m3score.routing import certify
+from m3score.routing.certify import Certificate
+from m3score.routing.ensemble import Ensemble
+from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES, QUESTION_FEATURES
+from m3score.routing.gains import Gains, over_coarsest
+from m3score.routing.prices import Chances, levels, price_for
+from m3score.scoring.rules import choose
+
+FEATURE_SETS = ("pixels", "vision")
+"""What image features are made of: the picture (image.py), or the model's own vision tower."""
+
+_NO_PRICES = "this predictor holds no calibration, so it knows no prices of tokens."
+_NO_QUESTIONS = "the predictor was fitted on images alone: leave the question out."
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationRecord:
+    """What certifies margins: predictions for questions that the fit never saw, and what sufficed for them.
+
+    One question per image, drawn by a seed before its answers were looked at, so that rows are independent.
+    """
+
+    image_only: np.ndarray
+    """float32 (n,): ln(tokens) from the image alone, as Predictor.predict gives it."""
+    with_question: np.ndarray | None
+    """float32 (n,): ln(tokens) from image and question."""
+    sufficient: np.ndarray
+    """bool (n, scales): whether each scale suffices, coarsest first."""
+    gains_image_only: np.ndarray | None = None
+    """float32 (n, steps): what a price is set by, as Predictor.image_only_gains gives it; None without."""
+    gains_with_question: np.ndarray | None = None
+
+    def gains(self, with_question: bool) -> np.ndarray | None:
+        """float32 (n, steps) of one form, where it has any."""
+        return self.gains_with_question if with_question else self.gains_image_only
+
+    def predictions(self, with_question: bool) -> np.ndarray:
+        """float32 (n,) of one form; M3ScoreError if there is none."""
+        chosen = self.with_question if with_question else self.image_only
+        if chosen is None:
+            raise M3ScoreError(_NO_QUESTIONS)
+        return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """From features to ln(tokens) to a scale, for one model. Checks itself when it is made (M3ScoreError)."""
+
+    model: str
+    """Whom it routes, by name."""
+    fingerprint: str
+    """And by the hash of its weights; see fingerprint.py."""
+    ladder: tuple[int, ...]
+    """Tokens per grid, coarsest first."""
+    feature_set: str
+    """One of FEATURE_SETS."""
+    image_features: tuple[str, ...]
+    question_features: tuple[str, ...]
+    """Names of the features; those of the question may be () where there is no second form."""
+    image_only: Ensemble
+    with_question: Ensemble | None
+    """Takes the image's features, then the question's."""
+    calibration: CalibrationRecord
+    image_only_gains: Gains | None = None
+    """What more tokens are worth, for routing by price; without, the calibration's chances by prediction."""
+    with_question_gains: Gains | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    """What it was fitted and calibrated on; JSON-ready."""
+    card: str = ""
+    """Markdown for people."""
+    feature_version: int = FEATURE_VERSION
+    _certificates: dict[tuple[float, float, bool], Certificate] = field(
+        default_factory=dict, init=False, repr=False
+    )
+    _chances: dict[bool, Chances] = field(default_factory=dict, init=False, repr=False)
+    _prices: dict[tuple[float, bool], float] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        check_ladder(self.ladder)
+        self._check_features()
+        forms = [("image_only", self.image_only, len(self.image_features))]
+        if self.with_question is not None:
+            both = len(self.image_features) + len(self.question_features)
+            forms.append(("with_question", self.with_question, both))
+        for name, ensemble, wanted in forms:
+            if ensemble.n_features != wanted:
+                raise M3ScoreError(f"{name} takes {ensemble.n_features} features, but {wanted} are named.")
+        self._check_calibration()
+        self._check_gains()
+
+    def _check_features(self) -> None:
+        choose("feature set", self.feature_set[:60], FEATURE_SETS)
+        if self.feature_version != FEATURE_VERSION:
+            raise M3ScoreError(
+                f"fitted on feature version {self.feature_version}, but this m3score computes version "
+                f"{FEATURE_VERSION}: calibrate anew with `m3score calibrate`."
+            )
+        if self.feature_set == "pixels" and tuple(self.image_features) != IMAGE_FEATURES:
+            raise M3ScoreError("its image features are not those of this m3score: calibrate anew.")
+        if self.with_question is not None and tuple(self.question_features) != QUESTION_FEATURES:
+            raise M3ScoreError("its question features are not those of this m3score: calibrate anew.")
+
+    def _check_calibration(self) -> None:
+        record, top = self.calibration, math.log(self.ladder[-1])
+        sufficient = record.sufficient
+        if sufficient.dtype != bool or sufficient.ndim != 2 or sufficient.shape[1] != len(self.ladder):
+            raise M3ScoreError(
+                f"the calibration's sufficient must be true or false at each of the {len(self.ladder)} "
+                f"scales of the ladder {self.ladder}."
+            )
+        if (record.with_question is None) != (self.with_question is None):
+            raise M3ScoreError("with_question needs its calibration, and the calibration its with_question.")
+        for values in (record.image_only, record.with_question):
+            if values is None:
+                continue
+            if values.dtype != np.float32 or values.shape != (len(sufficient),):
+                raise M3ScoreError(
+                    "the calibration needs one float32 prediction for every row of sufficient, "
+                    f"{len(sufficient)} in all."
+                )
+            if not np.all((values >= 0) & (values <= np.float32(top))):  # false for NaN as well
+                raise M3ScoreError("the calibration's predictions must lie between 0 and ln(finest).")
+
+    def _check_gains(self) -> None:
+        steps, record = len(self.ladder) - 1, self.calibration
+        for name in ("image_only", "with_question"):
+            ensemble, gains = getattr(self, name), getattr(self, f"{name}_gains")
+            kept = getattr(record, f"gains_{name}")
+            if gains is None and kept is None:
+                continue
+            if ensemble is None or gains is None or kept is None:
+                raise M3ScoreError(f"{name} and its gains need each other and the gains of the calibration.")
+            if len(gains.steps) != steps or gains.n_features != ensemble.n_features:
+                raise M3ScoreError(
+                    f"the gains of {name} must have {steps} steps from {ensemble.n_features} features, not "
+                    f"{len(gains.steps)} from {gains.n_features}."
+                )
+            if kept.dtype != np.float32 or kept.shape != (len(record.sufficient), steps):
+                raise M3ScoreError(
+                    f"the calibration needs float32 gains of {steps} steps for every row of sufficient."
+                )
+            if not np.all(np.abs(kept) <= 1):  # false for NaN as well
+                raise M3ScoreError("the calibration's gains must lie between -1 and 1.")
+
+    @property
+    def probe_panel(self) -> tuple[str, ...]:
+        """What the complexity of an image is about where nothing is asked: the questions that `m3score rank`
+        asks, if the fit knew them. () where the image alone decides."""
+        panel = self.data.get("probe_panel")
+        if self.with_question is None or not isinstance(panel, list):
+            return ()
+        return tuple(text for text in panel if isinstance(text, str))
+
+    def predict(self, X_image: Any, X_question: Any = None) -> np.ndarray:
+        """float32 (n,): ln(tokens per grid), within the ladder.
+
+        Args:
+            X_image: (n, image features), or one row (image features,).
+            X_question: (n, question features); given, the form with question predicts.
+
+        Raises:
+            M3ScoreError: rows of another length, values that are not finite, or no form with question.
+        """
+        ensemble, rows = self._form(X_image, X_question)
+        return clip_predictions(ensemble.predict(rows), self.ladder)
+
+    def spread(self, X_image: Any, X_question: Any = None) -> np.ndarray:
+        """float64 (n,) at least 0, in ln(tokens): how unsure `predict` is of rows that it took."""
+        ensemble, rows = self._form(X_image, X_question)
+        return ensemble.spread(rows)
+
+    def _form(self, X_image: Any, X_question: Any) -> tuple[Ensemble, np.ndarray]:
+        """Who predicts, and the rows that it takes."""
+        rows = np.atleast_2d(X_image)
+        if X_question is None:
+            return self.image_only, rows
+        asked = np.atleast_2d(X_question)
+        if len(asked) != len(rows):
+            raise M3ScoreError(f"{len(rows)} images need as many questions, not {len(asked)}.")
+        if self.with_question is None:
+            raise M3ScoreError(_NO_QUESTIONS)
+        return self.with_question, np.hstack([rows, asked])
+
+    def complexity(self, predictions: Any) -> np.ndarray:
+        """float64 (n,) in [0, 1]: ln(tokens) / ln(finest)."""
+        return np.clip(np.asarray(predictions, dtype=np.float64) / math.log(self.ladder[-1]), 0.0, 1.0)
+
+    def certificate(
+        self, max_drop: float = 0.02, confidence: float = 0.95, *, with_question: bool = False
+    ) -> Certificate:
+        """What margin the calibration certifies: nothing is fitted anew, and each answer is kept.
+
+        Args:
+            max_drop: the share of questions, in (0, 1), that routing may get wrong and the finest scale not.
+            confidence: of that promise, in (0, 1).
+            with_question: of the form that sees the question.
+        """
+        key = (max_drop, confidence, with_question)
+        if key not in self._certificates:
+            self._certificates[key] = self._certify(*key)
+        return self._certificates[key]
+
+    def _certify(self, max_drop: float, confidence: float, with_question: bool) -> Certificate:
+        predictions = self.calibration.predictions(with_question)
+        sufficient = self.calibration.sufficient
+        certificate = certify.certify(
+            certify.margins(self.ladder),
+            lambda margin: certify.regrets_at(predictions, sufficient, margin, self.ladder),
+            max_drop,
+            confidence,
+        )
+        if not len(predictions):
+            return certificate
+        mean = float(certify.route(predictions, certificate.margin, self.ladder).mean())
+        note = certificate.note
+        if certificate.certified and mean == self.ladder[-1]:
+            note += " Only always taking the finest scale keeps it."
+        return replace(certificate, mean_tokens=mean, note=note)
+
+    def route(
+        self,
+        predictions: Any,
+        *,
+        max_drop: float | None = 0.02,
+        confidence: float = 0.95,
+        with_question: bool = False,
+    ) -> np.ndarray:
+        """int (n,): tokens per grid for predictions of `predict`.
+
+        Args:
+            predictions: (n,) ln(tokens).
+            max_drop, confidence: as in `certificate`; where nothing is certified, always the finest scale.
+                max_drop=None promises nothing: predictions are rounded up to a scale as they are.
+            with_question: whether the predictions are of the form that sees the question.
+        """
+        margin = 0.0
+        if max_drop is not None:
+            margin = self.certificate(max_drop, confidence, with_question=with_question).margin
+        return certify.route(predictions, margin, self.ladder)
+
+    def route_within(self, mean_tokens: float, X_image: Any, X_question: Any = None) -> np.ndarray:
+        """int (n,): tokens per grid where so many are spent, on the average of images like those of the
+        calibration, where they help most (gains.py, prices.py). Promises nothing.
+
+        Args:
+            mean_tokens: the average; less is spent where more buys nothing.
+            X_image, X_question: as in `predict`.
+
+        Raises:
+            M3ScoreError: also for an average outside of the ladder, or a predictor without calibration.
+        """
+        price = self.price(mean_tokens, with_question=X_question is not None)
+        return np.asarray(self.ladder)[levels(self.worth(X_image, X_question), price, self.ladder)]
+
+    def worth(self, X_image: Any, X_question: Any = None) -> np.ndarray:
+        """float64 (n, scales): the chance that each scale suffices, or its lead over that of the coarsest.
+
+        Arguments and errors are those of `predict`; a predictor without gains needs a calibration as well.
+        """
+        asked = X_question is not None
+        gains = self.with_question_gains if asked else self.image_only_gains
+        ensemble, rows = self._form(X_image, X_question)
+        if gains is not None:
+            return over_coarsest(gains.predict(rows))
+        if not len(self.calibration.sufficient):
+            raise M3ScoreError(_NO_PRICES)
+        return self._by_prediction(asked).at(clip_predictions(ensemble.predict(rows), self.ladder))
+
+    def price(self, mean_tokens: float, *, with_question: bool = False) -> float:
+        """The price of tokens (prices.py) that spends so many on the calibration; kept once worked out."""
+        if not self.ladder[0] <= mean_tokens <= self.ladder[-1]:
+            raise M3ScoreError(
+                f"mean_tokens must lie between {self.ladder[0]} and {self.ladder[-1]}, not {mean_tokens}."
+            )
+        key = (float(mean_tokens), with_question)
+        if key not in self._prices:
+            predictions = self.calibration.predictions(with_question)
+            if not len(predictions):
+                raise M3ScoreError(_NO_PRICES)
+            gains = self.calibration.gains(with_question)
+            if gains is not None:
+                worth = over_coarsest(gains)
+            else:
+                worth = self._by_prediction(with_question).at(predictions)
+            self._prices[key] = price_for(mean_tokens, worth, self.ladder)
+        return self._prices[key]
+
+    def _by_prediction(self, with_question: bool) -> Chances:
+        """What stands in for gains that were not learnt; of a calibration that is not empty."""
+        if with_question not in self._chances:
+            record = self.calibration
+            self._chances[with_question] = Chances.of(record.predictions(with_question), record.sufficient)
+        return self._chances[with_question]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one file (safetensors; suffix .predictor). M3ScoreError where it cannot be written."""
+        from m3score.routing.codec import save
+
+        save(self, path)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Predictor:
+        """Read a file; never executes anything in it. M3ScoreError, in one sentence, if it cannot."""
+        from m3score.routing.codec import load
+
+        return load(path)
+
+
+def clip_predictions(values: Any, ladder: Sequence[int]) -> np.ndarray:
+    """float32 predictions within [0, ln(finest)]: what calibration and routing both see."""
+    top = np.float32(math.log(ladder[-1]))
+    return np.clip(np.asarray(values, dtype=np.float32), np.float32(0), top)
+
+
+def check_ladder(ladder: Any) -> None:
+    """M3ScoreError unless it is a tuple of ascending numbers of tokens, more than one token at the finest."""
+    whole = isinstance(ladder, tuple) and ladder and all(type(t) is int and 0 < t < 1 << 20 for t in ladder)
+    if not whole or list(ladder) != sorted(set(ladder)) or ladder[-1] < 2:
+        shown = repr(ladder)[:60]
+        raise M3ScoreError(f"{shown} is no ladder: ascending tokens per grid such as (1, 9, 36, 144, 576).")

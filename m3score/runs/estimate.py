@@ -1,0 +1,173 @@
+"""How long a big run would take, by what a short one took: measured figures, and what follows from them.
+
+Knows rates and sizes. What is measured: images per second of the predictor with one and with all workers, and
+of the model; bytes per row. All else is multiplication, and `Forecast.notes` says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from m3score.common.errors import M3ScoreError
+
+HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Images in seconds, the start not counted."""
+
+    images: int
+    seconds: float
+
+    @property
+    def per_second(self) -> float:
+        """Images per second."""
+        return self.images / max(self.seconds, 1e-9)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a sample told about this machine."""
+
+    sample_images: int
+    """Different pictures in it."""
+    predictor_one_worker: Rate
+    predictor_all_workers: Rate
+    workers: int
+    model_name: str
+    model: Rate
+    device: str
+    """Where the model ran, such as cpu or cuda:0."""
+    journal_bytes: dict[str, float]
+    """Per row, by scorer: predictor and model."""
+    table_bytes: dict[str, float]
+    """Per row as csv, by scorer."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one way of scoring would take."""
+
+    scorer: str
+    model_images: int
+    hours: float
+    """With all workers of this machine for the predictor, and the model's GPUs."""
+    cpu_hours: float
+    """Of the predictor, one worker each."""
+    gpu_hours: float | None
+    """None where the model was measured on no GPU."""
+    price: float | None
+    table_gb: float
+    """As csv."""
+    journal_gb: float
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Needs by scorer, what they follow from, and what was taken for granted."""
+
+    images: int
+    budget_images: int
+    gpus: int
+    measured: Measured
+    needs: tuple[Need, ...]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready fields, rates with their images per second."""
+        told = asdict(self)
+        for name in ("predictor_one_worker", "predictor_all_workers", "model"):
+            told["measured"][name]["images_per_second"] = getattr(self.measured, name).per_second
+        return told
+
+
+def measure(
+    results: Any, seconds: float, failed: Callable[[Any], bool], told: Callable[[float], None]
+) -> Rate:
+    """How fast a generator gives results, from the first one on.
+
+    Results come in batches: the count ends at one that was waited for.
+
+    Args:
+        results: a generator; closed in the end.
+        seconds: for how long.
+        failed: whether a result is a failure; M3ScoreError where all are.
+        told: called with the seconds so far.
+    """
+    begun, good, number = None, 0, 0
+    with closing(results):
+        for result in results:
+            now = time.monotonic()
+            good += not failed(result)
+            if begun is None:
+                begun = now
+                continue
+            number += 1
+            told(now - begun)
+            if now - begun >= seconds:
+                break
+    if not good:
+        raise M3ScoreError("none of the sample's images could be scored; m3score rank says why.")
+    if begun is None or not number:
+        raise M3ScoreError("the sample has too few images to measure anything.")
+    return Rate(number, now - begun)
+
+
+def forecast(
+    measured: Measured, images: int, budget_images: int, *, gpus: int = 1, price: float | None = None
+) -> Forecast:
+    """What the predictor, the cascade and the full oracle would take.
+
+    Args:
+        measured: see there.
+        images: to be scored.
+        budget_images: of these, how many the cascade's model sees.
+        gpus: that the model is given.
+        price: of one of them for an hour.
+    """
+    on_gpu = not measured.device.startswith("cpu")
+    devices = gpus if on_gpu else 1
+
+    def need(scorer: str, predicted: int, asked: int) -> Need:
+        alone = asked / measured.model.per_second / HOUR
+        gpu_hours = alone if on_gpu else (0.0 if not asked else None)
+        rows = {"predictor": predicted, "model": asked}
+        return Need(
+            scorer=scorer,
+            model_images=asked,
+            hours=predicted / measured.predictor_all_workers.per_second / HOUR + alone / devices,
+            cpu_hours=predicted / measured.predictor_one_worker.per_second / HOUR,
+            gpu_hours=gpu_hours,
+            price=None if price is None or gpu_hours is None else gpu_hours * price,
+            table_gb=(
+                measured.table_bytes["model"] * asked + measured.table_bytes["predictor"] * (images - asked)
+            )
+            / 1e9,
+            journal_gb=sum(measured.journal_bytes[name] * count for name, count in rows.items()) / 1e9,
+        )
+
+    notes = [
+        f"Measured on {measured.sample_images:,} pictures within seconds; all else is extrapolated in "
+        "proportion: as if the other images were like these, and reading them no slower.",
+        "Hours count neither the loading of the model nor sorting the table in the end.",
+    ]
+    if on_gpu and gpus > 1:
+        notes.append(f"{gpus} GPUs are taken to be {gpus} times as fast as the one that was measured.")
+    if not on_gpu:
+        notes.append(
+            f"The model ran on {measured.device}, so its hours are those of this machine without a GPU, and "
+            "GPU-hours are not known: run this on a machine with one."
+        )
+    needs = (need("predictor", images, 0), need("cascade", images, budget_images), need("model", 0, images))
+    return Forecast(images, budget_images, devices if on_gpu else 0, measured, needs, tuple(notes))
+
+
+def row_bytes(places: Iterable[int]) -> float:
+    """Mean distance of places in a file: bytes per row."""
+    kept = list(places)
+    return (kept[-1] - kept[0]) / max(1, len(kept) - 1)

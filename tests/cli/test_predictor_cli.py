@@ -1,0 +1,285 @@
+"""calibrate, predict, rank --scorer predictor and check-predictor, with the bundled model on drawn images."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import m3score
+from m3score.calibration.drawings.drawn import draw
+from m3score.calibration.predictor import fit
+from m3score.calibration.predictor.collect import open_collection
+from m3score.cli.main import app
+from m3score.models.fingerprint import fingerprint
+from m3score.routing.features.image import question_features
+from m3score.routing.predictor import Predictor
+from tests.support.predictors import LADDER, small_predictor
+
+INSTALLED = Path(sys.executable).with_name("m3score")
+DRAWN = 14
+DROP = 0.6
+"""What so few images can certify."""
+
+
+def run(*arguments: object) -> Any:
+    """A command in this process. Whatever it does, it does not end in a traceback."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "Traceback" not in result.stderr
+    return result
+
+
+def refused(*arguments: object) -> str:
+    """The one sentence of a command that ends with exit code 2 and no data."""
+    result = run(*arguments)
+    assert result.exit_code == 2 and result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if line.strip()]
+    notes = [line for line in lines if line.startswith("Nothing certified")]
+    (sentence,) = [line for line in lines if line not in notes]
+    assert sentence.startswith("error: ")
+    return sentence.removeprefix("error: ")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_candidate() -> Any:
+    """Choosing a regressor is tested elsewhere and takes a while."""
+    kept = dict(fit.CANDIDATES)
+    fit.CANDIDATES.clear()
+    fit.CANDIDATES["trees, few"] = {"max_iter": 20, "max_leaf_nodes": 5, "min_samples_leaf": 3}
+    yield
+    fit.CANDIDATES.clear()
+    fit.CANDIDATES.update(kept)
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Labels of drawn images from the bundled model, in two runs: the second goes on after the first."""
+    folder = tmp_path_factory.mktemp("calibrated") / "labels"
+    begin = ("calibrate", "drawn", "--seed", 5, "--work", folder, "--collect-only", "--limit")
+    assert run(*begin, 4).exit_code == 0
+    first = (folder / "traces-00000.parquet").read_bytes()
+    again = run(*begin, DRAWN)
+    assert again.exit_code == 0 and f"{DRAWN} images" in again.stderr and again.stdout == ""
+    assert (folder / "traces-00000.parquet").read_bytes() == first
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(labels: Path) -> Path:
+    """A predictor of the same images, by the command that collects and fits: all labels are there."""
+    out = labels.parent / "my.predictor"
+    begin = ("calibrate", "drawn", "--seed", 5, "--limit", DRAWN, "--work", labels, "--shares", "1,1,1")
+    done = run(*begin, "--max-drop", DROP, "--out", out)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout == "" and "Test, image and question" in done.stderr
+    assert "exists already; give --overwrite" in refused(*begin, "--out", out)
+    return out
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Three drawings as files."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(3):
+        draw(77, index).image.save(folder / f"{index}.png")
+    return folder
+
+
+def rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_labels_are_of_the_bundled_model(labels: Path) -> None:
+    held = open_collection(labels)
+    assert (held.model, held.fingerprint) == ("m3-tiny", fingerprint("m3-tiny"))
+    traces = held.traces()
+    assert traces["image"].nunique() == DRAWN and traces["error"].isna().all()
+    assert set(traces["tokens"]) == set(LADDER) and traces["correct"].notna().all()
+
+
+def test_calibrate_writes_a_predictor_and_a_report(predictor: Path) -> None:
+    loaded = Predictor.load(predictor)
+    assert loaded.fingerprint == fingerprint("m3-tiny") and loaded.with_question is not None
+    assert loaded.data["images"] == DRAWN and sum(loaded.data["split_images"].values()) == DRAWN
+    report = predictor.with_suffix(".report")
+    assert (report / "card.md").read_text() == loaded.card
+    frontier = rows((report / "frontier.csv").read_text())
+    assert {"fixed scales", "random mixing", "oracle", "image only", "image and question"} <= {
+        row["curve"] for row in frontier
+    }
+    assert (report / "frontier.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((report / "results.json").read_text())[0]["name"] == "test split"
+
+
+def test_predict_gives_a_row_per_input(predictor: Path, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "broken.png").write_bytes(b"no image")
+    done = run("predict", pictures, "--predictor", predictor, "--max-drop", DROP, "--question", "What?")
+    assert done.exit_code == 3
+    table = rows(done.stdout)
+    assert list(table[0]) == ["path", "predicted_tokens", "complexity", "certified", "error"]
+    assert [Path(row["path"]).name for row in table] == ["0.png", "1.png", "2.png", "broken.png"]
+    loaded = Predictor.load(predictor)
+    certified = loaded.certificate(DROP, with_question=True).certified
+    for row in table[:3]:
+        assert int(row["predicted_tokens"]) in LADDER and 0 <= float(row["complexity"]) <= 1
+        assert row["certified"] == str(certified).lower() and row["error"] == ""
+    assert table[3]["predicted_tokens"] == "" and "not an image" in table[3]["error"]
+    (pictures / "broken.png").unlink()
+    out = tmp_path / "scales.parquet"
+    assert run("predict", pictures, "--predictor", predictor, "--out", out).exit_code == 0
+    strict = pd.read_parquet(out)
+    assert strict["predicted_tokens"].tolist() == [576] * 3 and not strict["certified"].any()
+
+
+def test_nothing_certified_is_said(predictor: Path, pictures: Path) -> None:
+    done = run("predict", pictures, "--predictor", predictor)
+    assert done.exit_code == 0, done.stdout
+    assert "Nothing certified" in done.stderr and "at least 149" in done.stderr
+
+
+def test_rank_by_predictor(predictor: Path, pictures: Path) -> None:
+    (pictures / "broken.png").write_bytes(b"no image")
+    done = run("rank", pictures, "--scorer", "predictor", "--predictor", predictor)
+    assert done.exit_code == 3
+    table = rows(done.stdout)
+    assert [row["rank"] for row in table] == ["1", "2", "3", ""]
+    scores = [float(row["complexity"]) for row in table[:3]]
+    assert scores == sorted(scores, reverse=True) and Path(table[3]["path"]).name == "broken.png"
+
+
+def test_check_predictor_on_labels_and_on_a_trace_table(
+    predictor: Path, labels: Path, tmp_path: Path
+) -> None:
+    for traces in (labels, tmp_path / "fresh.parquet"):
+        if traces is not labels:
+            open_collection(labels).traces().to_parquet(traces)
+        done = run("check-predictor", predictor, traces, "--json", "--max-drop", DROP)
+        found = json.loads(done.stdout)
+        assert done.exit_code == int(found["drifted"]) and found["images"] == DRAWN
+        done = run("check-predictor", predictor, traces, "--report", tmp_path / "report")
+        assert done.stdout.startswith("drift: no (p = ") and done.exit_code == 0
+    assert "Image and question" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_traces_of_needier_images_are_drift(labels: Path, tmp_path: Path) -> None:
+    """Exit code 1: labels under which hardly anything but the finest scale suffices."""
+    path = tmp_path / "old.predictor"
+    small_predictor(fingerprint=fingerprint("m3-tiny"), calibration=600).save(path)
+    traces = open_collection(labels).traces()
+    traces["correct"] = (traces["tokens"] == 576).astype(float)
+    traces.to_parquet(tmp_path / "needy.parquet")
+    done = run("check-predictor", path, tmp_path / "needy.parquet")
+    assert done.exit_code == 1 and done.stdout.startswith("drift: yes")
+
+
+def test_predictor_of_other_weights_is_warned_about(labels: Path, tmp_path: Path) -> None:
+    path = tmp_path / "other.predictor"
+    small_predictor(model="another").save(path)
+    done = run("check-predictor", path, labels)
+    assert (
+        done.exit_code in (0, 1) and "The traces are of m3-tiny, the predictor is for another" in done.stderr
+    )
+
+
+def test_errors_are_one_sentence(labels: Path, predictor: Path, pictures: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.predictor"
+    text.write_text("no predictor")
+    image = pictures / "0.png"
+    assert "not a predictor's file" in refused("predict", image, "--predictor", text)
+    assert "There is no predictor" in refused("predict", image, "--predictor", tmp_path / "gone.predictor")
+    assert "max_drop must lie between" in refused("predict", image, "--predictor", predictor, "--max-drop", 2)
+    assert "no such file or folder" in refused(
+        "predict", tmp_path / "nowhere", "--predictor", predictor, "--max-drop", DROP
+    )
+    assert "no folder" in refused(
+        "predict", image, "--predictor", predictor, "--out", tmp_path / "gone" / "a.csv"
+    )
+    assert "no such source" in refused("calibrate", tmp_path / "gone", "--out", tmp_path / "a.predictor")
+    assert "--limit has to say how many" in refused("calibrate", "drawn", "--out", tmp_path / "a.predictor")
+    assert "end in .predictor" in refused("calibrate", labels, "--out", tmp_path / "a.pkl")
+    assert "no folder" in refused("calibrate", labels, "--out", tmp_path / "gone" / "a.predictor")
+    assert "--out FILE.predictor" in refused("calibrate", labels)
+    assert "--shares has to be" in refused(
+        "calibrate", labels, "--out", tmp_path / "a.predictor", "--shares", "1,2"
+    )
+    assert "too few images" in refused(
+        "calibrate", labels, "--out", tmp_path / "a.predictor", "--shares", "1e9,1,1"
+    )
+    assert "another run" in refused(
+        "calibrate", "drawn", "--seed", 6, "--limit", 3, "--work", labels, "--collect-only"
+    )
+    assert "none that m3score calibrate made" in refused("check-predictor", predictor, pictures)
+    assert "gone.parquet" in refused("check-predictor", predictor, tmp_path / "gone.parquet")
+
+
+def test_another_ladder_is_refused(labels: Path, tmp_path: Path) -> None:
+    path = tmp_path / "short.predictor"
+    plain = small_predictor()
+    record = plain.calibration
+    replace(
+        plain,
+        ladder=LADDER[1:],
+        calibration=replace(record, sufficient=np.ascontiguousarray(record.sufficient[:, 1:])),
+    ).save(path)
+    assert "ladder (1, 9, 36, 144, 576), but the predictor is for (9, 36, 144, 576)" in refused(
+        "check-predictor", path, labels
+    )
+
+
+@pytest.mark.skipif(not INSTALLED.exists(), reason="the m3score command is not installed: pip install -e .")
+def test_installed_commands(labels: Path, predictor: Path, pictures: Path, tmp_path: Path) -> None:
+    """As a user types them, in processes of their own."""
+
+    def m3score(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(INSTALLED), *map(str, arguments)], capture_output=True, text=True, cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    shutil.copy(predictor, tmp_path / "my.predictor")
+    done = m3score("predict", pictures, "--predictor", "my.predictor", "--out", "scales.csv")
+    assert (done.returncode, done.stdout) == (0, "") and "Wrote scales.csv" in done.stderr
+    assert len(rows((tmp_path / "scales.csv").read_text())) == 3
+    done = m3score("check-predictor", "my.predictor", labels)
+    assert done.returncode == 0 and done.stdout.startswith("drift: no")
+
+
+def test_vision_features_from_end_to_end(tmp_path: Path) -> None:
+    """Fitted on what the model's own tower sees, then used the way a serving stack would."""
+    out, image = tmp_path / "vision.predictor", draw(77, 0).image
+    done = run("calibrate", "drawn", "--features", "vision", "--limit", 6, "--shares", "1,1,1", "--out", out)
+    assert done.exit_code == 0, done.stderr
+    assert "features of its own vision tower" in (tmp_path / "vision.report" / "card.md").read_text()
+    model, loaded = m3score.load_model("m3-tiny"), Predictor.load(out)
+    assert loaded.feature_set == "vision"
+    assert loaded.image_features == model.vision_feature_names
+    encoded = model.encode(image)  # for the answer as for the route
+    values = model.vision_features(encoded)
+    held = open_collection(tmp_path / "vision.labels").features()
+    again = model.vision_features(draw(0, 3).image)
+    np.testing.assert_allclose(np.asarray(held["values"][3], np.float32), again, rtol=1e-4, atol=1e-4)
+    predictions = loaded.predict(values, question_features("What word is on the sign?"))
+    (tokens,) = loaded.route(predictions, max_drop=None, with_question=True)
+    assert tokens in LADDER and model.answer(encoded, "What word is on the sign?", tokens=int(tokens))
+    image.save(tmp_path / "one.png")
+    assert "needs vision features" in refused(
+        "predict", tmp_path / "one.png", "--predictor", out, "--max-drop", DROP
+    )
+    open_collection(tmp_path / "vision.labels").traces().to_parquet(tmp_path / "t.parquet")
+    assert "not a trace table" in refused("check-predictor", out, tmp_path / "t.parquet")
+    done = run("check-predictor", out, tmp_path / "vision.labels", "--max-drop", DROP)
+    assert done.exit_code in (0, 1) and done.stdout.startswith("drift: ")

@@ -1,0 +1,147 @@
+"""What a terminal shows: help with examples, its reference, completion, colours, the end of a ranking."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from m3score.cli.extremes import show_extremes
+from m3score.cli.main import COMMANDS as LISTED
+from m3score.cli.main import load_command
+
+ROOT = Path(__file__).parents[2]
+INSTALLED = Path(sys.executable).with_name("m3score")
+COMMANDS: dict[str, Any] = {name: load_command(name) for name in LISTED}
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3|4|9|10)\d")
+
+
+def _options(command: Any) -> set[str]:
+    return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_examples_that_can_be_typed(name: str) -> None:
+    epilog = re.sub(r"\[/?\w*\]", "", COMMANDS[name].epilog or "")
+    assert "Example" in epilog
+    examples = [
+        part for part in re.split(r"\n|\||Examples?:|\. ", epilog) if part.strip().startswith("m3score")
+    ]
+    own = [shlex.split(example) for example in examples]
+    assert any(words[1] == name for words in own)
+    for words in own:
+        assert {word for word in words if word.startswith("--")} <= _options(COMMANDS[words[1]]), words
+
+
+def test_the_list_of_commands_says_what_they_say_themselves() -> None:
+    for name, words in LISTED.items():
+        assert " ".join(COMMANDS[name].help.split()).startswith(words)
+
+
+def test_the_command_reference_is_what_help_says() -> None:
+    done = subprocess.run(
+        [sys.executable, "tests/write_reference.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "FORCE_COLOR": "1", "COLUMNS": "40", "M3SCORE_MODEL": "mine"},
+    )
+    assert done.returncode == 0, f"run python tests/write_reference.py\n{done.stderr}"
+    assert "docs/commands.md" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.skipif(
+    not (INSTALLED.exists() and shutil.which("bash")), reason="needs bash and pip install -e ."
+)
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        (["m3score", "sel"], {"select"}),
+        (["m3score", "select", "--per"], {"--per-level"}),
+        (["m3score", "rank", "--rule", ""], {"stays", "first"}),
+    ],
+)
+def test_bash_completes(typed: list[str], offered: set[str]) -> None:
+    script = (
+        'eval "$(m3score --show-completion bash)"; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
+        "_m3score_completion m3score; printf '%s\\n' \"${COMPREPLY[@]}\""
+    )
+    path = f"{INSTALLED.parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", *typed],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path},
+    )
+    assert set(done.stdout.split()) == offered, done.stderr
+
+
+def _said(terminal: bool, **changes: str) -> str:
+    """The error that a wrong command prints, on a terminal or not."""
+    kept = ("FORCE_COLOR", "NO_COLOR", "PY_COLORS", "GITHUB_ACTIONS")
+    env = {**{k: v for k, v in os.environ.items() if k not in kept}, "TERM": "xterm-256color", **changes}
+    command = [sys.executable, "-m", "m3score", "select", "x.csv", "--copy-to", "a", "--link-to", "b"]
+    if not terminal:
+        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True).stderr
+    ours, theirs = os.openpty()
+    with subprocess.Popen(command, cwd=ROOT, env=env, stdout=theirs, stderr=theirs, stdin=theirs) as process:
+        process.wait(timeout=60)
+        os.close(theirs)
+        said = os.read(ours, 10_000).decode()
+        os.close(ours)
+    return said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="terminals of POSIX")
+@pytest.mark.parametrize(
+    ("terminal", "changes", "coloured"),
+    [
+        (True, {}, True),
+        (True, {"NO_COLOR": "1"}, False),
+        (False, {}, False),
+        (False, {"FORCE_COLOR": "1"}, True),
+        (False, {"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+    ],
+)
+def test_colours_only_where_they_are_wanted(terminal: bool, changes: dict[str, str], coloured: bool) -> None:
+    said = _said(terminal, **changes)
+    assert "exclude each other" in said
+    assert bool(COLOUR.search(said)) is coloured
+    if not (terminal or changes):
+        assert "\x1b" not in said
+
+
+def _row(number: int, **more: Any) -> dict[str, Any]:
+    return {"path": f"{number}.png", "complexity": 1 - number / 100, "required_tokens": 576, **more}
+
+
+def _shown(first: list[dict[str, Any]], last: list[dict[str, Any]]) -> str:
+    screen = io.StringIO()
+    show_extremes(first, last, Console(file=screen, width=80))
+    return screen.getvalue()
+
+
+def test_a_ranking_ends_with_its_extremes() -> None:
+    rows = [_row(number) for number in range(20)]
+    rows[0]["path"] = "[red]\x1b[31m.png"
+    rows[18] |= {"required_tokens": None, "predicted_tokens": 36}
+    rows[19] |= {"required_tokens": None, "solved": False}
+    shown = _shown(rows[:5], rows[-5:])
+    assert [int(name) for name in re.findall(r"(\d+)\.png", shown)] == [1, 2, 3, 4, 19, 18, 17, 16, 15]
+    assert "[red]\\x1b[31m.png" in shown and "unsolved" in shown and "36 tokens" in shown
+
+
+def test_no_image_is_shown_as_both_extremes() -> None:
+    rows = [_row(number) for number in range(7)]
+    assert re.findall(r"(\d)\.png", _shown(rows[:5], rows[-5:])) == list("0123465")
+    assert "Simplest" not in _shown(rows[:3], rows[:3])
+    assert _shown([], []) == ""
