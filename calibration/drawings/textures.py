@@ -27,13 +27,16 @@ def blank(rng: np.random.Generator, side: int) -> Image.Image:
 
 
 def gradient(rng: np.random.Generator, side: int) -> Image.Image:
-    """From one colour to another, or to its like, along any direction."""
+    """From one colour to another, to its like, or from dark to light, along any direction."""
     start, end = rng.uniform(0, 255, (2, 3))
-    if rng.random() < 0.3:
+    kind = rng.random()
+    if kind < 0.3:
         end = start + rng.normal(0, 25, 3)
+    elif kind < 0.6:  # what varies most: from one end of the scale to the other
+        start, end = rng.uniform(0, 20, 3), rng.uniform(235, 255, 3)
     if rng.random() < 0.3:
         start[:], end[:] = start[0], end[0]
-    angle = rng.uniform(0, 2 * np.pi)
+    angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.6 else rng.integers(4) * np.pi / 2
     y, x = np.mgrid[0:side, 0:side]
     along = np.cos(angle) * x + np.sin(angle) * y
     along = (along - along.min()) / np.ptp(along)

@@ -30,10 +30,12 @@ VERSION = "1"
 """Raised when the statistics, or what they are worked out from, change."""
 RIDGE = 1e-2
 """Added to the covariance, as a share of its largest eigenvalue."""
-NOTHING_WEIGHT = 30.0
+NOTHING_WEIGHT = 200.0
 """How much more the variation over pictures of nothing counts against a direction than that over drawings."""
-TEXTURE_WEIGHT = 2.0
+TEXTURE_WEIGHT = 5.0
 """The same for variation within random textures."""
+_MARGIN = 1.25
+"""How much more variance than any picture of nothing among the reference a picture may have and still be one."""
 _BATCH = 8
 _SAMPLED = 64
 """Tokens of each picture that the texture net learns from."""
@@ -71,7 +73,7 @@ class Whitening:
     texture_out: torch.Tensor
     """(33,): its second layer, bias last."""
     nothing: torch.Tensor
-    """(): the largest whitened variance that a picture of nothing has."""
+    """(): the whitened variance up to which a picture shows nothing."""
 
     def to(self, device: torch.device) -> Whitening:
         """The same on another device."""
@@ -119,7 +121,7 @@ def load(path: Path, fingerprint: str) -> Whitening | None:
 
 def bundled_path(name: str) -> Path:
     """Where the statistics of a bundled model are."""
-    return Path(str(resources.files("m3score"))) / "assets" / name / "vision.safetensors"
+    return Path(str(resources.files("m3score"))) / "assets" / f"{name}.vision.safetensors"
 
 
 def cache_path(fingerprint: str) -> Path:
@@ -180,7 +182,7 @@ def measure(encode: Encode, reference: Reference, seed: int = 0) -> Whitening:
         float(whitening.whiten(features).var(dim=1, correction=0).sum(-1).max())
         for features in _encoded(encode, reference.nothing())
     )
-    return replace(whitening, nothing=torch.tensor(largest))
+    return replace(whitening, nothing=torch.tensor(_MARGIN * largest))
 
 
 def _encoded(encode: Encode, pictures: Iterable[Image.Image]) -> Iterator[torch.Tensor]:
