@@ -1,6 +1,6 @@
 """Make again what the `vision` complexity needs of a model: statistics of its features over drawings.
 
-    python -m m3score.calibration.vision m3-tiny --out m3score/assets/m3-tiny.vision.safetensors
+python -m m3score.calibration.vision m3-tiny --out m3score/assets/m3-tiny.vision.safetensors
 """
 
 from __future__ import annotations

@@ -68,10 +68,33 @@ def leaves(rng: np.random.Generator, side: int) -> Image.Image:
         angle, scale = turn + rng.normal(0, spread), size * rng.uniform(0.5, 1.5)
         along = scale * np.array([np.cos(angle), np.sin(angle)]) * long / 2
         across = scale * np.array([-np.sin(angle), np.cos(angle)]) / 2
-        points = [(x, y) + along, (x, y) + across, (x, y) - along, (x, y) - across]
+        points = np.array([x, y]) + np.stack([along, across, -along, -across])
         colour = np.clip(base * rng.uniform(0.3, 1.3) + rng.normal(0, 12, 3), 0, 255)
-        brush.polygon([tuple(p) for p in np.array(points)], fill=tuple(int(c) for c in colour))
+        brush.polygon([tuple(p) for p in points], fill=tuple(int(c) for c in colour))
     return image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.2)))
+
+
+def ripples(rng: np.random.Generator, side: int) -> Image.Image:
+    """Water, sand, gravel, lawns: long, mostly level flecks that get finer upwards, or one of their kind."""
+    length, step = rng.uniform(1.5, 9), _log_uniform(rng, 2, 20)
+    rows, columns = np.fft.fftfreq(2 * side), np.fft.rfftfreq(2 * side)
+    turn = rng.normal(0, 0.15)
+    along = np.cos(turn) * columns[None] + np.sin(turn) * rows[:, None]
+    across = np.cos(turn) * rows[:, None] - np.sin(turn) * columns[None]
+    frequency = np.hypot(along * length, across) * step
+    strength = frequency ** rng.uniform(0, 2) * np.exp(-(frequency**2))
+    waves = (rng.normal(size=frequency.shape) + 1j * rng.normal(size=frequency.shape)) * strength
+    field = np.fft.irfft2(waves, s=(2 * side, 2 * side))
+    field /= field.std()
+    far = rng.uniform(1, 2.5) if rng.random() < 0.6 else 1.0
+    places = ((np.arange(side) / side) ** (1 / far) * side).astype(int)
+    field = field[places][:, :side]
+    if rng.random() < 0.5:  # glints, or shadows, on a still surface
+        field = np.maximum(field - rng.uniform(-0.5, 1.5), 0) * rng.choice([-1.5, 1.5])
+    field = np.sign(field) * np.abs(field) ** rng.uniform(0.5, 1.5)
+    base = np.asarray(_plain(rng, side), float)
+    mixed = base + _log_uniform(rng, 10, 90) * field[..., None] * rng.uniform(0.6, 1.2, 3)
+    return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
 
 
 def strokes(rng: np.random.Generator, side: int) -> Image.Image:
@@ -84,7 +107,8 @@ def strokes(rng: np.random.Generator, side: int) -> Image.Image:
     for _ in range(int(_log_uniform(rng, 5, 250))):
         count = int(rng.integers(4, 40))
         angles = turn + rng.normal(0, spread) + np.cumsum(rng.normal(0, bend, count))
-        path = rng.uniform(0, side, 2) + step * np.cumsum(np.stack([np.cos(angles), np.sin(angles)], 1), axis=0)
+        steps = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        path = rng.uniform(0, side, 2) + step * np.cumsum(steps, axis=0)
         brush.line([tuple(p) for p in path], fill=ink, width=width)
     return image
 
@@ -124,7 +148,7 @@ def clutter(rng: np.random.Generator, side: int) -> Image.Image:
         kind = rng.random()
         if size > 40 and kind < 0.4:
             ImageDraw.Draw(mask).polygon(points, fill=255)
-            inner = LOOKALIKES[int(rng.integers(3))](rng, side)
+            inner = LOOKALIKES[int(rng.integers(4))](rng, side)
             image.paste(inner, (0, 0), mask)
         elif kind < 0.7:
             ImageDraw.Draw(image).polygon(points, fill=random_colour(rng))
@@ -168,5 +192,5 @@ def backdrop(rng: np.random.Generator, side: int) -> Image.Image:
     return painter(rng, side)
 
 
-LOOKALIKES = (texture, stripes, leaves, strokes, grid, clutter, plot, leaves, strokes)
+LOOKALIKES = (texture, stripes, leaves, ripples, strokes, grid, clutter, plot, ripples, leaves, strokes)
 """What is no text, however much it may look like it; what fools more comes twice."""

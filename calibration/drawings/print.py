@@ -29,7 +29,8 @@ class Print:
     pixels: np.ndarray
     """uint8 (SIDE, SIDE): luminance."""
     height: np.ndarray
-    """float32 (SIDE, SIDE): height of the capital letters of the text that covers a pixel, in pixels; 0: none."""
+    """float32 (SIDE, SIDE): height of the capital letters of the text that covers a pixel, in pixels; 0:
+    none."""
 
 
 class _Sheet:
@@ -41,7 +42,9 @@ class _Sheet:
         self.brush = ImageDraw.Draw(image)
         self._marks = ImageDraw.Draw(self.heights)
 
-    def write(self, x: float, baseline: float, text: str, face: Typeface, size: int, ink: tuple[int, ...]) -> float:
+    def write(
+        self, x: float, baseline: float, text: str, face: Typeface, size: int, ink: tuple[int, ...]
+    ) -> float:
         """Write a line, its words marked one by one; returns where it ends."""
         font = face.at(size)
         height, space = CAPITAL * size, font.getlength(" ") or size / 4
@@ -107,7 +110,9 @@ def _paragraphs(rng: np.random.Generator, faces: Sequence[Typeface]) -> _Sheet:
                 size = _size(rng, SMALLEST, 30)
         y += size * rng.uniform(1.05, 1.6)
         count = max(1, int((right - left) / (3.2 * size)))
-        sheet.write(left, y, _text(rng, face, count if rng.random() < 0.85 else 1 + count // 2), face, size, ink)
+        sheet.write(
+            left, y, _text(rng, face, count if rng.random() < 0.85 else 1 + count // 2), face, size, ink
+        )
     return sheet
 
 

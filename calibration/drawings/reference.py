@@ -1,4 +1,5 @@
-"""The drawings that a model's features are measured by, for the `vision` complexity: the same on every machine.
+"""The drawings that a model's features are measured by, for the `vision` complexity: the same on every
+machine.
 
 Kinds of picture that drawn.py and varied.py know, and pictures of nothing. Knows no models.
 """
@@ -11,20 +12,21 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 
-from m3score.calibration.drawings.textures import blank, gradient, random_texture
 from m3score.calibration.drawings.drawn import draw
+from m3score.calibration.drawings.lookalikes import clutter, grid, plot, strokes
+from m3score.calibration.drawings.textures import blank, gradient, random_texture
 from m3score.calibration.drawings.varied import vary
 from m3score.models.whitening import Reference
 
 SEED = 7_000
 DRAWN, VARIED, SCENES = 192, 192, 96
-BLANKS, GRADIENTS, TEXTURES = 160, 96, 192
+BLANKS, GRADIENTS, TEXTURES, STRUCTURED = 160, 96, 192, 128
 _SIDE = 336
 
 
 def reference() -> Reference:
     """What m3score measures every model by."""
-    return Reference(drawings=_drawings, nothing=_nothing, textures=_textures)
+    return Reference(drawings=_drawings, nothing=_nothing, textures=_textures, structured=_structured)
 
 
 def _drawings() -> Iterator[Image.Image]:
@@ -43,6 +45,13 @@ def _nothing() -> Iterator[Image.Image]:
 
 def _textures() -> Iterator[Image.Image]:
     return _painted(random_texture, TEXTURES, SEED + 5)
+
+
+def _structured() -> Iterator[Image.Image]:
+    painters = (grid, strokes, clutter, plot)
+    for index in range(STRUCTURED):
+        random = np.random.default_rng((SEED + 6, index))
+        yield painters[index % len(painters)](random, _SIDE)
 
 
 def _painted(

@@ -18,7 +18,8 @@ from m3score.common.errors import M3ScoreError
 FOLDERS = ("/usr/share/fonts", "/usr/local/share/fonts", "/Library/Fonts", "C:/Windows/Fonts")
 """Where fonts are looked for by default."""
 CAPITAL = 0.7
-"""Height of a capital letter as a share of the font's size, which holds within a few percent for most fonts."""
+"""Height of a capital letter as a share of the font's size, which holds within a few percent for most
+fonts."""
 
 LATIN = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _RANGES = {
@@ -100,7 +101,11 @@ def word(rng: np.random.Generator, letters: str) -> str:
     kind = rng.random()
     if kind < 0.25:
         digits = "".join(map(str, rng.integers(0, 10, length)))
-        return digits if rng.random() < 0.4 else f"{digits}{rng.choice(list('.,:/-%'))}{rng.integers(0, 100):02d}"
+        return (
+            digits
+            if rng.random() < 0.4
+            else f"{digits}{rng.choice(list('.,:/-%'))}{rng.integers(0, 100):02d}"
+        )
     text = "".join(rng.choice(list("eeeettaaoinshrdlucmfwypvbgkqjxz"), length))
     if kind < 0.45:
         return text.upper()

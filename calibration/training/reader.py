@@ -2,7 +2,8 @@
 
     python -m m3score.calibration.training.reader --out reader.safetensors
 
-About half an hour on one core. Drawings depend on the machine's fonts: the more scripts and styles, the better.
+About half an hour on one core. Drawings depend on the machine's fonts: the more scripts and styles, the
+better.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from m3score.models.reader import _SCALE, LARGEST, SMALLEST, STRIDE, ReaderNet
 
 UNSEEN = 1_000_003
 """Added to the seed: the stream of drawings that nothing is learnt from."""
-_CROP = 192
+_CROP = 160
 _UNCLEAR = (4.0, 32.0)
 """Heights next to what the net is taught to find: those between are neither text nor not."""
 
 
 def cells(height: np.ndarray) -> np.ndarray:
-    """Heights per pixel, 0 without text -> float16 (side / 4, side / 4, 2): coverage, and height where any."""
+    """Heights per pixel, 0 without text -> float16 (side / 4, side / 4, 2): coverage, and height where
+    any."""
     side = len(height) // STRIDE
     blocks = height.reshape(side, STRIDE, side, STRIDE).transpose(0, 2, 1, 3).reshape(side, side, -1)
     covered = (blocks > 0).mean(axis=2)
@@ -95,8 +97,11 @@ def _batch(
 
 @torch.no_grad()
 def judge(net: ReaderNet, pixels: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """Recall of cells that are text, false alarms per thousand cells that are none, and the height's error."""
-    logits, ln_height = (torch.cat(parts) for parts in zip(*map(net, (pixels[:, None].float() / 255).split(32)), strict=True))
+    """Recall of cells that are text, false alarms per thousand cells that are none, and the height's
+    error."""
+    logits, ln_height = (
+        torch.cat(parts) for parts in zip(*map(net, (pixels[:, None].float() / 255).split(32)), strict=True)
+    )
     covered, height = labels.float().unbind(-1)
     text = (covered > 0.5) & (height >= SMALLEST) & (height <= LARGEST)
     said = logits > 0
@@ -109,7 +114,13 @@ def judge(net: ReaderNet, pixels: torch.Tensor, labels: torch.Tensor) -> dict[st
 
 
 def train(
-    pixels: torch.Tensor, labels: torch.Tensor, *, seed: int, steps: int, batch_size: int = 32, rate: float = 4e-3
+    pixels: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    seed: int,
+    steps: int,
+    batch_size: int = 16,
+    rate: float = 4e-3,
 ) -> ReaderNet:
     """A net that has learnt from a pool of drawings; deterministic for a seed."""
     torch.manual_seed(seed)
@@ -129,7 +140,7 @@ def train(
 def main(
     out: Annotated[Path, typer.Option(help="Where the weights go: .safetensors.")],
     pool: Annotated[int, typer.Option(min=64, help="Drawings to learn from.")] = 8192,
-    steps: Annotated[int, typer.Option(min=1, help="Batches of 32.")] = 6000,
+    steps: Annotated[int, typer.Option(min=1, help="Batches of 16.")] = 8000,
     seed: Annotated[int, typer.Option(help="Of drawings, weights and batches.")] = 0,
     fonts: Annotated[list[str] | None, typer.Option(help="Folders with fonts; may be repeated.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Processes that draw.")] = 1,

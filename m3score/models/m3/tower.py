@@ -1,19 +1,20 @@
 """Pictures -> what the projector gets of them, as fast as the device can.
 
-On a CPU the vision tower runs outside of transformers: the same sums from the same weights, but query, key and value
-in one product, the scales of attention and normalisation folded into weights, nothing computed that the projector
-does not read, and a thread for each picture instead of all threads for each product. On other devices, and for
-towers that are no CLIP, transformers' own code runs. Knows the vision tower of transformers' LLaVA models; knows
-neither projector nor language model.
+On a CPU the vision tower runs outside of transformers: the same sums from the same weights, but query, key
+and value in one product, the scales of attention and normalisation folded into weights, nothing computed that
+the projector does not read, and a thread for each picture instead of all threads for each product. On other
+devices, and for towers that are no CLIP, transformers' own code runs. Knows the vision tower of transformers'
+LLaVA models; knows neither projector nor language model.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -133,7 +134,9 @@ class FastTower:
         self._places = embeddings.position_embedding.weight.detach()
         self._class = (embeddings.class_embedding + self._places[0]).detach()
         self._before = inner.pre_layrnorm.weight.detach(), inner.pre_layrnorm.bias.detach()
-        self._layers = [_folded(block, self._heads, config.hidden_act) for block in inner.encoder.layers[:wanted]]
+        self._layers = [
+            _folded(block, self._heads, config.hidden_act) for block in inner.encoder.layers[:wanted]
+        ]
 
     @torch.inference_mode()
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -142,8 +145,7 @@ class FastTower:
         threads = min(torch.get_num_threads(), len(parts))
         if threads == 1:
             return torch.cat([self._forward(part) for part in parts])
-        with _one_thread_each(threads) as pool:
-            return torch.cat(list(pool.map(self._forward, parts)))
+        return torch.cat(list(_single_threads(threads).map(self._forward, parts)))
 
     @torch.inference_mode()
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -194,23 +196,11 @@ def _after_norm(norm: Any, weight: torch.Tensor, bias: torch.Tensor) -> tuple[to
     return weight * norm.weight, bias + weight @ norm.bias
 
 
-_pool_lock = threading.Lock()
-_pools: dict[int, ThreadPoolExecutor] = {}
+@cache
+def _single_threads(count: int) -> ThreadPoolExecutor:
+    """Threads each of which computes alone."""
+    return ThreadPoolExecutor(count, "m3score-tower", initializer=torch.set_num_threads, initargs=(1,))
 
 
-class _one_thread_each:  # noqa: N801 - a scope
-    """A pool of so many threads, each of which computes alone."""
-
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-
-    def __enter__(self) -> ThreadPoolExecutor:
-        with _pool_lock:
-            if self._threads not in _pools:
-                _pools[self._threads] = ThreadPoolExecutor(
-                    self._threads, "m3score-tower", initializer=torch.set_num_threads, initargs=(1,)
-                )
-            return _pools[self._threads]
-
-    def __exit__(self, *_: object) -> None:
-        return None
+if hasattr(os, "register_at_fork"):  # threads do not live on in a forked process
+    os.register_at_fork(after_in_child=_single_threads.cache_clear)
