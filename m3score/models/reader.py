@@ -4,9 +4,10 @@ A convolutional net of a few thousand weights, trained on drawn print alone (cal
 the same for every model. It looks at the picture's own resolution, up to LONGEST pixels, and once more at a
 quarter of it for large letters. Knows pixels and letters, no models of language and no scores.
 
-Reading takes cells no larger than the letters. `Reading.tokens` is the number of cells, as wide and high as
-the capital letters there, that hold text: (side / height)^2 for a picture that is nothing but text. It
-follows the number of letters, so a sign has few and a page of small print has thousands.
+A token can hold two letters side by side and two lines of them (LETTERS_PER_TOKEN_SIDE). `Reading.tokens` is
+the number of squares, twice as high as the capital letters there, that hold text: (side / (2 height))^2 for a
+picture that is nothing but text. It follows the number of letters, so a sign has few and a page of small
+print has hundreds.
 """
 
 from __future__ import annotations
@@ -35,7 +36,13 @@ SMALLEST, LARGEST = 5.0, 24.0
 _COARSER = 4
 _HANDOVER = 20.0
 """Height in pixels from which letters are left to the coarser look."""
-_SURE = 0.5
+_SURE = 1.0
+"""Log-odds from which a cell is taken for text."""
+_AROUND, _NEIGHBOURS = 7, 0.15
+"""Text comes in lines: so many of the cells in this square around must be text as well."""
+LETTERS_PER_TOKEN_SIDE = 2.0
+"""Letters that a token can hold, in height and as many in width. A LLaVA's patches are 14 pixels a side, and
+letters of 7 pixels are the smallest that such models read."""
 _SCALE = 10.0
 """Pixels; the net tells the logarithm of the height as a multiple of it."""
 MAP_SIDE = 24
@@ -86,12 +93,12 @@ class Reading:
     """What there is to read in one picture."""
 
     tokens: float
-    """Cells of the letters' own height that hold text: 0 where there is nothing to read."""
+    """Squares of twice the letters' height that hold text: 0 where there is nothing to read."""
     letter_height: float | None
-    """Height of the capitals, were the picture's longest side 336 pixels: the median over those cells. None
+    """Height of the capitals, were the picture's longest side 336 pixels: the median over those squares. None
     without text."""
     cells: np.ndarray
-    """float32 (24, 24): the cells' number by place, on the square that the picture is padded to."""
+    """float32 (24, 24): the squares' number by place, on the square that the picture is padded to."""
 
 
 @cache
@@ -146,16 +153,18 @@ def _read(net: ReaderNet, grey: np.ndarray) -> Reading:
 
 
 def _letters(net: ReaderNet, pixels: torch.Tensor, scale: int) -> tuple[np.ndarray, ...]:
-    """Row, column, number of letters' cells and letters' height of every place that shows text.
+    """Row, column, tokens and height of letters of every place that shows text.
 
     In pixels of the finest look, of which this one's are `scale` a side.
     """
     logits, ln_height = net(pixels.contiguous(memory_format=torch.channels_last))
-    sure = logits[0] > np.log(_SURE / (1 - _SURE))
+    sure = logits[0] > _SURE
+    around = functional.avg_pool2d(sure[None, None].float(), _AROUND, stride=1, padding=_AROUND // 2)
+    sure &= around[0, 0] > _NEIGHBOURS
     tall = ln_height[0] >= np.log(_HANDOVER / _SCALE / scale)
     rows, columns = torch.nonzero(sure & (tall == (scale > 1)), as_tuple=True)
     heights = ln_height[0, rows, columns].exp().clamp(SMALLEST / _SCALE / 1.5, 2 * LARGEST / _SCALE) * _SCALE
-    count = (STRIDE / heights) ** 2
+    count = (STRIDE / (LETTERS_PER_TOKEN_SIDE * heights)) ** 2
     middle = STRIDE * scale
     return (
         (rows.numpy() + 0.5) * middle,
