@@ -208,7 +208,7 @@ def render(report: Report) -> str:
     """The page as text. What comes from tables gets there escaped (jinja2's autoescape, JSON by tojson)."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    import m3score
+    from m3score._version import __version__
 
     environment = Environment(
         loader=PackageLoader("m3score"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -233,7 +233,7 @@ def render(report: Report) -> str:
         script=script,
         style_hash=_hash(style),
         script_hash=_hash(script),
-        version=m3score.__version__,
+        version=__version__,
         today=date.today().isoformat(),
     )
 

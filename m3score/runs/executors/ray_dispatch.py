@@ -217,14 +217,14 @@ class _Worker:
 
 
 def here_and_now() -> tuple[str, str]:
-    from m3score import __version__
+    from m3score._version import __version__
 
     return __version__, os.getcwd()
 
 
 def settle(here: tuple[str, str]) -> None:
     """On another machine: the same program, in the same folder."""
-    from m3score import __version__
+    from m3score._version import __version__
 
     version, folder = here
     node = os.uname().nodename if hasattr(os, "uname") else "a machine of the cluster"
