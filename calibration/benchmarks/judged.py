@@ -19,11 +19,13 @@ from m3score.calibration.benchmarks.tasks import Asked, Task
 from m3score.common.errors import M3ScoreError
 from m3score.data.metrics import find_metric, yes_or_no
 from m3score.scoring.rules import RULES, is_monotone, required_tokens
-from m3score.scoring.summary import UNSOLVED
 
 if TYPE_CHECKING:
     import pandas as pd
 
+UNSOLVED = ("one", "answerable", "finest")
+"""How a mean of required tokens counts a question that no scale solves: "one": as a single token, as the M3
+authors do (this lowers the mean); "answerable": not at all; "finest": as the finest scale."""
 RESAMPLES = 1000
 LEVEL = 0.95
 WITHIN = 0.01

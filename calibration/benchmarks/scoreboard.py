@@ -15,9 +15,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from m3score.calibration.benchmarks.judged import Figure, Judged, metric_is_soft
+from m3score.calibration.benchmarks.judged import UNSOLVED, Figure, Judged, metric_is_soft
 from m3score.common.errors import MissingExtraError
-from m3score.scoring.summary import UNSOLVED
 from m3score.tables.io import write_whole
 from m3score.tables.schema import TableKind
 

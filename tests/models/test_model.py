@@ -132,39 +132,6 @@ TURNS = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "A 
 LONGER = [*TURNS, {"from": "human", "value": "Red?"}, {"from": "gpt", "value": "Yes, all of it."}]
 
 
-def test_a_batch_of_conversations() -> None:
-    m3 = model(NEXT)
-    images = [picture("gray_336x336"), picture("land_640x480")]
-    with torch.no_grad():
-        together = m3.training_loss(images, [TURNS, LONGER], scales=(1, 9))
-        alone = [
-            m3.training_loss([image], [turns], (1, 9))
-            for image, turns in zip(images, [TURNS, LONGER], strict=True)
-        ]
-    counts = [
-        sum(label >= 0 for label in training_example(turns, m3.tokenizer)[1]) for turns in (TURNS, LONGER)
-    ]
-    for tokens in (1, 9):
-        expected = sum(
-            loss.per_scale[tokens] * count for loss, count in zip(alone, counts, strict=True)
-        ) / sum(counts)
-        torch.testing.assert_close(together.per_scale[tokens], expected)
-    torch.testing.assert_close(together.average, sum(together.per_scale.values()) / 2)
-
-
-def test_the_vision_tower_learns_only_if_asked() -> None:
-    m3 = model(LLAVA)
-    tower = m3.hf_model.model.vision_tower
-    for train_vision in (False, True):
-        m3.hf_model.zero_grad(set_to_none=True)
-        m3.training_loss(
-            [picture("land_640x480")], [TURNS], (9,), train_vision=train_vision
-        ).average.backward()
-        learnt = any(parameter.grad is not None and parameter.grad.any() for parameter in tower.parameters())
-        assert learnt is train_vision
-    m3.hf_model.zero_grad(set_to_none=True)
-
-
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 def test_labels_are_the_answers_and_their_ends(conversation: str) -> None:
     tokenizer = model(LLAVA).tokenizer
@@ -177,9 +144,7 @@ def test_labels_are_the_answers_and_their_ends(conversation: str) -> None:
 def test_what_is_no_conversation() -> None:
     for turns in ([], TURNS[:1], TURNS[::-1]):
         with pytest.raises(M3ScoreError, match="human"):
-            model(LLAVA).training_loss([picture("land_640x480")], [turns])
-    with pytest.raises(M3ScoreError, match="as many images"):
-        model(LLAVA).training_loss([], [TURNS])
+            training_example(turns, model(LLAVA).tokenizer)
 
 
 @pytest.mark.parametrize("size", [(1000, 17), (17, 1000), (340, 339), (5000, 2501), (2501, 5000)])

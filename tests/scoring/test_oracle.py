@@ -20,7 +20,6 @@ from m3score.data.questions import PROBE_PANEL, Question
 from m3score.models.base import ScaleAnswer
 from m3score.scoring.oracle import rescore, score, score_trace, trace
 from m3score.scoring.rules import RULES, complexity_of, effective_tokens_of, is_monotone, required_tokens
-from m3score.scoring.summary import UNSOLVED, mean_tokens, summarise
 
 LADDER = (1, 9, 36, 144, 576)
 LADDERS = st.lists(st.integers(1, 3000), min_size=1, max_size=7, unique=True).map(lambda t: tuple(sorted(t)))
@@ -315,40 +314,9 @@ def test_rescore_says_what_is_wrong() -> None:
         )
 
 
-# ---- summaries ----------------------------------------------------------------------------------------
-
-
-def test_summary_names_every_convention() -> None:
-    bits = ["11111", "00111", "01011", "00000", "10000"]
-    results = [score(IMAGE, model=pattern(b), questions="q", answers="cat") for b in bits]
-    summary = summarise(results)
-    assert (summary.images, summary.questions, summary.judged_by_truth, summary.solved) == (5, 5, 5, 3)
-    assert summary.mean_tokens == {"one": 183 / 5, "answerable": 181 / 3, "finest": (181 + 2 * 576) / 5}
-    assert tuple(summary.mean_tokens) == UNSOLVED
-    assert summary.accuracy == {1: 0.4, 9: 0.4, 36: 0.4, 144: 0.6, 576: 0.6}
-    assert summary.metric == summary.accuracy
-    assert summary.oracle_accuracy == 0.8 and summary.non_monotone == 0.4
-    assert summary.to_dict()["ladder"] == list(LADDER)
-    oracle_tokens = summarise(
-        [score(IMAGE, model=pattern(b), questions="q", answers="cat", rule="first") for b in bits]
-    )
-    assert oracle_tokens.mean_tokens["one"] == (1 + 36 + 9 + 1 + 1) / 5
-    assert oracle_tokens.solved == 4
-
-
-def test_summary_of_nothing_and_of_a_mixture() -> None:
-    assert summarise([]).mean_tokens == dict.fromkeys(UNSOLVED)
-    assert summarise([score(IMAGE, model=knows_from(1))]).metric is None
-    mixed = [score(IMAGE, model=knows_from(1), rule=rule) for rule in ("stays", "first")]
-    with pytest.raises(M3ScoreError, match="one rule"):
-        summarise(mixed)
-    with pytest.raises(M3ScoreError, match="allowed: one, answerable, finest"):
-        mean_tokens([1, None], LADDER, "none")
-
-
 def test_imports_stay_light() -> None:
     code = (
-        "import sys, m3score.scoring.oracle, m3score.tables.io, m3score.scoring.summary;"
+        "import sys, m3score.scoring.oracle, m3score.tables.io;"
         "sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     )
     root = Path(__file__).parents[2]

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from m3score.calibration.training.finetune.instructions import Example
+from m3score.calibration.training.losses import answer_token_losses
 from m3score.models.m3 import conversation
 from m3score.models.m3.encoder import Embedder, EncodedImage
 from m3score.models.m3.preprocess import Tiles
@@ -132,9 +132,7 @@ def _pass(model: Embedder, rows: Sequence[Sequence[Copy]]) -> torch.Tensor:
     hidden = model.hf_model.model.language_model(
         inputs_embeds=embedded, position_ids=None if alone else positions, use_cache=False
     ).last_hidden_state
-    counted = targets != conversation.NOT_SUPERVISED
-    logits = model.hf_model.get_output_embeddings()(hidden[counted]).float()
-    errors = functional.cross_entropy(logits, targets[counted], reduction="none")
+    errors = answer_token_losses(model.hf_model, hidden, targets)
     weights = torch.cat([copy.weights.expand(int(_counted(copy)), -1) for row in rows for copy in row])
     return (weights * errors[:, None]).sum(dim=0)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional
 
+from m3score.calibration.training.losses import answer_token_losses
 from m3score.models.m3.conversation import IMAGE_TAG, NOT_SUPERVISED, build_prompt
 from m3score.models.m3.ladder import pool
 
@@ -98,9 +98,7 @@ def scale_loss(llava: Any, prefix: torch.Tensor, visual: torch.Tensor, text: Pac
         position_ids=positions,
         use_cache=False,
     ).last_hidden_state[:, before:]
-    counted = text.labels != NOT_SUPERVISED
-    logits = llava.lm_head(hidden[counted])
-    return functional.cross_entropy(logits.float(), text.labels[counted])
+    return answer_token_losses(llava, hidden, text.labels).mean()
 
 
 def m3_losses(

@@ -7,7 +7,7 @@ language model, generation.py what comes out of it, loading.py where models come
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -19,7 +19,6 @@ from m3score.models import loading
 from m3score.models.base import ScaleAnswer
 from m3score.models.inference import answering, generation
 from m3score.models.inference.batching import MemoryGuard, free_memory
-from m3score.models.m3 import training
 from m3score.models.m3.config import M3Settings
 from m3score.models.m3.encoder import Embedder, EncodedImage
 
@@ -203,17 +202,6 @@ class M3Model(Embedder):
         logits = _LOGITS_AT_ONCE // (max_new_tokens * config.vocab_size)
         # Whole images where possible: what an image's questions share is read once per batch.
         return max(1, min(_PAIRS_AT_ONCE // asked * asked, max(1, positions // row) * asked, logits))
-
-    def training_loss(
-        self,
-        images: Sequence[ImageSource | EncodedImage],
-        conversations: Sequence[Sequence[Mapping[str, str]]],
-        scales: Sequence[int] | None = None,
-        *,
-        train_vision: bool = False,
-    ) -> training.ScaleLosses:
-        """The M3 objective on a batch of conversations, differentiable; see training.training_loss."""
-        return training.training_loss(self, images, conversations, scales, train_vision=train_vision)
 
     def save(self, folder: str | Path) -> None:
         """Write a folder in transformers' format that `load_model` reads again, M3's facts included."""

@@ -26,7 +26,6 @@ from m3score.calibration.training.finetune.instructions import (
 from m3score.calibration.training.finetune.packing import summed_losses
 from m3score.common.errors import M3ScoreError
 from m3score.models.m3 import conversation
-from tests.models.test_parity import _ours as ours
 from tests.support.goldens import LLAVA, NEXT, ROOT, SCALES, golden, model
 
 RELATIVE = 1e-5
@@ -62,8 +61,29 @@ def test_the_loss_and_its_gradients_are_the_authors(name, golden_example, packed
     assert losses.mean().item() == pytest.approx(golden_example["average_loss"], rel=RELATIVE)
     losses.mean().backward()
     gradients = {key: parameter.grad for key, parameter in m3.hf_model.named_parameters()}
-    norms = {key: gradients[ours(key)].norm().item() for key in golden_example["grad_norms"]}
+    norms = {key: gradients[_ours(key)].norm().item() for key in golden_example["grad_norms"]}
     assert norms == pytest.approx(golden_example["grad_norms"], rel=RELATIVE)
+    assert all(gradient is None for key, gradient in gradients.items() if "vision_tower" in key)
+    m3.hf_model.zero_grad(set_to_none=True)
+
+
+def _ours(key: str) -> str:
+    """The authors' name of a parameter -> transformers'."""
+    key = key.replace("model.mm_projector.0", "model.multi_modal_projector.linear_1")
+    key = key.replace("model.mm_projector.2", "model.multi_modal_projector.linear_2")
+    for part in ("embed_tokens", "layers", "norm"):
+        key = key.replace(f"model.{part}.", f"model.language_model.{part}.")
+    return key
+
+
+@pytest.mark.parametrize("train_vision", [False, True])
+def test_the_vision_tower_learns_only_if_asked(train_vision):
+    m3 = model(LLAVA)
+    m3.hf_model.zero_grad(set_to_none=True)
+    example = _example(LLAVA, {"image": "land_640x480.png", "conversations": _said("What?", "a square")})
+    summed_losses(m3, [example], (9,), train_vision=train_vision).mean().backward()
+    tower = m3.hf_model.model.vision_tower
+    assert any(weight.grad is not None and weight.grad.any() for weight in tower.parameters()) is train_vision
     m3.hf_model.zero_grad(set_to_none=True)
 
 

@@ -14,12 +14,16 @@ from safetensors.torch import load_file
 
 from m3score import load_model
 from m3score.calibration.drawings.drawn import draw
+from m3score.calibration.training.finetune.instructions import Example, InstructionCollator
+from m3score.calibration.training.finetune.packing import summed_losses
 from m3score.calibration.training.tiny.apprentice import tower_features
 from m3score.calibration.training.tiny.model import build_model, build_tokenizer
 from m3score.calibration.training.tiny.objective import BEFORE_IMAGE, m3_losses, pack_questions
 from m3score.calibration.training.tiny.recipes import bundled_recipes, load_recipe, parse_scales
 from m3score.calibration.training.tiny.train import last_whole_checkpoint, save_model
 from m3score.common.errors import M3ScoreError
+from m3score.models.m3.conversation import training_example
+from m3score.models.m3.preprocess import preprocess
 
 SMALL = """
 seed = 5
@@ -63,10 +67,17 @@ def test_packed_questions_have_the_loss_of_questions_asked_one_by_one(untrained)
     with torch.no_grad():
         features = llava.model.multi_modal_projector(tower_features(llava.model.vision_tower, pixels))
         packed = m3_losses(llava, prefix, features, pack_questions(tokenizer, [pairs]), untrained.ladder)
-        talks = [[{"from": "human", "value": q}, {"from": "gpt", "value": a}] for q, a in pairs]
-        alone = untrained.training_loss([drawing.image] * 3, talks)
-    for tokens in untrained.ladder:
-        assert packed[tokens].item() == pytest.approx(alone.per_scale[tokens].item(), rel=1e-4)
+        alone = [_example(untrained, drawing.image, *pair) for pair in pairs]
+        summed = summed_losses(untrained, alone, untrained.ladder, train_vision=False)
+    counts = InstructionCollator(untrained.settings, untrained.ladder)(alone)["counts"]
+    for tokens, loss in zip(untrained.ladder, (summed / counts).tolist(), strict=True):
+        assert packed[tokens].item() == pytest.approx(loss, rel=1e-4)
+
+
+def _example(model, image, question: str, answer: str) -> Example:
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    ids, labels = training_example(turns, model.tokenizer, model.settings.conversation)
+    return Example(ids, labels, [preprocess(image, model.settings)])
 
 
 def _train(recipe: Path, out: Path) -> list[str]:
