@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 MAX_CHARACTERS = 20_000
 """Of a question, an answer or an option: more than any of the models can take in."""
 
-MAX_FILE_BYTES = 2**29
+MAX_QUESTIONS_BYTES = 2**29
 """Of a questions file, which is read as a whole: some two million questions."""
 
 
@@ -138,10 +138,10 @@ def read_questions(path: str | os.PathLike[str]) -> dict[str, list[Question]]:
 
 def _text_of(source: Path) -> str:
     try:
-        with open_regular(source, MAX_FILE_BYTES) as file:
+        with open_regular(source, MAX_QUESTIONS_BYTES, "a questions file") as file:
             content = file.read()
     except M3ScoreError as error:
-        raise M3ScoreError(f"{str(error).replace('an image file', 'a questions file')}.") from None
+        raise M3ScoreError(f"{error.reason}.", subject=error.subject) from None
     except OSError as error:
         raise M3ScoreError(f"{source}: cannot read ({error.strerror or error}).") from error
     try:

@@ -31,7 +31,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from m3score.common.errors import M3ScoreError, one_line
 from m3score.common.files import check_bytes, open_regular, printable, system_error, why_not_a_file
-from m3score.common.limits import MAX_BYTES, MAX_PIXELS
+from m3score.common.limits import MAX_FILE_BYTES, MAX_PIXELS
 from m3score.images.video import VIDEO_SUFFIXES, looks_like_video, video_grid, video_suffixes
 
 __all__ = [
@@ -101,7 +101,7 @@ def suffix_of(content: bytes) -> str:
 
 
 def open_image(
-    source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+    source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_FILE_BYTES
 ) -> Image.Image:
     """Open, decode and convert one image.
 
@@ -121,7 +121,7 @@ def open_image(
 
 
 def open_reduced(
-    source: ImageSource, side: int, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+    source: ImageSource, side: int, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_FILE_BYTES
 ) -> tuple[Image.Image, tuple[int, int]]:
     """`open_image` for those who need no more than a small picture: same checks, same errors, often faster.
 
@@ -147,7 +147,7 @@ def _open(
         if isinstance(source, bytes | bytearray | memoryview):
             data = bytes(source)
             if not data:
-                raise M3ScoreError("the image: no data (0 bytes)")
+                raise M3ScoreError("no data (0 bytes)", subject="the image")
             check_bytes(len(data), "the image", max_bytes)
             return _decode(io.BytesIO(data), "the image", max_pixels, side)
         if isinstance(source, str | os.PathLike):
@@ -171,8 +171,8 @@ def _decode(
         image = Image.open(file, formats=_raster_formats())
     except Exception as error:  # plugins raise whatever their parsing ran into: struct.error, KeyError, ...
         if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and isinstance(error, UnidentifiedImageError):
-            raise M3ScoreError(f"{name}: not a video that can be read") from None
-        raise M3ScoreError(f"{name}: {_explain(error, max_pixels)}") from None
+            raise M3ScoreError("not a video that can be read", subject=name) from None
+        raise M3ScoreError(_explain(error, max_pixels), subject=name) from None
     with image:
         return _to_rgb(image, name, max_pixels, side)
 
@@ -198,16 +198,18 @@ def _to_rgb(
     except M3ScoreError:
         raise
     except Exception as error:  # as in _decode
-        raise M3ScoreError(f"{name}: {_explain(error, max_pixels)}") from None
+        raise M3ScoreError(_explain(error, max_pixels), subject=name) from None
 
 
 def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
     pixels = size[0] * size[1]
     if pixels <= 0:
-        raise M3ScoreError(f"{name}: has no pixels ({size[0]}x{size[1]})")
+        raise M3ScoreError(f"has no pixels ({size[0]}x{size[1]})", subject=name)
     if pixels > max_pixels:
         shape = f"{size[0]}x{size[1]}"
-        raise M3ScoreError(f"{name}: {pixels:,} pixels ({shape}), more than the limit of {max_pixels:,}")
+        raise M3ScoreError(
+            f"{pixels:,} pixels ({shape}), more than the limit of {max_pixels:,}", subject=name
+        )
 
 
 def _orientation(image: Image.Image) -> object:

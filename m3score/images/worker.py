@@ -65,7 +65,7 @@ def _answer(module: str, name: str, arguments: tuple[Any, ...]) -> tuple[str, An
     try:
         return "fine", getattr(importlib.import_module(module), name)(*arguments)
     except M3ScoreError as error:
-        return "wrong", str(error)
+        return "wrong", (error.reason, error.subject, error.transient)
     except Exception as error:
         return "failed", f"{type(error).__name__}: {error}"[:2000]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, overload
 
@@ -41,10 +41,14 @@ class Prediction:
     error: str | None
     spread: float | None = None
     """How unsure the predictor is, in ln(tokens): Predictor.spread. Only where it was asked for."""
+    transient: bool = field(default=False, repr=False)
+    """Whether the error may be gone when the same is tried again."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready fields."""
-        return asdict(self)
+        """JSON-ready fields of the prediction itself."""
+        fields = asdict(self)
+        del fields["transient"]
+        return fields
 
 
 # ---- one image or a list --------------------------------------------------------------------------------
@@ -269,8 +273,9 @@ def _predict_many(
     pairs = with_questions(images, questions)
     items = (order_of(image, asked, limits or Limits(), frames) for image, asked in pairs)
     for path, asked, found in map_images(look, items, workers, limits=limits, instead=lost):
-        if isinstance(found, str):
-            yield Prediction(path, None, None, None, found)
+        if isinstance(found, tuple):
+            reason, transient = found
+            yield Prediction(path, None, None, None, reason, transient=transient)
             continue
         try:
             seen = [(picture, one) for picture in found for one in asked]

@@ -21,8 +21,6 @@ from m3score.runs.input_state import digest_of, has_changed, is_same, key_of
 from m3score.runs.journal import Journal, Record
 
 HASHERS = 2
-PASSING = ("the model failed", "took longer than", "the process that worked on it died")
-"""Errors, or parts of them, that may be gone when a run goes on: such inputs are done again."""
 _NOT_YET = -1
 _Waiting = tuple[int, FoundImage, dict[str, Any], "Future[str | None]"]
 
@@ -73,11 +71,15 @@ class Collector:
         for number, item in again:
             yield self._given(number, item, key_of(item))
 
-    def keep(self, row: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Write down what became of the next input."""
+    def keep(
+        self, row: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = (), *, transient: bool = False
+    ) -> None:
+        """Write down what became of the next input; an error that is `transient` is tried again next time."""
         number, item, key, digest = self._waiting.popleft()
         if "digest" not in key:
             key["digest"] = digest.result()
+        if transient:
+            key["transient"] = True
         if has_changed(key):
             self._changed.append((number, item))
             key.update(status=None, digest=None)  # whichever of its contents this row shows
@@ -107,10 +109,8 @@ class Collector:
 
     def _earlier(self, key: Mapping[str, Any]) -> int | None:
         for place, record in self.journal.earlier(key["path"]):
-            error = record.row.get("error")
-            if error and any(reason in error for reason in PASSING):
-                continue
-            if is_same(key, record.key, failed=error is not None):
+            failed = record.row.get("error") is not None
+            if not record.transient and is_same(key, record.key, failed=failed):
                 return place
         return None
 

@@ -45,9 +45,15 @@ class Record:
     """What a run found out about one input."""
 
     key: Mapping[str, Any]
-    """`path`, and what the input was then; see input_state.py."""
+    """`path`, and what the input was then; see input_state.py. `transient` is true of an error that may be
+    gone when a run goes on."""
     row: Mapping[str, Any]
     traces: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def transient(self) -> bool:
+        """Whether the row's error may be gone when a run goes on: such inputs are done again."""
+        return bool(self.key.get("transient"))
 
 
 def journal_path(out: PathLike) -> Path:
@@ -325,11 +331,8 @@ def _difference(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) ->
 
 
 def _whole(line: bytes) -> bool:
-    """Whether a line is a record, complete and unharmed."""
-    try:
-        return line.endswith(b"\n") and int(line[:8], 16) == zlib.crc32(line[9:])
-    except ValueError:
-        return False
+    """Whether a line is a record, complete and unharmed, down to the tab after its checksum."""
+    return line.endswith(b"\n") and line[:9] == b"%08x\t" % zlib.crc32(line[9:])
 
 
 def _head(line: bytes) -> dict[str, Any]:

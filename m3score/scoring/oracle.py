@@ -140,7 +140,7 @@ def score_trace(
     ladder = tuple(sorted({row.tokens for row in kept}))
     single_model(kept)
     for name, gap in incomplete(kept).items():
-        raise M3ScoreError(f"{name}: {gap}.")
+        raise M3ScoreError(f"{gap}.", subject=name)
     images: dict[str, dict[int, dict[int, TraceRow]]] = {}
     for row in kept:
         scales = images.setdefault(row.image, {}).setdefault(row.question_id, {})
@@ -196,8 +196,9 @@ def _score_question(
     known = all(row.correct is not None for row in rows)
     if sufficiency == "correct" and not known:
         raise M3ScoreError(
-            f"{rows[0].image}: no ground truth for {rows[0].question!r}, so sufficiency cannot be 'correct'; "
-            "give answers, or use 'auto' or 'consistent'."
+            f"no ground truth for {rows[0].question!r}, so sufficiency cannot be 'correct'; "
+            "give answers, or use 'auto' or 'consistent'.",
+            subject=rows[0].image,
         )
     by_truth = known and sufficiency != "consistent"
     sufficient = tuple(bool(row.correct) if by_truth else row.consistent for row in rows)
@@ -368,5 +369,5 @@ def _rescored(rows: list[TraceRow], rule: str, sufficiency: str, metric: str | N
     try:
         (complexity,) = score_trace(rows, rule=rule, sufficiency=sufficiency, metric=metric).values()
     except M3ScoreError as error:
-        return {"error": str(error).removeprefix(f"{rows[0].image}: ")}
+        return {"error": error.reason}
     return complexity.to_row()

@@ -207,7 +207,9 @@ def rows_of(traces: pd.DataFrame) -> tuple[list[TraceRow], dict[str, str]]:
             try:
                 rows.append(_row_of({"question_id": number, **values}))
             except (ValueError, TypeError) as error:
-                raise M3ScoreError(f"{image}: a value in the trace is of the wrong kind ({error}).") from None
+                raise M3ScoreError(
+                    f"a value in the trace is of the wrong kind ({error}).", subject=image
+                ) from None
         else:
             failed[image] = str(values.get("error", "no answers in the trace"))
     return rows, failed

@@ -138,6 +138,17 @@ def test_a_worker_that_dies_hangs_or_fails_is_one_error_and_is_replaced() -> Non
         assert crew.call(len, "abc") == 3
 
 
+def test_an_error_comes_back_from_a_worker_with_what_it_knows(tmp_path: Path) -> None:
+    (tmp_path / "a: b.png").write_bytes(b"x")
+    with Crew() as crew, pytest.raises(M3ScoreError) as caught:
+        crew.call(open_image, str(tmp_path / "a: b.png"))
+    assert caught.value.subject == str(tmp_path / "a: b.png")
+    assert caught.value.reason == "not an image that Pillow can read" and not caught.value.transient
+    with Crew() as crew, pytest.raises(WorkerError) as caught:
+        crew.call(os.abort)
+    assert caught.value.transient and str(caught.value) == caught.value.reason
+
+
 def test_closing_ends_what_is_under_way() -> None:
     crew = Crew(Limits(seconds=100))
     with ThreadPoolExecutor(1) as pool:
