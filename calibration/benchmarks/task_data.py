@@ -1,7 +1,7 @@
 """The questions of a benchmark and their images: from the Hugging Face hub, from local copies, from a file.
 
-A TaskSource is a source of collect.py, and knows of every question what its scores are grouped by. Image
-bytes are read when their turn comes; texts are held.
+A TaskSource is a source for collect.py, and knows the groups that each question's score belongs to. Texts are
+held in memory; the bytes of an image are read when it is asked about.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from m3score.calibration.benchmarks.tasks import Asked, LeftOut, Task, asked_of, filled, own_question, tasks
+from m3score.calibration.benchmarks.tasks import (
+    LeftOut,
+    Task,
+    TaskQuestion,
+    filled,
+    own_question,
+    task_question,
+    tasks,
+)
 from m3score.calibration.predictor.sources import Item
 from m3score.common.errors import M3ScoreError, first_line, unreachable
 from m3score.data.loader import Opened
@@ -39,8 +47,8 @@ class Entry:
     """One image of a task with its questions."""
 
     name: str
-    """What tables call it: TASK and the row of its first question, or its path."""
-    asked: tuple[Asked, ...]
+    """Its name in tables: TASK/ROW of its first question, or its path."""
+    questions: tuple[TaskQuestion, ...]
     read: Callable[[], ImageSource | None]
 
 
@@ -50,17 +58,17 @@ class TaskSource:
 
     task: Task
     origin: str
-    """Where the data came from."""
+    """Where the data is from."""
     entries: tuple[Entry, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
-    """How many rows are not asked, by reason."""
+    """Rows that are not asked, by reason."""
     frames: int | None = None
-    """Of videos: a grid of tokens for each of so many frames; None for six frames as one picture."""
+    """For videos: this many frames with a grid of tokens each; None: six frames as one picture."""
 
     @property
     def told(self) -> dict[str, Any]:
-        """What a collection is of."""
-        asked = [(entry.name, [one.question.to_dict() for one in entry.asked]) for entry in self.entries]
+        """What a collection of this source was made from."""
+        asked = [(entry.name, [one.question.to_dict() for one in entry.questions]) for entry in self.entries]
         digest = hashlib.sha256(repr(asked).encode()).hexdigest()[:16]
         frames = {} if self.frames is None else {"frames": self.frames}
         return {"source": self.task.name, "data": self.origin, "questions": digest, **frames}
@@ -72,7 +80,7 @@ class TaskSource:
         for entry in islice(self.entries, limit):
             if entry.name in done:
                 continue
-            questions = tuple(one.question for one in entry.asked)
+            questions = tuple(one.question for one in entry.questions)
             try:
                 source, error = entry.read(), None
             except (M3ScoreError, OSError) as problem:
@@ -96,12 +104,12 @@ def load_task(task: Task, data_dir: str | os.PathLike[str] | None = None) -> Tas
 
     Args:
         task: the benchmark.
-        data_dir: a folder with a local copy, or with one folder per task. Its format is that of the hub's
-            data set, as a snapshot (parquet) or as `Dataset.save_to_disk` writes it (a folder per
-            configuration where there are several); or the task's own sheets with its videos beside them.
+        data_dir: a folder with a local copy, or with one folder per task. The format is that of the hub's
+            data set, as a snapshot (parquet) or as written by `Dataset.save_to_disk` (a folder per
+            configuration if there are several); or the task's own sheets, with its videos beside them.
 
     Raises:
-        M3ScoreError: no such data, or a column is missing.
+        M3ScoreError: there is no such data, or a column is missing.
     """
     folder = _folder(task, data_dir)
     if task.file:
@@ -115,20 +123,20 @@ def load_task(task: Task, data_dir: str | os.PathLike[str] | None = None) -> Tas
 
 
 def load_own(path: str | os.PathLike[str], metric: str | None, suffix: str | None) -> TaskSource:
-    """A user's own task: a questions file (csv or jsonl, see read_questions) with images below its folder."""
+    """A user's own task: a questions file (see read_questions), with images relative to its folder."""
     file = Path(path)
     name = re.sub(r"[^\w.-]+", "-", f"{file.resolve().parent.name}-{file.stem}")
     entries, left_out = [], Counter[str]()
     for image, questions in read_questions(file).items():
         where = image if os.path.isabs(image) else os.path.join(file.parent, image)
-        asked = tuple(Asked(own_question(one, metric, suffix)) for one in questions if one.answers)
+        asked = tuple(TaskQuestion(own_question(one, metric, suffix)) for one in questions if one.answers)
         left_out["no reference answer"] += len(questions) - len(asked)
         if asked:
             entries.append(Entry(where, asked, partial(_plain, where)))
     if not entries:
         raise M3ScoreError(f"{path}: no question has answers, so there is nothing to judge by.")
     task = Task(
-        name, title=name, metric=metric or entries[0].asked[0].question.metric or "", max_new_tokens=32
+        name, title=name, metric=metric or entries[0].questions[0].question.metric or "", max_new_tokens=32
     )
     return TaskSource(task, os.path.abspath(path), tuple(entries), +left_out)
 
@@ -157,12 +165,12 @@ def _folder(task: Task, data_dir: str | os.PathLike[str] | None) -> Path | None:
 def _entries(
     task: Task, rows: Iterator[tuple[int, Mapping[str, Any]]], read: Callable[..., Any], origin: str
 ) -> TaskSource:
-    """Rows become questions; those about the same image go together."""
-    grouped: dict[str, tuple[str, Callable[[], Any], list[Asked]]] = {}
+    """Turn rows into questions, and group those about the same image."""
+    grouped: dict[str, tuple[str, Callable[[], Any], list[TaskQuestion]]] = {}
     left_out = Counter[str]()
     for index, row in rows:
         try:
-            asked = asked_of(task, row)
+            asked = task_question(task, row)
         except LeftOut as reason:
             left_out[str(reason)] += 1
             continue
@@ -176,7 +184,7 @@ def _entries(
     return TaskSource(task, origin, entries, left_out)
 
 
-# ---- sheets of questions, with files beside them --------------------------------------------------------
+# ---- sheets of questions, with media files beside them -----------------------------------------------------
 
 
 def _from_sheets(task: Task, folder: Path) -> TaskSource:
@@ -286,7 +294,7 @@ def _load(task: Task, folder: Path | None, config: str | None) -> tuple[Any, str
 
 
 def _from_hub(task: Task, config: str | None) -> tuple[Any, str]:
-    """From where the data set is, or was; of two failures the first is told."""
+    """Load from the current or the former id; if both fail, raise the first failure."""
     import datasets
 
     first: Exception | None = None
@@ -301,7 +309,7 @@ def _from_hub(task: Task, config: str | None) -> tuple[Any, str]:
 
 
 def _snapshot(folder: Path, config: str | None, split: str) -> Any:
-    """Parquet files as they lie on the hub, found by the names of configuration and split."""
+    """Parquet files laid out as on the hub, found by the names of configuration and split."""
     import datasets
 
     found = sorted(folder.rglob("*.parquet"))
@@ -323,7 +331,7 @@ def _column(rows: Any, column: str, task: Task) -> Any:
 
 
 def _undecoded(rows: Any, column: str, task: Task) -> Any:
-    """The image column alone, as bytes: images are opened, and fail, one by one."""
+    """The image column alone, as bytes, so that images are opened (and fail) one by one."""
     import datasets
 
     if column not in rows.column_names:

@@ -18,7 +18,7 @@ from m3score.common.errors import M3ScoreError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from m3score.calibration.benchmarks.judged import Judged
+    from m3score.calibration.benchmarks.results import BenchmarkResult
     from m3score.calibration.benchmarks.task_data import TaskSource
 
 EPILOG = """Examples:
@@ -234,7 +234,7 @@ def _judge(
     loading: dict[str, Any],
     how: dict[str, Any],
     console: Console,
-) -> list[Judged]:
+) -> list[BenchmarkResult]:
     from m3score.calibration.benchmarks.evaluate import evaluate_task
     from m3score.cli.progress import progress
     from m3score.models.fingerprint import fingerprint
@@ -263,7 +263,7 @@ def _repeat(advance: Any, times: int) -> None:
 
 
 def _write(
-    judged: list[Judged],
+    judged: list[BenchmarkResult],
     folders: list[Path],
     out: Path | None,
     plot: Path | None,

@@ -21,7 +21,6 @@ from m3score.data.discover import FoundImage, PathLike, Source, find_images
 from m3score.data.loader import Opened, QuestionBook, Questions, batches, in_halves, open_item, opened_ahead
 from m3score.images.sandbox import Decoder
 from m3score.models.base import LadderAnswerer
-from m3score.models.m3.config import M3Settings
 from m3score.scoring.oracle import SUFFICIENCY, Complexity, score_trace
 from m3score.scoring.rules import RULES, choose
 from m3score.scoring.traces import TraceRow, trace
@@ -108,16 +107,14 @@ def rank_stream(
     size = images_at_once(model, batch_size)
     book = questions or QuestionBook()
     threads = workers or min(8, os.cpu_count() or 1)
-    # A model that preprocesses images lets the workers do it; tiles are smaller to send than large pictures.
-    prepare, settings = getattr(model, "tiles", None), getattr(model, "settings", None)
-    if not (prepare and isinstance(settings, M3Settings)):
-        settings = None
+    # A model that preprocesses images lets the workers do it.
+    prepare, preparation = getattr(model, "tiles", None), getattr(model, "preparation", None)
     check_frames(frames, model)
 
     def stream() -> Generator[RankedImage, None, None]:
         with (
             ThreadPoolExecutor(threads, thread_name_prefix="m3score-open") as pool,
-            Decoder(limits, settings, frames) as decode,
+            Decoder(limits, preparation, frames) as decode,
         ):
             try:
                 open_one = partial(open_item, book=book, prepare=prepare, decode=decode)
@@ -296,15 +293,15 @@ def check_frames(frames: int | None, model: LadderAnswerer, tokens: int | None =
         raise M3ScoreError(f"frames must be at least 1, not {frames}.")
     if not hasattr(model, "tiles"):
         raise M3ScoreError(f"{model.name} takes whole pictures only: leave frames out.")
-    settings = getattr(model, "settings", None)
-    if settings is None:
+    config = getattr(model, "config", None)
+    if config is None:
         return
     each = tokens or max(model.ladder)
-    room = (settings.max_length - len(model.prompt_ids(""))) // each  # type: ignore[attr-defined]
+    room = (config.max_length - len(model.prompt_ids(""))) // each  # type: ignore[attr-defined]
     if frames > room:
         raise M3ScoreError(
             f"--frames {frames} makes {frames * each:,} visual tokens at scale {each}, more than the "
-            f"{settings.max_length:,} tokens that {model.name} takes: give at most --frames {room}, or leave "
+            f"{config.max_length:,} tokens that {model.name} takes: give at most --frames {room}, or leave "
             "it out for six frames as one picture."
         )
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from m3score.analysis.report.page import gather, render
+from m3score.analysis.report.content import gather
+from m3score.analysis.report.page import render
 from m3score.analysis.report.pictures import Thumbnail
 from m3score.cli.commands import rank as rank_command
 from m3score.cli.main import app

@@ -61,7 +61,7 @@ def test_images_are_the_ones_the_goldens_were_made_from(image: str) -> None:
 @EACH_IMAGE
 def test_pixels(name: str, image: str) -> None:
     expected = golden(name)["images"][image]
-    tiles = preprocess(picture(image), model(name).settings)
+    tiles = preprocess(picture(image), model(name).config)
     pixels = tiles.pixel_values
     assert (pixels.dtype, list(pixels.shape)) == (np.float32, expected["pixel_values_shape"][-4:])
     assert list(tiles.tiles or []) == expected.get("grid_wh", [])
@@ -130,7 +130,7 @@ def test_logits_and_answers(name: str, case: dict[str, Any], monkeypatch: pytest
     assert ids == prompt["input_ids"]
     truncate = case.get("kind") == "truncated_sequence"
     if truncate:
-        monkeypatch.setattr(m3, "settings", dataclasses.replace(m3.settings, max_length=300))
+        monkeypatch.setattr(m3, "config", dataclasses.replace(m3.config, max_length=300))
     tokens = 576 if truncate else case.get("scale")
     pictures = [encoded(name, image) for image in images]
 

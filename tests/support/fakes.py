@@ -28,6 +28,7 @@ class FakeAnswerer:
         largest_batch: int | None = None,
     ) -> None:
         self.name = "fake"
+        self.identity = "fake"
         self.device = "cpu"
         self.ladder = ladder
         self.fail = fail or (lambda image: False)
@@ -40,6 +41,10 @@ class FakeAnswerer:
         mean = image.convert("L").resize((1, 1)).getpixel((0, 0))
         assert isinstance(mean, int | float)
         return self.ladder[min(len(self.ladder) - 1, math.floor(mean / 256 * len(self.ladder)))]
+
+    def count_visual_tokens(self, size: tuple[int, int], budget: int) -> int:
+        """One grid per image."""
+        return budget
 
     def encode(self, image: Image.Image) -> Image.Image:
         """The image itself."""

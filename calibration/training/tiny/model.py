@@ -27,9 +27,9 @@ from transformers import (
 )
 
 from m3score.calibration.drawings.canvas import CHARS, GRID, PATCH, SIZE
-from m3score.calibration.drawings.drawn import draw
-from m3score.calibration.drawings.wordings import SHORT, WORDINGS
-from m3score.calibration.training.tiny.objective import asked_text
+from m3score.calibration.drawings.drawing import draw
+from m3score.calibration.drawings.questions import SHORT, WORDINGS
+from m3score.calibration.training.tiny.objective import prompt_after_image
 
 CODE_WIDTH = 32
 """Sine and cosine of eight frequencies along x and as many along y."""
@@ -149,8 +149,8 @@ def start_as_lookup(llava: Any, heads: int = 2, sharpness: float = 0.12) -> None
 
 def _corpus() -> Iterator[str]:
     for index in range(3000):
-        for asked in draw(0, index).asked:
-            yield f"{asked_text(asked.question)} {asked.answer}"
+        for item in draw(0, index).questions:
+            yield f"{prompt_after_image(item.question)} {item.answer}"
     for group in WORDINGS.values():
         yield from group
     yield SHORT

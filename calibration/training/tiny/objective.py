@@ -23,7 +23,7 @@ BEFORE_IMAGE = build_prompt("", CONVERSATION).split(IMAGE_TAG)[0]
 """The prompt up to the image."""
 
 
-def asked_text(question: str) -> str:
+def prompt_after_image(question: str) -> str:
     """The prompt from the image on."""
     return build_prompt(question, CONVERSATION).split(IMAGE_TAG)[1]
 
@@ -51,7 +51,7 @@ def pack_questions(tokenizer: Any, conversations: Sequence[Sequence[tuple[str, s
         positions: list[int] = []
         segments: list[int] = []
         for number, (question, answer) in enumerate(pairs, start=1):
-            asked = tokenizer.encode(asked_text(question), add_special_tokens=False)
+            asked = tokenizer.encode(prompt_after_image(question), add_special_tokens=False)
             said = [*tokenizer.encode(f" {answer}", add_special_tokens=False), tokenizer.eos_token_id]
             ids += asked + said
             labels += [NOT_SUPERVISED] * (len(asked) - 1) + said + [NOT_SUPERVISED]

@@ -12,7 +12,7 @@ import datasets
 import pytest
 
 from m3score.calibration.benchmarks.task_data import TaskSource, load_own, load_task
-from m3score.calibration.benchmarks.tasks import Task, asked_of, find_task, tasks
+from m3score.calibration.benchmarks.tasks import Task, find_task, task_question, tasks
 from m3score.common.errors import M3ScoreError
 from m3score.data.metrics import METRICS
 from tests.support.fakes import grey
@@ -101,7 +101,7 @@ def data_set(name: str, rows: list[dict[str, Any]]) -> datasets.Dataset:
 
 
 def asked(source: TaskSource) -> list[tuple[str, tuple[str, ...], int]]:
-    questions = [one.question for entry in source.entries for one in entry.asked]
+    questions = [one.question for entry in source.entries for one in entry.questions]
     return [(one.question, one.answers, len(one.options)) for one in questions]
 
 
@@ -115,7 +115,9 @@ def test_a_saved_data_set_is_asked_as_declared(name: str, tmp_path: Path) -> Non
     items = list(source.items())
     assert len(items) == source.count() == len(source.entries)
     assert all(item.open().error is None and item.open().image.size == (16, 12) for item in items)
-    assert [len(item.open().questions) for item in items] == [len(entry.asked) for entry in source.entries]
+    assert [len(item.open().questions) for item in items] == [
+        len(entry.questions) for entry in source.entries
+    ]
 
 
 def test_every_task_is_declared_whole() -> None:
@@ -129,12 +131,12 @@ def test_every_task_is_declared_whole() -> None:
 def test_questions_on_one_image_go_together(tmp_path: Path) -> None:
     data_set("pope", CASES["pope"][0]).save_to_disk(str(tmp_path))
     (entry,) = load_task(find_task("pope"), tmp_path).entries
-    assert entry.name == "pope/0" and [one.category for one in entry.asked] == ["random", "random"]
+    assert entry.name == "pope/0" and [one.category for one in entry.questions] == ["random", "random"]
 
 
 def test_rotations_of_mmbench_are_one_unit(tmp_path: Path) -> None:
     data_set("mmbench", CASES["mmbench"][0]).save_to_disk(str(tmp_path))
-    units = [entry.asked[0].unit for entry in load_task(find_task("mmbench"), tmp_path).entries]
+    units = [entry.questions[0].unit for entry in load_task(find_task("mmbench"), tmp_path).entries]
     assert units == ["5", "5"]
 
 
@@ -269,7 +271,7 @@ def test_vinoground_is_two_sheets(tmp_path: Path) -> None:
         rows = [{"idx": f"7_{side}", "video_name": f"{kind}_{side}.mp4", "question": "Which?", "GT": "A"}
                 for side in ("pos", "neg")]  # fmt: skip
         sheet(tmp_path / name, rows)
-    held = [one for entry in load_task(task, tmp_path).entries for one in entry.asked]
+    held = [one for entry in load_task(task, tmp_path).entries for one in entry.questions]
     assert [(one.unit, one.category) for one in held] == [("7", "text")] * 2 + [("7", "video")] * 2
     assert held[0].question.question == "Which?\nPlease only output one English character."
 
@@ -278,7 +280,7 @@ def test_the_sheets_of_vinoground_may_lie_beside_its_folders(tmp_path: Path) -> 
     """As its own repository has them; lmms-eval moves them into the folders of videos."""
     for name, kind in (("vinoground_textscore.json", "text"), ("vinoground_videoscore.json", "video")):
         sheet(tmp_path / name, [{"idx": "3_pos", "video_name": f"{kind}.mp4", "question": "?", "GT": "A"}])
-    held = [one for entry in load_task(find_task("vinoground"), tmp_path).entries for one in entry.asked]
+    held = [one for entry in load_task(find_task("vinoground"), tmp_path).entries for one in entry.questions]
     assert [(one.unit, one.category) for one in held] == [("3", "text"), ("3", "video")]
 
 
@@ -330,4 +332,4 @@ def test_own_questions(tmp_path: Path) -> None:
 def test_answers_may_be_objects() -> None:
     held = find_task("vizwiz")
     row = {"question": "what", "answers": [{"answer": "can", "answer_confidence": "yes"}] * 10}
-    assert asked_of(held, row).question.answers == ("can",) * 10
+    assert task_question(held, row).question.answers == ("can",) * 10

@@ -18,8 +18,8 @@ from m3score.calibration.training.finetune.instructions import (
     InstructionCollator,
     Records,
     check_records,
+    conversation_lengths,
     grouped_order,
-    lengths_of,
     make_example,
     read_records,
 )
@@ -41,7 +41,7 @@ def _said(*texts: str) -> list[dict[str, str]]:
 
 
 def _example(name: str, record: Any) -> Example:
-    return make_example(record, ROOT / "images", model(name).tokenizer, model(name).settings)
+    return make_example(record, ROOT / "images", model(name).tokenizer, model(name).config)
 
 
 def _golden_record(example: dict) -> dict:
@@ -53,7 +53,7 @@ def _golden_record(example: dict) -> dict:
 def test_the_loss_and_its_gradients_are_the_authors(name, golden_example, packed):
     m3 = model(name)
     example = _example(name, _golden_record(golden_example))
-    counts = InstructionCollator(m3.settings, SCALES)([example])["counts"]
+    counts = InstructionCollator(m3.config, SCALES)([example])["counts"]
     m3.hf_model.zero_grad(set_to_none=True)
     losses = summed_losses(m3, [example], SCALES, train_vision=False, packed=packed) / counts
     expected = [golden_example["per_scale_loss"][str(tokens)] for tokens in SCALES]
@@ -202,13 +202,13 @@ def test_lengths_tell_text_from_images():
             {"conversations": _said("hello", "hello to you")},
         ]
     )
-    assert lengths_of(records, [0, 1]).tolist() == [6, -4]
+    assert conversation_lengths(records, [0, 1]).tolist() == [6, -4]
 
 
 def test_answers_beyond_the_longest_length_do_not_count():
     example = _example(
         LLAVA, {"image": "gray_336x336.png", "conversations": _said("<image>\nWhat?", "w " * 20)}
     )
-    settings = dataclasses.replace(model(LLAVA).settings, max_length=120)
-    assert example.answer_tokens(1, settings) == example.answer_tokens(1, model(LLAVA).settings) > 0
+    settings = dataclasses.replace(model(LLAVA).config, max_length=120)
+    assert example.answer_tokens(1, settings) == example.answer_tokens(1, model(LLAVA).config) > 0
     assert example.answer_tokens(576, settings) == 0
