@@ -19,6 +19,7 @@ from m3score.calibration.benchmarks.tasks import Task, TaskQuestion
 from m3score.common.errors import M3ScoreError
 from m3score.data.metrics import find_metric, yes_or_no
 from m3score.scoring.rules import RULES, is_monotone, required_tokens
+from m3score.tables.schema import absent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +62,8 @@ class BenchmarkResult:
     """Images without answers, with the reason."""
     left_out: Mapping[str, int]
     """Rows that are not asked, by reason."""
+    cut: int
+    """Questions with an answer that was cut at the task's limit of tokens; it is graded as far as it goes."""
     whole: bool
     """False if only a part of the task was asked."""
     figures: tuple[Figure, ...]
@@ -130,6 +133,7 @@ def benchmark_result(
         units=len(table.units),
         failed=table.failed,
         left_out=source.left_out,
+        cut=table.cut,
         whole=limit is None or limit >= source.count(),
         figures=tuple(figures),
         needed=table.ladder[enough[0]],
@@ -170,6 +174,7 @@ class _TraceTable:
         self.answers = [tuple(str(row.answer) for row in rows) for _, _, rows in held]
         self.scores = np.array([[float(row.metric_score) for row in rows] for _, _, rows in held])
         self.right = np.array([[bool(row.correct) for row in rows] for _, _, rows in held])
+        self.cut = sum(any(map(_was_cut, rows)) for _, _, rows in held)
         self.visual = np.array([[float(row.visual_tokens) for row in rows] for _, _, rows in held])
         grouped: dict[str, list[int]] = {}
         whole: dict[str, int] = {}
@@ -183,6 +188,11 @@ class _TraceTable:
         if not self.units:
             raise M3ScoreError(f"{source.task.name}: no group of questions was answered as a whole.")
         self.clusters = np.array([keys.get(self.images[m[0]], self.images[m[0]]) for m in self.units])
+
+
+def _was_cut(row: Any) -> bool:
+    marked = getattr(row, "cut", None)  # traces of older versions do not say
+    return not absent(marked) and bool(marked)
 
 
 def _why(failed: Mapping[str, str]) -> str:

@@ -207,6 +207,11 @@ def sentences(result: BenchmarkResult) -> list[str]:
         )
         out.append(f"Question by question: {flat}.")
     out += _by_category(result)
+    if result.cut:
+        out.append(
+            f"Cut: {result.cut:,} questions have an answer that reached the most tokens it may have; it is "
+            "judged as far as it goes."
+        )
     for reason, count in result.left_out.items():
         out.append(f"Left out: {count:,} rows ({reason}).")
     if result.failed:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from m3score.common.errors import M3ScoreError
 from m3score.common.schema import STRICT, List, checked
 from m3score.data.metrics import normalise
 from m3score.data.questions import Question, check_question
+from m3score.data.references import is_missing, read_options, read_texts
 
 LETTER_SUFFIX = "\nAnswer with the option's letter from the given choices directly."
 UNANSWERABLE = "unanswerable"
@@ -35,6 +35,8 @@ class Task:
     title: str
     metric: str
     """A name in data.metrics.METRICS."""
+    variant_of: str = ""
+    """The task that this is a variant of: same data, and same values for fields that are not given."""
     hub: str = ""
     """Id of the data set on the Hugging Face hub; empty if it has to be downloaded by hand from `origin`."""
     hub_before: str = ""
@@ -67,6 +69,8 @@ class Task:
     """Capitalise the column `question` (first letter upper, the rest lower case), as lmms-eval does."""
     options: str | List[str] | None = None
     """Column with the list of options, or one column per option."""
+    options_lead: str = ""
+    """Written between the question and the list of its options."""
     suffix: str = ""
     open_suffix: str | None = None
     """Suffix and metric of questions without options, if a data set has both kinds."""
@@ -75,6 +79,10 @@ class Task:
     answers: str = "answer"
     answer_is: Literal["text", "index", "option"] = "text"
     """What the column of answers holds: text or a letter, the option's position, or the option's text."""
+    lists_as_text: bool = False
+    """Whether lists of options and answers are written as text, "['a', 'b']"; else that is one answer."""
+    missing: List[str] = ()
+    """Texts that the data set writes for a missing value; no other text counts as missing."""
     unanswerable: Literal["answer", "leave out"] = "answer"
     """What happens if most annotators say "unanswerable": it is an answer, or the row is left out."""
     headline: Literal["score", "f1"] = "score"
@@ -110,11 +118,11 @@ class LeftOut(Exception):
 def tasks() -> dict[str, Task]:
     """Every declared benchmark by name."""
     held = tomllib.loads(files("m3score.calibration.benchmarks").joinpath("tasks.toml").read_text("utf-8"))
-    return {name: _task(name, entry) for name, entry in held.items()}
+    return {name: _task(name, held.get(entry.get("variant_of"), {}) | entry) for name, entry in held.items()}
 
 
 def _task(name: str, entry: Mapping[str, Any]) -> Task:
-    values = {"name": name, **entry}
+    values: dict[str, Any] = {"name": name, **entry}
     if isinstance(values.get("file"), str):
         values["file"] = [values["file"]]
     return checked(Task, values, f"task {name}")
@@ -138,7 +146,8 @@ def task_question(task: Task, row: Mapping[str, Any]) -> TaskQuestion:
     """The question of a row.
 
     Raises:
-        LeftOut: the row has no reference answer or several images, or is unanswerable and to be left out.
+        LeftOut: the row has no reference answer, several images or a gap among its options, or is
+            unanswerable and to be left out.
         M3ScoreError: a column is missing, or the answer is not among the options.
     """
     if any(row.get(column) is not None for column in task.more_images):
@@ -150,27 +159,44 @@ def task_question(task: Task, row: Mapping[str, Any]) -> TaskQuestion:
     references = _references(task, row, options)
     if task.unanswerable == "leave out" and _is_unanswerable(references):
         raise LeftOut("unanswerable")
-    text = f"{_lead(task, row)}{_text(task, row)}{listed(options)}{suffix}"
-    text = re.sub(r"<image 1>", "<image>", text) if task.more_images else text
+    between = task.options_lead if options else ""
+    text = f"{_lead(task, row)}{_text(task, row)}{between}{listed(options)}{suffix}"
+    if task.more_images:  # there is one image: where it is named again, its name stays
+        text = text.replace("<image 1>", "<image>", 1)
     question = Question(text, references, options, metric)
     check_question(question)
     category = row.get(task.category or "kind")
-    return TaskQuestion(question, None if _is_empty(category) else str(category), _unit(task, row))
+    return TaskQuestion(question, None if _is_empty(task, category) else str(category), _unit(task, row))
 
 
 def own_question(asked: Question, metric: str | None = None, suffix: str | None = None) -> Question:
     """A question of a user's file, as the model is asked it.
 
-    The wording stays. Only a multiple-choice question that does not name its options gets them appended, with
-    a request for the letter. `suffix` replaces that request; `metric` replaces the question's own.
+    The wording stays. Only a multiple-choice question that does not name its options (see names_options) gets
+    them appended, with a request for the letter. `suffix` replaces that request; `metric` replaces the
+    question's own.
     """
     text, ending = asked.question, suffix
-    if asked.options and not all(option in text for option in asked.options):
+    if asked.options and not names_options(text, asked.options):
         text += listed(asked.options)
         ending = LETTER_SUFFIX if suffix is None else suffix
     question = dataclasses.replace(asked, question=text + (ending or ""), metric=metric or asked.metric)
     check_question(question)
     return question
+
+
+_BETWEEN_OPTIONS = r"(?:[^\w]|\b(?:[a-z]|\d|or|and|an|the)\b)*?"
+"""What may stand between options that are named one after the other: marks, letters, numbers, "or", "and"."""
+
+
+def names_options(text: str, options: Sequence[str]) -> bool:
+    """Whether a text lists all options one after the other, as whole words, in their order.
+
+    "2013" does not name the options 0 to 3, nor do words that are scattered over a sentence; "a bee or an
+    ant?" and "A. bee B. ant" name bee and ant.
+    """
+    whole = [rf"(?<!\w){re.escape(option.strip())}(?!\w)" for option in options]
+    return re.search(_BETWEEN_OPTIONS.join(whole), text, re.IGNORECASE) is not None
 
 
 def listed(options: Sequence[str]) -> str:
@@ -185,11 +211,9 @@ def _value(row: Mapping[str, Any], column: str) -> Any:
         raise M3ScoreError(f"no column {column!r}; there are {', '.join(map(str, row))}.") from None
 
 
-def _is_empty(value: Any) -> bool:
-    """Whether a value is None, NaN, or a text that data sets write instead."""
-    if isinstance(value, float):
-        return math.isnan(value)
-    return value is None or (isinstance(value, str) and value.strip().lower() in ("", "nan", "none"))
+def _is_empty(task: Task, value: Any) -> bool:
+    """Whether a cell holds nothing: missing, an empty text, or what this data set writes for it."""
+    return is_missing(value) or (isinstance(value, str) and value.strip() in ("", *task.missing))
 
 
 def _text(task: Task, row: Mapping[str, Any]) -> str:
@@ -207,45 +231,49 @@ def filled(template: str, values: Mapping[str, Any]) -> str:
 
 def _lead(task: Task, row: Mapping[str, Any]) -> str:
     columns = re.findall(r"{([\w-]+)}", task.lead)
-    return "" if any(_is_empty(row.get(column)) for column in columns) else filled(task.lead, row)
+    empty = any(_is_empty(task, row.get(column)) for column in columns)
+    return "" if empty else filled(task.lead, row)
 
 
 def _options(task: Task, row: Mapping[str, Any]) -> tuple[str, ...]:
     if task.options is None:
         return ()
     if isinstance(task.options, str):
-        return _as_list(_value(row, task.options))
-    present = [row[column] for column in task.options if column in row and not _is_empty(row[column])]
-    if not present:
-        _value(row, task.options[0])
-    return tuple(str(text) for text in present)
+        return read_options(_listed(task, _value(row, task.options)))
+    _value(row, task.options[0])
+    cells = [row.get(column) for column in task.options]
+    there = [not _is_empty(task, cell) for cell in cells]
+    if there != sorted(there, reverse=True):
+        raise LeftOut("an option is missing")  # the letters behind the gap would shift
+    return read_options(cells[: sum(there)])
 
 
-def _as_list(value: Any) -> tuple[str, ...]:
-    """The texts of a list, or of a list written as text (as in MMMU); one text becomes a list of one."""
-    if isinstance(value, str):
-        if not value.startswith("["):
-            return (value,)
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            return (str(value),)
-    # The original annotations of VQA data sets have objects where the hub has their texts.
-    return tuple(str(one["answer"] if isinstance(one, Mapping) else one) for one in value)
+def _listed(task: Task, value: Any) -> Any:
+    """A list that is written as text (as in MMMU) as a list."""
+    if not (task.lists_as_text and isinstance(value, str) and value.startswith("[")):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
 
 
 def _references(task: Task, row: Mapping[str, Any], options: Sequence[str]) -> tuple[str, ...]:
-    value = _value(row, task.answers)
-    if _is_empty(value) or (isinstance(value, list | tuple) and not len(value)):
+    value = _listed(task, _value(row, task.answers))
+    texts = () if _is_empty(task, value) else read_texts(value, task.answers)
+    if not texts:
         raise LeftOut("no reference answer")
+    if task.answer_is == "text":
+        return texts
+    held = texts[0].strip()
     if task.answer_is == "index":
-        return (chr(65 + int(value)),)
-    if task.answer_is == "option":
-        texts = [text.strip() for text in options]
-        if str(value).strip() not in texts:
-            raise M3ScoreError(f"the answer {value!r} is none of the options.")
-        return (chr(65 + texts.index(str(value).strip())),)
-    return _as_list(value) if isinstance(value, str | list | tuple) else (str(value),)
+        if not held.isdecimal() or (options and int(held) >= len(options)):
+            raise M3ScoreError(f"the answer {value!r} is no position among {len(options)} options.")
+        return (chr(65 + int(held)),)
+    stripped = [text.strip() for text in options]
+    if held not in stripped:
+        raise M3ScoreError(f"the answer {value!r} is none of the options.")
+    return (chr(65 + stripped.index(held)),)
 
 
 def _is_unanswerable(references: Sequence[str]) -> bool:

@@ -28,6 +28,8 @@ class ScaleAnswer:
     logprob: float
     """Log-probability (nats) of this scale's own answer, summed over its tokens and the end token; NaN if the
     answer was not decoded."""
+    cut: bool = False
+    """Whether the answer reached max_new_tokens without an end token, so that it may be incomplete."""
 
 
 class LadderAnswerer(Protocol):

@@ -26,7 +26,7 @@ from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
 from m3score.data.discover import find_images
 from m3score.images import protocol
-from m3score.images.decode import open_image
+from m3score.images.decode import asking_before_large, open_image
 from m3score.images.parallel import map_images
 from m3score.images.sandbox import Decoder, Preparation
 from m3score.images.worker_pool import Crew, FailedThere, WorkerError
@@ -152,6 +152,33 @@ def test_an_error_comes_back_from_a_worker_with_what_it_knows(tmp_path: Path) ->
     assert caught.value.transient and str(caught.value) == caught.value.reason
 
 
+def test_large_pictures_wait_for_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("1", (4100, 4100)).save(tmp_path / "large.png")
+    Image.new("1", (4000, 4000)).save(tmp_path / "small.png")
+    asked: list[int] = []
+    with asking_before_large(asked.append):
+        open_image(tmp_path / "small.png")
+        open_image(tmp_path / "large.png")
+    open_image(tmp_path / "large.png")
+    assert asked == [4100 * 4100]
+
+    turns: list[str] = []
+
+    class Turn:
+        def acquire(self) -> bool:
+            turns.append("in")
+            return True
+
+        def release(self) -> None:
+            turns.append("out")
+
+    monkeypatch.setattr("m3score.images.worker_pool._one_large", Turn())
+    with Crew(Limits()) as crew:
+        for name in ("small", "large", "small", "large"):
+            assert crew.call(open_image, tmp_path / f"{name}.png").mode == "RGB"
+    assert turns == ["in", "out"] * 2
+
+
 def test_closing_ends_what_is_under_way() -> None:
     crew = Crew(Limits(seconds=100))
     with ThreadPoolExecutor(1) as pool:
@@ -216,7 +243,7 @@ def test_a_pipe_that_takes_a_files_place_is_not_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(tmp_path / "a.png")
-    monkeypatch.setattr(files, "why_not_a_file", lambda path: None)  # as if it had been a file a moment ago
+    monkeypatch.setattr(files, "why_not_a_file", lambda *_: None)  # as if it had been a file a moment ago
     with pytest.raises(M3ScoreError, match="is a named pipe"):
         open_image(tmp_path / "a.png")
 

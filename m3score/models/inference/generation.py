@@ -201,7 +201,7 @@ def is_finished(ids: Sequence[int], limit: int, stop_ids: frozenset[int]) -> boo
     return len(ids) >= limit or bool(ids and ids[-1] in stop_ids)
 
 
-# ---- prompt trees --------------------------------------------------------------------------------------------
+# ---- prompt trees -------------------------------------------------------------------------------------
 
 
 class _Questions:

@@ -247,7 +247,7 @@ class PromptTrees:
         self._own = self._own[: len(rows), :, :width, :width]
 
     def append(self, ids: torch.Tensor) -> torch.Tensor:
-        """Append a token id (leaves,) to each leaf of `start`; returns logits, float32 (leaves, vocabulary)."""
+        """Append ids (leaves,) to the leaves of `start`; returns logits, float32 (leaves, vocabulary)."""
         fed = torch.zeros(self._positions.shape, dtype=torch.long, device=self.device)
         row, column = torch.tensor(self._at, device=self.device).T
         fed[row, column] = ids

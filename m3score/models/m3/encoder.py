@@ -241,7 +241,7 @@ class Embedder:
         return self.config.grid**2 if tokens is None else tokens
 
     def vision_features(self, image: ImageSource | EncodedImage) -> np.ndarray:
-        """Statistics of the overview grid's projected features: float32 (features,); see vision_features.py."""
+        """Statistics of the projected overview grid: float32 (features,); see vision_features.py."""
         features = self.encode(image).features[0].float().cpu().numpy()
         side = self.config.grid
         return vision_statistics(features.reshape(side, side, -1), self.ladder)

@@ -19,10 +19,10 @@ from m3score.cli.evaluating import WIDE, table_of
 from m3score.cli.main import app
 from m3score.models.base import ScaleAnswer
 from m3score.tables.io import read_table, read_traces
-from tests.support.fakes import LADDER, FakeAnswerer, grey
+from tests.support.fakes import LADDER, FakeAnswerer, SingleGrid, grey
 
 
-class Knowing:
+class Knowing(SingleGrid):
     """Knows every answer from `enough` tokens on, and says nonsense below."""
 
     name = "knowing"
@@ -188,4 +188,4 @@ def test_tables_fit_a_terminal(width):
 
 def test_the_tasks_are_listed():
     shown = CliRunner().invoke(app, ["evaluate", "--list"]).stdout
-    assert len(shown.splitlines()) == 19 and "vinoground" in shown
+    assert len(shown.splitlines()) == 20 and "vinoground" in shown

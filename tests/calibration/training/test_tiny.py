@@ -69,7 +69,7 @@ def test_packed_questions_have_the_loss_of_questions_asked_one_by_one(untrained)
         packed = m3_losses(llava, prefix, features, pack_questions(tokenizer, [pairs]), untrained.ladder)
         alone = [_example(untrained, drawing.image, *pair) for pair in pairs]
         summed = summed_losses(untrained, alone, untrained.ladder, train_vision=False)
-    counts = InstructionCollator(untrained.config, untrained.ladder)(alone)["counts"]
+    counts = InstructionCollator(untrained.config, untrained.ladder)([*alone])["counts"]
     for tokens, loss in zip(untrained.ladder, (summed / counts).tolist(), strict=True):
         assert packed[tokens].item() == pytest.approx(loss, rel=1e-4)
 
