@@ -17,7 +17,7 @@ from m3score.calibration.benchmarks.chance import luck_of
 from m3score.calibration.benchmarks.task_data import TaskSource
 from m3score.calibration.benchmarks.tasks import Task, TaskQuestion
 from m3score.common.errors import M3ScoreError
-from m3score.data.metrics import find_metric, yes_or_no
+from m3score.data.metrics import yes_or_no
 from m3score.scoring.rules import RULES, is_monotone, required_tokens
 from m3score.tables.schema import absent
 
@@ -346,8 +346,3 @@ def _categories(table: _TraceTable, resamples: int, seed: int) -> list[Figure]:
             for k, tokens in enumerate(table.ladder)
         ]
     return out
-
-
-def metric_is_soft(task: Task) -> bool:
-    """Whether scores may lie between 0 and 1, so that "right" means reaching the metric's threshold."""
-    return bool(task.metric) and find_metric(task.metric).threshold < 1

@@ -1,23 +1,21 @@
-"""Benchmark results as tables, sentences, rows and a plot, beside the M3 paper's figures.
+"""Benchmark results as tables, sentences and rows, beside the M3 paper's figures.
 
 Knows results (results.py) and published figures (published.toml), no models and no traces.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
-from m3score.calibration.benchmarks.results import UNSOLVED, BenchmarkResult, Figure, metric_is_soft
-from m3score.common.errors import MissingExtraError
-from m3score.tables.io import write_whole
+from m3score.calibration.benchmarks.results import UNSOLVED, BenchmarkResult, Figure
+from m3score.calibration.benchmarks.tasks import Task
+from m3score.data.metrics import find_metric
 from m3score.tables.schema import TableKind
 
 FIGURES = TableKind(
@@ -44,7 +42,7 @@ FIGURES = TableKind(
 """Columns of the table that --out writes; `unit` is the unit of `value`, `low`, `high` and `paper`."""
 
 _IN_TOKENS = ("mean tokens", "visual tokens", "needed")
-_WORDS = {"one": "unsolved as 1", "answerable": "answerable only", "finest": "unsolved as {finest}"}
+UNSOLVED_WORDS = {"one": "unsolved as 1", "answerable": "answerable only", "finest": "unsolved as {finest}"}
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ class TextTable:
 def grids(result: BenchmarkResult) -> list[TextTable]:
     """Two tables: the score by scale, and the oracle under both rules."""
     paper = published(result)
-    header: tuple[str, ...] = ("tokens per grid", "visual tokens", _headline(result), "95% interval")
+    header: tuple[str, ...] = ("tokens per grid", "visual tokens", headline(result), "95% interval")
     header += ("right by luck", "chance-corrected")
     beside = (paper.title, "difference") if paper else ()
     body = []
@@ -158,7 +156,7 @@ def grids(result: BenchmarkResult) -> list[TextTable]:
             theirs = paper.accuracy.get(tokens)
             cells += [_number(theirs), _number(theirs and 100 * score.value - theirs, "+")]
         body.append(tuple(cells))
-    words = [_WORDS[name].format(finest=result.ladder[-1]) for name in UNSOLVED]
+    words = [UNSOLVED_WORDS[name].format(finest=result.ladder[-1]) for name in UNSOLVED]
     oracle = []
     for rule, text in (("stays", "stays right at finer scales"), ("first", "first right answer (paper)")):
         means = [result.get("mean tokens", rule=rule, unsolved=name).value for name in UNSOLVED]
@@ -168,7 +166,7 @@ def grids(result: BenchmarkResult) -> list[TextTable]:
         named = f"{paper.title} in the paper"
         oracle.append((named, f"{paper.oracle_accuracy:.1f}", "", f"{paper.oracle_tokens:.1f}", "", ""))
     return [
-        TextTable(f"{result.task.title}: {_headline(result)} by scale", (*header, *beside), tuple(body)),
+        TextTable(f"{result.task.title}: {headline(result)} by scale", (*header, *beside), tuple(body)),
         TextTable(
             "Oracle: each question at the fewest tokens that are enough",
             ("rule", "score", "solved", *(f"mean tokens, {word}" for word in words)),
@@ -177,7 +175,8 @@ def grids(result: BenchmarkResult) -> list[TextTable]:
     ]
 
 
-def _headline(result: BenchmarkResult) -> str:
+def headline(result: BenchmarkResult) -> str:
+    """The name of the task's main figure."""
     if result.task.headline == "f1":
         return "F1 of yes"
     return result.task.metric or "score"
@@ -199,7 +198,7 @@ def sentences(result: BenchmarkResult) -> list[str]:
         f"the finest scale alone {_interval(known)}.",
         f"Not monotone (right with fewer tokens, wrong with more): {_interval(jumps)}.",
     ]
-    if metric_is_soft(task):
+    if _metric_is_soft(task):
         out.append("A question counts as solved where its score reaches the metric's threshold.")
     if task.unit == "all":
         flat = ", ".join(
@@ -223,6 +222,11 @@ def sentences(result: BenchmarkResult) -> list[str]:
     if task.note:
         out.append(task.note)
     return out
+
+
+def _metric_is_soft(task: Task) -> bool:
+    """Whether scores may lie between 0 and 1, so that "right" means reaching the metric's threshold."""
+    return bool(task.metric) and find_metric(task.metric).threshold < 1
 
 
 def needs(result: BenchmarkResult) -> str:
@@ -292,62 +296,3 @@ def _table(grid: TextTable) -> str:
     lines = [" | ".join(grid.header), "|".join(["---", *["--:"] * (len(grid.header) - 1)])]
     lines += [" | ".join(cell.replace("|", "\\|") for cell in row) for row in grid.rows]
     return "\n".join(f"| {line} |" if "---" not in line else f"|{line}|" for line in lines)
-
-
-# ---- picture --------------------------------------------------------------------------------------------
-
-
-def write_png(results: Sequence[BenchmarkResult], path: Path) -> None:
-    """Plot score against tokens on a log axis, with its interval and the oracle: one panel per task.
-
-    Raises MissingExtraError without matplotlib.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure as Drawing
-    except ImportError:
-        raise MissingExtraError("The picture of accuracy against tokens", "plot") from None
-    across = min(4, len(results))
-    down = math.ceil(len(results) / across)
-    size = (max(5.2, 3.9 * across), 3.9 * down)
-    drawing = Drawing(figsize=size, dpi=140, layout="constrained")
-    FigureCanvasAgg(drawing)
-    panels = drawing.subplots(down, across, squeeze=False).ravel()
-    for axes, result in zip(panels, results, strict=False):
-        _panel(axes, result)
-    for axes in panels[len(results) :]:
-        axes.set_axis_off()
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="png", metadata={"Software": None})
-    write_whole(path, buffer.getvalue())
-
-
-def _panel(axes: Any, result: BenchmarkResult) -> None:
-    scores = [result.score(tokens) for tokens in result.ladder]
-    axes.fill_between(
-        result.ladder, [100 * s.low for s in scores], [100 * s.high for s in scores], alpha=0.18, lw=0
-    )
-    axes.plot(result.ladder, [100 * s.value for s in scores], "o-", ms=5, label=result.model)
-    oracle = 100 * result.get("oracle", rule="first").value
-    for unsolved, marker in (("one", "*"), ("finest", "P")):
-        mean = result.get("mean tokens", rule="first", unsolved=unsolved).value
-        label = f"oracle, {_WORDS[unsolved].format(finest=result.ladder[-1])}"
-        axes.plot([mean], [oracle], marker, ms=11, color="tab:red", label=label)
-    paper = published(result)
-    if paper:
-        theirs = {t: v for t, v in paper.accuracy.items() if t in result.ladder}
-        axes.plot(
-            list(theirs), list(theirs.values()), "s--", ms=4, color="0.5", label=f"{paper.title} (paper)"
-        )
-        if paper.oracle_accuracy is not None:
-            axes.plot([paper.oracle_tokens], [paper.oracle_accuracy], "*", ms=11, color="0.5")
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(0.0, low), max(high, 5.0))
-    axes.set_xscale("log", subs=[])
-    axes.set_xticks(result.ladder, [str(tokens) for tokens in result.ladder])
-    axes.minorticks_off()
-    axes.set_xlabel("visual tokens per grid")
-    axes.set_ylabel(f"{_headline(result)}, %")
-    axes.set_title(result.task.title, fontsize=10)
-    axes.grid(alpha=0.25)
-    axes.legend(fontsize=7, loc="best", framealpha=0.6)

@@ -13,13 +13,21 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from m3score.calibration.benchmarks.hf_data import (
+    column_of,
+    image_of,
+    load_rows,
+    present,
+    undecoded_images,
+    with_presence,
+)
 from m3score.calibration.benchmarks.tasks import (
     LeftOut,
     Task,
@@ -30,11 +38,10 @@ from m3score.calibration.benchmarks.tasks import (
     tasks,
 )
 from m3score.calibration.predictor.sources import Item
-from m3score.common.errors import M3ScoreError, first_line, unreachable
+from m3score.common.errors import M3ScoreError
 from m3score.data.loader import Opened
 from m3score.data.metrics import default_metric
 from m3score.data.questions import Question, json_lines, read_questions
-from m3score.data.sources.hf_datasets import is_saved
 from m3score.images.decode import ImageSource
 from m3score.images.sandbox import open_visual
 from m3score.tables.io import read_whole
@@ -230,124 +237,25 @@ def _sheet(path: Path) -> list[dict[str, Any]]:
 
 
 def _from_data_set(task: Task, folder: Path | None) -> TaskSource:
-    rows, origin = _load(task, folder, task.config)
+    rows, origin = load_rows(task, folder, task.config)
     if task.image_config:
-        images, _ = _load(task, folder, task.image_config)
-        images = _undecoded(images, task.image, task)
-        places = {str(name): place for place, name in enumerate(_column(images, "id", task))}
+        images, _ = load_rows(task, folder, task.image_config)
+        images = undecoded_images(images, task.image, task)
+        places = {str(name): place for place, name in enumerate(column_of(images, "id", task))}
         texts = rows
 
         def read(index: int, row: Mapping[str, Any]) -> ImageSource | None:
             place = places.get(str(row[task.image_id]))
-            return None if place is None else _image(images[place][task.image])
+            return None if place is None else image_of(images[place][task.image])
 
     else:
-        pictures = _undecoded(rows, task.image, task)
+        pictures = undecoded_images(rows, task.image, task)
         hidden = {task.image, *task.more_images} & set(rows.column_names)
         texts = rows.remove_columns(sorted(hidden))
-        further = {c: _present(rows, c, task) for c in task.more_images if c in rows.column_names}
+        further = {c: present(rows, c, task) for c in task.more_images if c in rows.column_names}
 
         def read(index: int, row: Mapping[str, Any]) -> ImageSource | None:
-            return _image(pictures[index][task.image])
+            return image_of(pictures[index][task.image])
 
-        return _entries(task, _with(texts, further), read, origin)
+        return _entries(task, with_presence(texts, further), read, origin)
     return _entries(task, iter(enumerate(texts)), read, origin)
-
-
-def _with(texts: Any, further: Mapping[str, Sequence[bool]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for index, row in enumerate(texts):
-        yield index, {**row, **{column: there[index] or None for column, there in further.items()}}
-
-
-def _present(rows: Any, column: str, task: Task) -> list[bool]:
-    """Which rows have an image in a column."""
-    return [row[column] is not None for row in _undecoded(rows, column, task)]
-
-
-def _load(task: Task, folder: Path | None, config: str | None) -> tuple[Any, str]:
-    import datasets
-
-    where = str(folder) if folder else task.hub
-    try:
-        if folder is None:
-            return _from_hub(task, config)
-        saved = next((p for p in (folder / str(config), folder) if is_saved(str(p))), None)
-        if saved is not None:
-            where = str(saved)
-            loaded = datasets.load_from_disk(where)
-        else:
-            loaded = _snapshot(folder, config, task.split)
-        if isinstance(loaded, Mapping):
-            if task.split not in loaded:
-                raise M3ScoreError(f"{where}: has no split {task.split!r}, only {', '.join(loaded)}.")
-            loaded = loaded[task.split]
-        return loaded, str(Path(where).resolve())
-    except M3ScoreError:
-        raise
-    except Exception as error:  # the library and the hub raise a dozen kinds
-        if folder is None and unreachable(error):
-            raise M3ScoreError(
-                f"{task.name}: the Hugging Face hub, where {where} is, can't be reached; put a copy of the "
-                f"data set into FOLDER/{task.name} and give --data-dir FOLDER."
-            ) from None
-        reason = first_line(error)
-        raise M3ScoreError(f"{task.name}: {where} can't be loaded as a data set ({reason}).") from None
-
-
-def _from_hub(task: Task, config: str | None) -> tuple[Any, str]:
-    """Load from the current or the former id; if both fail, raise the first failure."""
-    import datasets
-
-    first: Exception | None = None
-    for hub in filter(None, (task.hub, task.hub_before)):
-        try:
-            return datasets.load_dataset(hub, config, split=task.split), f"{task.hub}:{task.split}"
-        except Exception as error:  # as in _load
-            first = first or error
-            if unreachable(error):
-                break
-    raise first or M3ScoreError(f"{task.name}: is not on the hub.")
-
-
-def _snapshot(folder: Path, config: str | None, split: str) -> Any:
-    """Parquet files laid out as on the hub, found by the names of configuration and split."""
-    import datasets
-
-    found = sorted(folder.rglob("*.parquet"))
-    named = [path for path in found if config and config in path.relative_to(folder).parts] or found
-    chosen = [str(path) for path in named if path.name.startswith(f"{split}-") or path.stem == split]
-    if not chosen:
-        others = ", ".join(path.name for path in found[:3])
-        raise M3ScoreError(
-            f"{folder}: has neither a saved data set nor parquet files of the split {split!r} "
-            f"({split}-*.parquet){f', but {others}' if others else ''}."
-        )
-    return datasets.Dataset.from_parquet(chosen)
-
-
-def _column(rows: Any, column: str, task: Task) -> Any:
-    if column not in rows.column_names:
-        raise M3ScoreError(f"{task.name}: no column {column!r}; there are {', '.join(rows.column_names)}.")
-    return rows[column]
-
-
-def _undecoded(rows: Any, column: str, task: Task) -> Any:
-    """The image column alone, as bytes, so that images are opened (and fail) one by one."""
-    import datasets
-
-    if column not in rows.column_names:
-        raise M3ScoreError(f"{task.name}: no column {column!r}; there are {', '.join(rows.column_names)}.")
-    kind, raw = rows.features[column], datasets.Image(decode=False)
-    several = not isinstance(kind, datasets.Image) and hasattr(kind, "feature")
-    if isinstance(kind, datasets.Image) or (several and isinstance(kind.feature, datasets.Image)):
-        rows = rows.cast_column(column, type(kind)(raw) if several else raw)
-    keep = [column, "id"] if "id" in rows.column_names and column != "id" else [column]
-    return rows.select_columns(keep)
-
-
-def _image(value: Any) -> ImageSource | None:
-    if isinstance(value, list | tuple):
-        value = value[len(value) // 2] if value else None
-    if isinstance(value, Mapping):
-        value = value.get("bytes") or value.get("path")
-    return value

@@ -86,7 +86,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class VariedDrawings:
-    """The same stream as picture files of many sizes and shapes, most of them JPEGs; see varied.py."""
+    """The same stream as picture files of many sizes and shapes, most of them JPEGs; see variations.py."""
 
     seed: int
 

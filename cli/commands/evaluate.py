@@ -280,7 +280,9 @@ def _write(
     else:
         write_table([row for one in judged for row in scoreboard.rows(one)], out, scoreboard.FIGURES)
     if plot is not None:
-        scoreboard.write_png(judged, plot)
+        from m3score.calibration.benchmarks.plot import write_png
+
+        write_png(judged, plot)
     if traces is not None:
         _write_traces(folders, traces)
     for one in judged if out is not None else ():

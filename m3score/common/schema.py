@@ -5,7 +5,7 @@ Declare an entry as a `pydantic.dataclasses.dataclass` with `config=STRICT`, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, ValidationError
@@ -50,19 +50,19 @@ def checked(kind: type[Entry], values: Mapping[str, Any], source: str) -> Entry:
     try:
         return kind(**values)
     except ValidationError as error:
-        faults = error.errors(include_url=False)
-        missing = [str(fault["loc"][0]) for fault in faults if fault["type"] == "missing"]
-        if missing:
-            raise M3ScoreError(f"{source}: lacks {', '.join(sorted(missing))}.") from None
-        raise M3ScoreError(f"{source}: {_sentence(kind, faults[0])}") from None
+        raise M3ScoreError(f"{source}: {_sentence(kind, error.errors(include_url=False))}") from None
 
 
-def _sentence(kind: Any, fault: Any) -> str:
-    name, value = ".".join(map(str, fault["loc"])), fault["input"]
-    if fault["type"] == "unexpected_keyword_argument":
-        known = sorted(kind.__pydantic_fields__)
-        return f"unknown key {name!r}; allowed: {', '.join(known)}."
-    return f"{name} is {value!r}; {_wanted(fault)}."
+def _sentence(kind: Any, faults: Sequence[Any]) -> str:
+    """Of the first fault, but unknown keys come first: a key that is missing may be misspelt."""
+    names = {fault["type"]: ".".join(map(str, fault["loc"])) for fault in reversed(faults)}
+    if unknown := names.get("unexpected_keyword_argument"):
+        return f"unknown key {unknown!r}; allowed: {', '.join(sorted(kind.__pydantic_fields__))}."
+    if "missing" in names:
+        lacking = sorted(str(fault["loc"][0]) for fault in faults if fault["type"] == "missing")
+        return f"lacks {', '.join(lacking)}."
+    name = ".".join(map(str, faults[0]["loc"]))
+    return f"{name} is {faults[0]['input']!r}; {_wanted(faults[0])}."
 
 
 def _wanted(fault: Any) -> str:

@@ -88,6 +88,19 @@ def tokenize(prompt: str, tokenizer: Any) -> list[int]:
     return ids
 
 
+def runs(ids: Sequence[int]) -> list[tuple[bool, list[int]]]:
+    """Split ids into runs: (True, [IMAGE_TOKEN]) for an image, (False, ids) for text between images."""
+    found: list[tuple[bool, list[int]]] = []
+    for token in ids:
+        if token == IMAGE_TOKEN:
+            found.append((True, [token]))
+        elif found and not found[-1][0]:
+            found[-1][1].append(token)
+        else:
+            found.append((False, [token]))
+    return found
+
+
 def decode(ids: Sequence[int], tokenizer: Any) -> str:
     """The text of an answer, stripped, without special tokens.
 

@@ -291,7 +291,7 @@ class Embedder:
         table = self.hf_model.get_input_embeddings()
         parts: list[torch.Tensor] = []
         pending = iter(images)
-        for is_image, run in _runs(ids):
+        for is_image, run in conversation.runs(ids):
             if is_image:
                 parts.append(self._visual_tokens(next(pending), tokens).to(table.weight.dtype))
             else:
@@ -336,16 +336,3 @@ class Embedder:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer's token ids, stripped, without special tokens."""
         return conversation.decode(ids, self.tokenizer)
-
-
-def _runs(ids: Sequence[int]) -> list[tuple[bool, list[int]]]:
-    """Split ids into runs: (True, [IMAGE_TOKEN]) for an image, (False, ids) for text between images."""
-    runs: list[tuple[bool, list[int]]] = []
-    for token in ids:
-        if token == conversation.IMAGE_TOKEN:
-            runs.append((True, [token]))
-        elif runs and not runs[-1][0]:
-            runs[-1][1].append(token)
-        else:
-            runs.append((False, [token]))
-    return runs
