@@ -32,7 +32,7 @@ class FinetuneModule(nn.Module):
         super().__init__()
         self.llava = parts.hf_model
         self.embedder = Embedder(parts.hf_model, parts.tokenizer, parts.config, config.model)
-        self.config, self.scales = config, scales
+        self.finetune_config, self.scales = config, scales
         self.recent_losses: dict[str, float] = {}
         """For the progress bar, by name."""
 
@@ -41,8 +41,8 @@ class FinetuneModule(nn.Module):
             self.embedder,
             conversations.examples,
             self.scales,
-            train_vision=self.config.tune_tower,
-            packed=self.config.packed,
+            train_vision=self.finetune_config.tune_tower,
+            packed=self.finetune_config.packed,
         )
 
 
@@ -51,7 +51,7 @@ class InstructionTrainer(Trainer):
 
     def __init__(self, config: FinetuneConfig, log_file: Path, **options: Any) -> None:
         super().__init__(**options)
-        self.config, self.log_file = config, log_file
+        self.finetune_config, self.log_file = config, log_file
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the batch's tokens
         self.loss_is_scaled_for_ga = True
         self._shares: torch.Tensor | None = None
@@ -112,15 +112,15 @@ class InstructionTrainer(Trainer):
                 if parameter.requires_grad:
                     rates.setdefault(self._rate(name), []).append(parameter)
             groups = [{"params": group, "lr": rate} for rate, group in rates.items()]
-            self.optimizer = torch.optim.AdamW(groups, weight_decay=self.config.weight_decay)
+            self.optimizer = torch.optim.AdamW(groups, weight_decay=self.finetune_config.weight_decay)
         return self.optimizer
 
     def _rate(self, name: str) -> float:
         if "vision_tower" in name:
-            return self.config.tower_learning_rate
+            return self.finetune_config.tower_learning_rate
         if "multi_modal_projector" in name or "image_newline" in name:
-            return self.config.projector_learning_rate
-        return self.config.learning_rate
+            return self.finetune_config.projector_learning_rate
+        return self.finetune_config.learning_rate
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save the trained weights only: the rest is in the starting weights."""
