@@ -18,7 +18,7 @@ from m3score.calibration.drawings.wordings import Asked
 from m3score.calibration.predictor.collect import collect
 from m3score.data.metrics import grade
 from m3score.models.base import LadderAnswerer
-from m3score.runs.ranking import check_frames
+from m3score.scoring.model import check_frames
 from m3score.scoring.rules import required_tokens
 
 if TYPE_CHECKING:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from m3score.cli import options
-from m3score.cli.console import check_target, plain, set_up
+from m3score.cli.console import plain, set_up
 from m3score.common.errors import M3ScoreError
 
 SCORING = "Scoring images"
@@ -36,6 +37,7 @@ m3score compare photos/ --scorers model,predictor,jpeg,edges,entropy --ratings p
 
 
 def compare(
+    ctx: typer.Context,
     scores: Annotated[
         list[str],
         typer.Argument(
@@ -147,6 +149,8 @@ def compare(
     With --scorers, images are scored first.
     """
     console = set_up(quiet=quiet, verbose=verbose)
+    from m3score.runs.request import check_target
+
     check_target(out, format, overwrite=overwrite)
     from m3score.analysis.compare import compare as compare_tables
     from m3score.analysis.compare_picture import check_plot, draw_comparison
@@ -163,27 +167,9 @@ def compare(
             raise M3ScoreError("--keep goes with --scorers.")
         files: Any = nullcontext([Path(score) for score in scores])
     else:
-        from m3score.cli.comparing import parse_scorers, tables_of
-
-        chosen = parse_scorers(scorers)
-        if len(chosen) + (rated is not None) < 2:
-            raise M3ScoreError("--scorers needs two scorers, or one and --ratings.")
-        files = tables_of(
-            scores,
-            chosen,
-            keep,
-            console,
-            overwrite=overwrite,
-            model=model,
-            predictor=predictor,
-            cat_llm=cat_llm,
-            cat_prompts=cat_prompts,
-            alit_model=alit_model,
-            device=device,
-            limit=limit,
-            quiet=quiet,
-            verbose=verbose,
-        )
+        given = options.given_to_scorer(ctx, ("model",))
+        chosen = _parse_scorers(scorers, rated is not None)
+        files = _scored(scores, chosen, given, keep, limit, console, overwrite=overwrite)
     with files as paths:
         tables = {name: read_compact(path, SCORES) for name, path in zip(names_of(paths), paths, strict=True)}
     with console.status("Comparing ..."):
@@ -199,6 +185,52 @@ def compare(
         _write(found, out, format)
         if str(out) != "-":
             console.print(f"Wrote {plain(out)}.")
+
+
+def _parse_scorers(text: str, rated: bool) -> list[str]:
+    """The names in a comma-separated list; M3ScoreError for too few of them."""
+    names = list(dict.fromkeys(filter(None, (name.strip() for name in text.split(",")))))
+    if not names:
+        from m3score.scoring.registry import scorer_names
+
+        raise M3ScoreError(f"--scorers needs names out of {', '.join(scorer_names())}.")
+    if len(names) + rated < 2:
+        raise M3ScoreError("--scorers needs two scorers, or one and --ratings.")
+    return names
+
+
+@contextmanager
+def _scored(
+    images: Sequence[str],
+    scorers: Sequence[str],
+    given: dict[str, Any],
+    keep: Path | None,
+    limit: int | None,
+    console: Console,
+    *,
+    overwrite: bool,
+) -> Iterator[list[Path]]:
+    """Score tables named after their scorers, in a folder that is gone afterwards unless it is to be kept."""
+    from m3score.cli.progress import carry_out
+    from m3score.cli.summary import leave, show_outcome
+    from m3score.runs.ranking import requests_for
+
+    with tempfile.TemporaryDirectory(prefix="m3score-") as scratch:
+        folder = Path(scratch) if keep is None else keep
+        wanted = requests_for(
+            scorers, given, images, folder, spelled=options.spelled, limit=limit, overwrite=overwrite
+        )
+        for name, request in wanted.items():
+            if request is None:
+                table = plain(folder / f"{name}.csv")
+                console.print(f"{name}: taken from {table}; --overwrite scores the images anew.")
+                continue
+            console.print(f"[bold]{name}[/]")
+            outcome = carry_out(request, console)
+            show_outcome(outcome, console, rule="stays")
+            if outcome.interrupted:  # failed images are rows of the table
+                leave(outcome, request.target.out, console)
+        yield [folder / f"{name}.csv" for name in scorers]
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

@@ -13,14 +13,14 @@ import typer
 from rich.console import Console
 
 from m3score.cli import options
-from m3score.cli.console import SOME_FAILED, check_target, plain, set_up
+from m3score.cli.console import SOME_FAILED, plain, set_up
 from m3score.common.errors import M3ScoreError
 
 if TYPE_CHECKING:
     from m3score.analysis.report.page import Report
-    from m3score.cli.search import Search
     from m3score.data.item import Columns
     from m3score.data.sources.hf_datasets import DataSet
+    from m3score.runs.request import Inputs
 
 EPILOG = """Examples:
 
@@ -165,6 +165,8 @@ def check_page(out: Path | None, *, overwrite: bool) -> None:
     """Complain about the page's file before any work; as check_target does of tables."""
     if out is not None and str(out) != "-" and out.suffix.lower() not in (".html", ".htm"):
         raise M3ScoreError(f"{out}: a report needs a name that ends in .html.")
+    from m3score.runs.request import check_target
+
     check_target(out, "csv", overwrite=overwrite)  # the format of tables does not matter here
 
 
@@ -239,19 +241,19 @@ def page_of_run(
     traces: Path | None,
     model: Any,
     console: Console,
-    search: Search,
+    inputs: Inputs,
 ) -> None:
     """The page of the tables that a run has just written, with heat maps by its model, loaded already.
 
     Args:
-        search: the run's inputs: they may be fetched again.
+        inputs: the run's inputs: they may be fetched again.
 
     The others are those of the run.
     """
     from m3score.analysis.report.page import gather
 
-    rows = [path for path in search.paths if not isinstance(path, str | PathLike)]
-    places = Places(rows, search.columns, fetch=True)
+    rows = [path for path in inputs.paths if not isinstance(path, str | PathLike)]
+    places = Places(rows, inputs.columns, fetch=True)
     with _steps(console, "Reading") as step:
         page = gather(scores, traces=traces, format=format, on_row=step)
     wanted = model if hasattr(model, "vision_features") else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from m3score.cli import options
-from m3score.cli.console import INTERRUPTED, SOME_FAILED, check_target, plain, set_up, sigterm_as_interrupt
+from m3score.cli.console import INTERRUPTED, SOME_FAILED, plain, set_up, sigterm_as_interrupt
 from m3score.common.errors import M3ScoreError
 
 if TYPE_CHECKING:
@@ -171,6 +171,8 @@ def select(
     if copy_to is None and link_to is None and (dataset or split or image_column or fetch):
         raise M3ScoreError("--dataset, --split, --image-column and --fetch go with --copy-to or --link-to.")
     kind = format or (Format.list if out is not None and out.suffix.lower() in LISTS else None)
+    from m3score.runs.request import check_target
+
     check_target(out, "csv" if kind is Format.list else kind, overwrite=overwrite)
     from m3score.analysis.select import choose
     from m3score.cli.commands.report import places_of
