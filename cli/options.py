@@ -185,8 +185,8 @@ ScorerName = Annotated[
         autocompletion=scorers_like,
         help="model: ask it at every scale. predictor: predict complexity from cheap features, much faster. "
         "cascade: the predictor scores all, the model what the predictor is unsure of. jpeg, edges, entropy: "
-        "simple measures of pixels. cat: --model describes the image and --cat-llm rates that. alit: how many "
-        "adaptive tokens rebuild it. Installed packages may bring others.",
+        "simple measures of pixels. cat: --model describes the image and --cat-llm rates that. alit: how "
+        "many adaptive tokens rebuild it. Installed packages may bring others.",
     ),
 ]
 ScorerOption = Annotated[

@@ -54,6 +54,10 @@ def show_outcome(outcome: Outcome, console: Console, *, rule: str, ranked: bool 
     if before and outcome.passes > 1:
         told += f"; {before:,} rows of both passes were done before"
     console.print(f"{told}.")
+    if again := outcome.again:
+        images = f"{again:,} image{' was' if again == 1 else 's were'} done again"
+        group = f"with a group of {outcome.block} that was not finished"
+        console.print(f"{images}, {group}: so the numbers are those of an undisturbed run.")
     show_skipped(outcome.skipped, console)
     if outcome.notes:
         console.print("\n" + "\n".join(map(plain, outcome.notes)))
@@ -221,6 +225,12 @@ def _means(tally: Tally) -> str:
     if jumps := tally.not_monotone:
         verb = "is" if jumps == 1 else "are"
         lines.append(f"{_count(jumps, 'image')} {verb} not monotone: fewer tokens suffice where more do not.")
+    if tally.cut:
+        verb = "has" if tally.cut == 1 else "have"
+        lines.append(
+            f"{_count(tally.cut, 'image')} {verb} answers that were cut at the most tokens they may have: "
+            "they are judged as far as they go."
+        )
     return "\n".join(lines)
 
 

@@ -23,6 +23,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import IO, TypeAlias
 
@@ -36,6 +37,7 @@ from m3score.images.video import VIDEO_SUFFIXES, looks_like_video, video_grid, v
 
 __all__ = [
     "ImageSource",
+    "asking_before_large",
     "image_suffixes",
     "open_image",
     "open_reduced",
@@ -50,8 +52,7 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndar
 LARGE = 16_777_216
 """Pixels of a picture whose decoding takes memory worth speaking of."""
 
-before_large: Callable[[int], None] = lambda pixels: None  # noqa: E731
-"""Called before a picture of more than LARGE pixels is decoded. Worker processes wait for their turn here."""
+_ask_before_large: ContextVar[Callable[[int], None] | None] = ContextVar("ask_before_large", default=None)
 
 _PIXELS_AT_ONCE = 2**22
 
@@ -71,6 +72,20 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+
+
+@contextmanager
+def asking_before_large(ask: Callable[[int], None]) -> Iterator[None]:
+    """In here, `ask` is called with a picture's pixels before more than LARGE of them are decoded.
+
+    Worker processes wait for their turn so, whatever they run: it is not for every function between them and
+    the picture to hand this on.
+    """
+    before = _ask_before_large.set(ask)
+    try:
+        yield
+    finally:
+        _ask_before_large.reset(before)
 
 
 @lru_cache(maxsize=1)
@@ -182,8 +197,8 @@ def _to_rgb(
 ) -> tuple[Image.Image, tuple[int, int]]:
     _check_pixels(image.size, name, max_pixels)
     full = image.size
-    if full[0] * full[1] > LARGE:
-        before_large(full[0] * full[1])
+    if full[0] * full[1] > LARGE and (ask := _ask_before_large.get()):
+        ask(full[0] * full[1])
     try:
         if side is not None and max(full) > side:
             image.draft(None, (math.ceil(full[0] * side / max(full)), math.ceil(full[1] * side / max(full))))

@@ -48,6 +48,9 @@ class Outcome:
     """Inputs that this run, and no earlier one, did."""
     resumed: int
     """Inputs that an earlier run did."""
+    again: int
+    """Of those made, inputs that an earlier run did too, with a group of `block` that was not finished."""
+    block: int
     passes: int
     """Over the inputs; `made` and `resumed` count each."""
     unused: Sequence[str]
@@ -98,7 +101,7 @@ def run(request: Request, executor: Executor, watcher: Watcher | None = None) ->
 
 
 def iterate(request: Request, executor: Executor) -> Iterator[dict[str, Any]]:
-    """Rows as they are made, in the order of the inputs; nothing is kept. Arguments and errors are `run`'s."""
+    """Rows as they are made, in the order of the inputs; nothing is kept. Arguments are those of `run`."""
     kind = getattr(request.scorer, "Run", Run)
     with closing(kind(request, executor, Watcher())) as one:
         yield from one.iterate()
@@ -183,8 +186,10 @@ class Run:
             if path is not None and kept:  # the lock is held: nobody is writing there
                 remove_leftovers(path)
         if self.journal.rows:
-            place = "" if self.journal.path is None else f" ({self.journal.path})"
-            self.watcher.say(f"Going on where an earlier run stopped: {self.journal.rows:,} rows{place}.")
+            block = self.collector.block
+            again = "" if block == 1 else f" An unfinished group of {block} images is done again as a whole."
+            rows = f"{self.journal.rows:,} rows ({self.journal.path})"
+            self.watcher.say(f"Going on where an earlier run stopped: {rows}.{again}")
         try:
             self._work()
         except BaseException:
@@ -204,6 +209,8 @@ class Run:
             seconds=self.seconds,
             made=self.made,
             resumed=self.resumed,
+            again=self.collector.again,
+            block=self.collector.block,
             passes=self.passes,
             unused=self.request.options.unused(),
             skipped=dict(self.request.inputs.skipped),

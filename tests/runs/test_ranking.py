@@ -44,7 +44,7 @@ def test_table_is_sorted_with_one_row_per_input(folder: Path) -> None:
     assert list(table.columns) == [
         *("rank", "path", "complexity", "effective_tokens", "required_tokens", "solved", "monotone"),
         *agreements,
-        *("questions", "width", "height", "error"),
+        *("questions", "cut_questions", "width", "height", "error"),
     ]
     assert [Path(path).stem for path in table["path"]] == [
         *("white", "light", "mid", "dim", "dark"),

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from m3score.common.errors import M3ScoreError
+from m3score.common.errors import OutputError
 from m3score.data.item import FoundImage
 from m3score.runs.input_state import input_key
 from m3score.runs.journal import PathLike, keeps_journal
@@ -53,7 +53,7 @@ class BlockStore:
         try:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise M3ScoreError(f"{self.folder}: cannot write ({error.strerror or error}).") from error
+            raise OutputError.of(error, self.folder) from error
 
     def name_of(self, items: Sequence[FoundImage]) -> str:
         """The name of the block of these inputs, as they are now."""
