@@ -73,6 +73,12 @@ def progress(
         yield _lines(console)
 
 
+def repeat(advance: Callable[[], None], times: int) -> None:
+    """Call `advance` so many times: for what counts several images at once."""
+    for _ in range(times):
+        advance()
+
+
 def _bar(
     console: Console, count: Callable[[], int | None] | None, verb: str
 ) -> Iterator[Callable[..., None]]:

@@ -12,7 +12,7 @@ import typer
 
 from m3score.cli import options
 from m3score.cli.console import INTERRUPTED, SOME_FAILED, load, plain, set_up, sigterm_as_interrupt
-from m3score.cli.evaluating import show
+from m3score.cli.tables import show
 from m3score.common.errors import M3ScoreError
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def _judge(
     console: Console,
 ) -> list[Judged]:
     from m3score.calibration.benchmarks.evaluate import evaluate_task
-    from m3score.cli.progress import progress
+    from m3score.cli.progress import progress, repeat
     from m3score.models.fingerprint import fingerprint
 
     answerer = load(model, console=console, **loading)
@@ -247,7 +247,7 @@ def _judge(
         with sigterm_as_interrupt():
             try:
                 with progress(console, partial(int, count), f"Asking {plain(source.task.title)}") as advance:
-                    told = partial(_repeat, advance)
+                    told = partial(repeat, advance)
                     judged.append(
                         evaluate_task(source, answerer, folder, fingerprint=prints, progress=told, **how)
                     )
@@ -255,11 +255,6 @@ def _judge(
                 console.print(f"Interrupted. Answers are kept in {plain(folder)}: run again to go on.")
                 raise typer.Exit(INTERRUPTED) from None
     return judged
-
-
-def _repeat(advance: Any, times: int) -> None:
-    for _ in range(times):
-        advance()
 
 
 def _write(

@@ -77,7 +77,6 @@ class CascadeRun(Run):
         request, told = self.request, self.request.options
         if not isinstance(told, CascadeOptions):
             raise M3ScoreError("a cascade needs its own options: CascadeOptions.")
-        request.inputs.keep_stdin()  # it is read twice
         super()._prepare(executor)
         self.predictor = told.predictor if isinstance(told.predictor, Predictor) else load_predictor(
             told.predictor

@@ -124,6 +124,8 @@ class Run:
         self.seconds = 0.0
         self.interrupted = False
         self._opened: list[Any] = []
+        if self.passes > 1:
+            request.inputs.keep_stdin()
         self._found = request.inputs.begin()
         try:
             self._prepare(executor)

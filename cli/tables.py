@@ -1,4 +1,4 @@
-"""What m3score evaluate shows where its results go to no file. The options are in evaluate.py."""
+"""Tables of figures on a terminal: what m3score evaluate shows where its results go to no file."""
 
 from __future__ import annotations
 
