@@ -119,10 +119,8 @@ def fit_labels(
     first = collections[0]
     for other in collections[1:]:
         _check_alike(first, other)
-    say("reading labels")
     labels = labels_of([*folders], sufficiency=options.sufficiency, workers=options.workers)
     further = {str(folder): labels_of([folder], sufficiency=options.sufficiency) for folder in tests}
-    say("fitting")
     fitted = fit_predictor(
         labels,
         fingerprint=first.fingerprint,

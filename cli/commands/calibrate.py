@@ -185,7 +185,7 @@ def _watched(
 @contextmanager
 def _said(console: Console) -> Iterator[Callable[[str], None]]:
     """What is being done: a line that changes on a terminal, lines elsewhere."""
-    with console.status("") as status:
+    with console.status("Reading labels ...") as status:
 
         def say(text: str) -> None:
             line = f"{text[:1].upper()}{text[1:]} ..."

@@ -119,14 +119,14 @@ class CascadeRun(Run):
         request = self.request
         if self.predictions.rows:
             self.watcher.say(f"Predicted by an earlier run: {self.predictions.rows:,} rows.")
-        with self._streaming(self.first_handle, self.first_out, self.first_depends_on) as predict:
-            self._through(
-                self.first,
-                self._found,
-                lambda items: predict(map(self._asked, items)),
-                "Predicting",
-                request.inputs.count,
-            )
+        predict = self._stream(self.first_handle, self.first_out, self.first_depends_on)
+        self._through(
+            self.first,
+            self._found,
+            lambda items: predict(map(self._asked, items)),
+            "Predicting",
+            request.inputs.count,
+        )
         if self.interrupted:
             return
         self.predictions.sync()
@@ -136,8 +136,8 @@ class CascadeRun(Run):
             inputs = request.inputs
             again = Inputs(inputs.paths, inputs.limit, inputs.columns, inputs.max_bytes).begin()
             chosen = (item for item in again if item.path in self.plan)
-            with self._streaming(self.handle, request.target.out, self.depends_on) as ask:
-                self._through(self.collector, chosen, ask, "Asking the model", lambda: many)
+            ask = self._stream(self.handle, request.target.out, self.depends_on)
+            self._through(self.collector, chosen, ask, "Asking the model", lambda: many)
 
     def _asked(self, item: FoundImage) -> FoundImage:
         """An input as the predictor is to see it: with what the model will be asked."""

@@ -124,6 +124,7 @@ class Run:
         self.seconds = 0.0
         self.interrupted = False
         self._opened: list[Any] = []
+        self._handles: list[ScorerHandle] = []
         if self.passes > 1:
             request.inputs.keep_stdin()
         self._found = request.inputs.begin()
@@ -154,8 +155,8 @@ class Run:
     def _work(self) -> None:
         """Do what is not done yet."""
         out, verb = self.request.target.out, "Ranking" if self.request.target.ranked else "Predicting"
-        with self._streaming(self.handle, out, self.depends_on) as stream:
-            self._through(self.collector, self._found, stream, verb, self.request.inputs.count)
+        stream = self._stream(self.handle, out, self.depends_on)
+        self._through(self.collector, self._found, stream, verb, self.request.inputs.count)
 
     @property
     def made(self) -> int:
@@ -177,6 +178,8 @@ class Run:
 
     def _forget(self) -> None:
         """All is done and written: no journal is needed any more."""
+        for handle in self._handles:
+            handle.forget()
         self.journal.remove()
 
     # ---- the course of every run
@@ -224,10 +227,8 @@ class Run:
 
     def iterate(self) -> Iterator[dict[str, Any]]:
         """Rows as they are made, in the order of the inputs."""
-        with (
-            self._streaming(self.handle, None, self.depends_on) as stream,
-            closing(stream(self._found)) as results,
-        ):
+        stream = self._stream(self.handle, None, self.depends_on)
+        with closing(stream(self._found)) as results:
             for result in results:
                 yield result.to_row()
 
@@ -295,7 +296,10 @@ class Run:
 
     def _open(self, executor: Executor, job: ScorerJob) -> ScorerHandle:
         with self.watcher.preparing(f"Loading {job.loads} ..."):
-            return executor.open(job)
+            handle = executor.open(job)
+        self._opened.append(handle)
+        self._handles.append(handle)
+        return handle
 
     def _depends_on(self, command: str, handle: ScorerHandle) -> dict[str, Any]:
         """All that rows depend on, by the option that says it."""
@@ -320,8 +324,8 @@ class Run:
         self._opened.append(collector)
         return collector
 
-    def _streaming(self, handle: ScorerHandle, out: Path | None, depends_on: Mapping[str, Any]) -> Any:
-        return handle.streaming(out, depends_on, self.request.options.seen, anew=self.request.anew)
+    def _stream(self, handle: ScorerHandle, out: Path | None, depends_on: Mapping[str, Any]) -> Stream:
+        return handle.stream_for(out, depends_on, self.request.options.seen, anew=self.request.anew)
 
     def _skipped(self, item: FoundImage) -> None:
         self.request.options.seen(item)

@@ -45,7 +45,7 @@ def child(model: str, listing: str) -> dict[str, Any]:
             rows.append(result.to_row())
             times.append(time.perf_counter())
         with stage("write"), tempfile.TemporaryDirectory() as folder:
-            write_scores(score_table(rows, m3.ladder), Path(folder) / "scores.csv")
+            write_scores(score_table(rows), Path(folder) / "scores.csv")
     quarter = len(times) // 4
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {

@@ -186,7 +186,7 @@ def test_inputs_arrive_as_they_were_sent() -> None:
     [
         (["--address", "auto"], "go with --engine ray"),
         (["--engine", "ray", "--address", "ray://x:1"], "run the command on a machine of the cluster"),
-        (["--engine", "ray", "--scorer", "jpeg"], "is for the scorers model and predictor"),
+        (["--engine", "ray", "--profile"], "--profile is for --engine local"),
     ],
 )
 def test_options_that_make_no_sense(options: list[str], told: str, pictures: Path) -> None:

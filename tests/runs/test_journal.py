@@ -411,7 +411,7 @@ def test_external_sort_is_a_stable_sort(rows: list[dict[str, Any]], run_rows: in
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_streamed_tables_are_those_of_frames(tmp_path: Path, suffix: str, rows: list[dict[str, Any]]) -> None:
     columns = ("agreement_1", "agreement_9")
-    write_scores(score_table(rows, (1, 9)), tmp_path / f"whole.{suffix}")
+    write_scores(score_table(rows, columns), tmp_path / f"whole.{suffix}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(io, "CHUNK_ROWS", 4)
         write_rows(ranked_rows(rows), tmp_path / f"streamed.{suffix}", SCORES, columns)

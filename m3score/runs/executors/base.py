@@ -6,7 +6,6 @@ A job says which scorer is wanted; an executor makes it ready, wherever that is,
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -83,15 +82,21 @@ class ScorerHandle(Protocol):
     def identity(self) -> Mapping[str, Any]:
         """What its numbers depend on; see Scorer."""
 
-    def streaming(
+    def stream_for(
         self, out: Path | None, run: Mapping[str, Any], seen: Callable[[FoundImage], None], *, anew: bool
-    ) -> AbstractContextManager[Stream]:
-        """What scores inputs, while this is entered.
+    ) -> Stream:
+        """What scores the inputs of a run.
 
         Args:
             out, run, anew: as for open_journal, which has to have locked the output before.
             seen: called with every input that is sent to another machine.
         """
+
+    def forget(self) -> None:
+        """The run is complete and its table in place: nothing needs to be kept for the next one."""
+
+    def close(self) -> None:
+        """Release what is open. What is done lies where the next run finds it."""
 
 
 class Executor(Protocol):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,13 +41,18 @@ class LocalScorer:
         """See ScorerHandle."""
         return self.scorer.identity()
 
-    @contextmanager
-    def streaming(
+    def stream_for(
         self, out: Path | None, run: Mapping[str, Any], seen: Callable[[FoundImage], None], *, anew: bool
-    ) -> Iterator[Stream]:
+    ) -> Stream:
         """See ScorerHandle."""
 
         def stream(items: Iterable[FoundImage]) -> Generator[Result, None, None]:
             yield from self.scorer.stream(items, limits=self.job.limits, workers=self.job.workers)
 
-        yield stream
+        return stream
+
+    def forget(self) -> None:
+        """See ScorerHandle; here the journal holds all there is."""
+
+    def close(self) -> None:
+        """See ScorerHandle."""

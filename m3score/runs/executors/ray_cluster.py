@@ -24,7 +24,6 @@ from m3score.runs.executors.base import ScorerFacts, ScorerHandle, ScorerJob, St
 from m3score.runs.executors.block_store import BlockStore
 from m3score.runs.executors.ray_stream import ATTEMPTS, RayStream
 from m3score.runs.executors.ray_worker import driver_env, facts_there, translate_ray_errors
-from m3score.runs.journal import journal_path
 from m3score.scoring.base import Scored
 
 if TYPE_CHECKING:
@@ -135,23 +134,28 @@ class RemoteScorer:
         self.block = facts.block if facts.block > 1 else MEASURED_AT_ONCE
         self._executor = executor
         self._job = job
+        self._store: BlockStore | None = None
 
     def identity(self) -> Mapping[str, Any]:
         """See ScorerHandle."""
         return self._job.identity or {}
 
-    @contextmanager
-    def streaming(
+    def stream_for(
         self, out: Path | None, run: Mapping[str, Any], seen: Callable[[FoundImage], None], *, anew: bool
-    ) -> Iterator[Stream]:
-        """See ScorerHandle. Finished blocks lie beside the output until this ends and no more are due."""
-        store = BlockStore(out, run, overwrite=anew)
-        try:
-            yield lambda items: self._stream(items, store, seen)
-        finally:
-            if out is None or not journal_path(out).exists():
-                store.remove()
-            store.close()
+    ) -> Stream:
+        """See ScorerHandle. Finished blocks lie beside the output until the run is complete."""
+        store = self._store = BlockStore(out, run, overwrite=anew)
+        return lambda items: self._stream(items, store, seen)
+
+    def forget(self) -> None:
+        """See ScorerHandle."""
+        if self._store is not None:
+            self._store.remove()
+
+    def close(self) -> None:
+        """See ScorerHandle."""
+        if self._store is not None:
+            self._store.close()
 
     def _stream(
         self, items: Iterable[FoundImage], store: BlockStore, seen: Callable[[FoundImage], None]
