@@ -1,4 +1,4 @@
-"""Train the small adaptive-length tokenizer (m3score/scoring/alit_model.py) on drawn pictures.
+"""Train the small adaptive-length tokenizer (m3score/scoring/scorers/alit_model.py) on drawn pictures.
 
     python -m m3score.calibration.training.alit --out runs/alit-tiny --minutes 30
 
@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 from m3score.calibration.drawings.drawn import draw
 from m3score.common.errors import M3ScoreError
-from m3score.scoring.alit_model import AlitModel, AlitSettings, as_pixels
+from m3score.scoring.scorers.alit_model import AlitModel, AlitSettings, as_pixels
 
 UNSEEN = 1_000_003
 """Added to the seed: the stream of drawings that the threshold and the card's figures are from."""

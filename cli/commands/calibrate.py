@@ -34,99 +34,120 @@ and the predictor's card are written to --report."""
 LABELS = "Labels"
 
 
+SourcesArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCES",
+        help="drawn (images with known answers); varied (the same as files of many sizes, most of them "
+        "JPEGs); image files or folders; a data set that datasets saved on disk, or its hub id; or "
+        "folders of labels that this command collected.",
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FILE",
+        help="The predictor (.predictor).",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+WorkOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--work",
+        metavar="FOLDER",
+        help="Where labels are kept.",
+        show_default="FILE with the suffix .labels",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="FOLDER",
+        help="Where the card and the frontier (csv, png) go.",
+        show_default="FILE with the suffix .report",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+CollectOnlyOption = Annotated[
+    bool, typer.Option("--collect-only", help="Collect labels and fit nothing.", rich_help_panel=LABELS)
+]
+QuestionsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--questions",
+        metavar="FILE",
+        help="csv or jsonl with the columns image and question, and maybe answers, options, metric. "
+        "Without it, images are asked the probe panel.",
+        rich_help_panel=LABELS,
+    ),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Images per source.", rich_help_panel=LABELS)
+]
+SeedOption = Annotated[int, typer.Option(help="Of drawn images, and of the splits.")]
+SplitOption = Annotated[
+    str | None, typer.Option("--split", help="Split of a data set.", rich_help_panel=LABELS)
+]
+FeaturesOption = Annotated[
+    options.Features,
+    typer.Option("--features", help="From the pixels, or from the model's own vision tower."),
+]
+SharesOption = Annotated[
+    str, typer.Option("--shares", help="Shares of the images to fit, calibrate and test.")
+]
+TestOption = Annotated[
+    list[Path] | None,
+    typer.Option("--test", metavar="FOLDER", help="Also judge on these labels. Repeatable."),
+]
+NotesOption = Annotated[
+    Path | None,
+    typer.Option("--notes", metavar="FILE", help="Markdown to put into the predictor's card."),
+]
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        min=1,
+        help="Images given to the model at once.",
+        show_default="32 on a GPU, else 8",
+        rich_help_panel=options.MODEL,
+    ),
+]
+
+
 def calibrate(
-    sources: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SOURCES",
-            help="drawn (images with known answers); varied (the same as files of many sizes, most of them "
-            "JPEGs); image files or folders; a data set that datasets saved on disk, or its hub id; or "
-            "folders of labels that this command collected.",
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FILE",
-            help="The predictor (.predictor).",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
-    work: Annotated[
-        Path | None,
-        typer.Option(
-            "--work",
-            metavar="FOLDER",
-            help="Where labels are kept.",
-            show_default="FILE with the suffix .labels",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            "--report",
-            metavar="FOLDER",
-            help="Where the card and the frontier (csv, png) go.",
-            show_default="FILE with the suffix .report",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
+    sources: SourcesArgument,
+    out: OutOption = None,
+    work: WorkOption = None,
+    report: ReportOption = None,
     overwrite: options.Overwrite = False,
-    collect_only: Annotated[
-        bool, typer.Option("--collect-only", help="Collect labels and fit nothing.", rich_help_panel=LABELS)
-    ] = False,
-    questions: Annotated[
-        Path | None,
-        typer.Option(
-            "--questions",
-            metavar="FILE",
-            help="csv or jsonl with the columns image and question, and maybe answers, options, metric. "
-            "Without it, images are asked the probe panel.",
-            rich_help_panel=LABELS,
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Images per source.", rich_help_panel=LABELS)
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of drawn images, and of the splits.")] = 0,
-    split: Annotated[
-        str | None, typer.Option("--split", help="Split of a data set.", rich_help_panel=LABELS)
-    ] = None,
+    collect_only: CollectOnlyOption = False,
+    questions: QuestionsOption = None,
+    limit: LimitOption = None,
+    seed: SeedOption = 0,
+    split: SplitOption = None,
     image_column: options.ImageColumn = None,
     question_column: options.QuestionColumn = None,
     answers_column: options.AnswersColumn = None,
     frames: options.Frames = None,
-    features: Annotated[
-        options.Features,
-        typer.Option("--features", help="From the pixels, or from the model's own vision tower."),
-    ] = options.Features.pixels,
+    features: FeaturesOption = options.Features.pixels,
     sufficiency: options.SufficiencyOption = options.Sufficiency.auto,
-    shares: Annotated[
-        str, typer.Option("--shares", help="Shares of the images to fit, calibrate and test.")
-    ] = "0.6,0.2,0.2",
-    test: Annotated[
-        list[Path] | None,
-        typer.Option("--test", metavar="FOLDER", help="Also judge on these labels. Repeatable."),
-    ] = None,
+    shares: SharesOption = "0.6,0.2,0.2",
+    test: TestOption = None,
     max_drop: options.MaxDrop = 0.02,
     confidence: options.Confidence = 0.95,
-    notes: Annotated[
-        Path | None,
-        typer.Option("--notes", metavar="FILE", help="Markdown to put into the predictor's card."),
-    ] = None,
+    notes: NotesOption = None,
     model: options.Model = "m3-tiny",
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = options.Dtype.auto,
     quantize: options.Quantize = None,
     revision: options.Revision = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option("--batch-size", min=1, help="Images given to the model at once.",
-                     show_default="32 on a GPU, else 8", rich_help_panel=options.MODEL),
-    ] = None,
+    batch_size: BatchSizeOption = None,
     max_new_tokens: options.MaxNewTokens = 32,
     workers: options.Workers = None,
     quiet: options.Quiet = False,

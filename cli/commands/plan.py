@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m3score.cli import options
+from m3score.cli import options, scorer_options
 from m3score.cli.console import plain, set_up
 from m3score.common.errors import M3ScoreError
 
@@ -35,8 +35,8 @@ def plan(
         list[str],
         typer.Option("--sample", metavar="PATH", help="Some of them: what m3score rank takes. Repeatable."),
     ],
-    budget: options.BudgetOption = None,
-    max_model_images: options.MaxModelImages = None,
+    budget: scorer_options.BudgetOption = None,
+    max_model_images: scorer_options.MaxModelImages = None,
     predictor: options.PredictorOption = "m3-tiny",
     model: options.Model = "m3-tiny",
     device: options.DeviceOption = "auto",
@@ -74,7 +74,7 @@ def plan(
 
     check_target(out, "jsonl", overwrite=overwrite)
 
-    told_to = CascadeOptions(**options.given_to_scorer(ctx, ("model",)))
+    told_to = CascadeOptions(**scorer_options.given_to_scorer(ctx, ("model",)))
     with _watched(console, seconds) as watch:
         measured = measure_sample(sample, told_to, seconds, watch)
     told = forecast(measured, int(images), told_to.allowed.images(int(images)), gpus=gpus, price=price)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from m3score.cli import options
+from m3score.cli import options, scorer_options
 from m3score.cli.console import plain, set_up
 from m3score.cli.progress import carry_out
 from m3score.common.limits import MAX_PIXELS, SECONDS, Limits
@@ -62,11 +62,11 @@ def predict(
     from m3score.tables.schema import PREDICTIONS
 
     target = Target(out or Path("-"), format, kind=PREDICTIONS, ranked=False).checked(overwrite=overwrite)
-    told = RouterOptions(**options.given_to_scorer(ctx, ()))
+    told = RouterOptions(**scorer_options.given_to_scorer(ctx, ()))
     if told.nothing_certified:
         console.print(f"[yellow]{plain(told.nothing_certified)}[/]")
     inputs = inputs_of(
-        paths, limit, dataset=dataset, split=split, columns=options.columns_of(ctx.params),
+        paths, limit, dataset=dataset, split=split, columns=scorer_options.columns_of(ctx.params),
         streaming=streaming, max_bytes=limits.max_embedded_bytes,
     )  # fmt: skip
     request = Request(inputs, Router, told, target, "predict", limits, workers, anew=overwrite)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import fields
 from pathlib import Path
 
 import typer
 
-from m3score.cli import options
+from m3score.cli import options, scorer_options
 from m3score.cli.commands.report import check_page, page_of_run
 from m3score.cli.console import plain, set_up
 from m3score.cli.progress import carry_out
@@ -44,14 +43,14 @@ def rank(
     traces: options.Traces = None,
     report: options.Report = None,
     overwrite: options.Overwrite = False,
-    scorer: options.ScorerName = "model",
-    budget: options.BudgetOption = None,
-    max_model_images: options.MaxModelImages = None,
-    cat_llm: options.CatLlm = None,
-    cat_prompts: options.CatPrompts = None,
-    alit_model: options.AlitModel = None,
-    alit_threshold: options.AlitThreshold = None,
-    scorer_option: options.ScorerOption = None,
+    scorer: scorer_options.ScorerName = "model",
+    budget: scorer_options.BudgetOption = None,
+    max_model_images: scorer_options.MaxModelImages = None,
+    cat_llm: scorer_options.CatLlm = None,
+    cat_prompts: scorer_options.CatPrompts = None,
+    alit_model: scorer_options.AlitModel = None,
+    alit_threshold: scorer_options.AlitThreshold = None,
+    scorer_option: scorer_options.ScorerOption = None,
     predictor: options.PredictorOption = "m3-tiny",
     model: options.Model = "m3-tiny",
     device: options.DeviceOption = "auto",
@@ -93,18 +92,17 @@ def rank(
     from m3score.common.profiling import profiled
     from m3score.runs.ranking import request_for
     from m3score.runs.request import Target, inputs_of
-    from m3score.scoring.registry import options_class
+    from m3score.scoring.registry import option_names
 
     target = Target(out or Path("-"), format, traces).checked(overwrite=overwrite)
     _check(out, report, overwrite=overwrite, profile=profile, engine=engine)
-    known = [field.name for field in fields(options_class(scorer))]
     inputs = inputs_of(
-        paths, limit, dataset=dataset, split=split, columns=options.columns_of(ctx.params),
+        paths, limit, dataset=dataset, split=split, columns=scorer_options.columns_of(ctx.params),
         streaming=streaming, max_bytes=limits.max_embedded_bytes,
     )  # fmt: skip
     request = request_for(
-        scorer, options.given_to_scorer(ctx, known, scorer_option), inputs, target,
-        spelled=options.spelled, limits=limits, workers=workers, anew=overwrite,
+        scorer, scorer_options.given_to_scorer(ctx, option_names(scorer), scorer_option), inputs, target,
+        spelled=scorer_options.spelled, limits=limits, workers=workers, anew=overwrite,
     )  # fmt: skip
     with profiled() if profile else nullcontext() as measured:
         outcome = carry_out(request, console, engine=engine, address=address, num_gpus=num_gpus)

@@ -28,8 +28,8 @@ from m3score.runs.executors.base import Executor, ScorerFacts, ScorerJob
 from m3score.runs.journal import keeps_journal
 from m3score.runs.request import Inputs
 from m3score.runs.tally import Tally
-from m3score.scoring.model import ModelOptions, ModelScorer
 from m3score.scoring.rules import effective_tokens_of
+from m3score.scoring.scorers.model import ModelOptions, ModelScorer
 
 COLUMNS = ("scorer", "predicted_tokens")
 """Of the table, beside those of a model's ranking."""

@@ -193,8 +193,8 @@ class Run:
         if self.journal.rows:
             block = self.collector.block
             again = "" if block == 1 else f" An unfinished group of {block} images is done again as a whole."
-            rows = f"{self.journal.rows:,} rows ({self.journal.path})"
-            self.watcher.say(f"Going on where an earlier run stopped: {rows}.{again}")
+            known = f"{self.journal.rows:,} rows ({self.journal.path})"
+            self.watcher.say(f"Going on where an earlier run stopped: {known}.{again}")
         try:
             self._work()
         except BaseException:

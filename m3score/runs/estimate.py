@@ -26,7 +26,7 @@ from m3score.runs.executors.local import LocalExecutor, LocalScorer
 from m3score.runs.input_state import input_key
 from m3score.runs.journal import Record, open_journal
 from m3score.runs.request import Inputs
-from m3score.scoring.model import ModelScorer
+from m3score.scoring.scorers.model import ModelScorer
 from m3score.tables.io import write_rows
 from m3score.tables.schema import SCORES
 

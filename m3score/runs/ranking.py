@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -16,7 +16,7 @@ from m3score.runs.journal import written_by_earlier_run
 from m3score.runs.progress import Callbacks, Progress
 from m3score.runs.request import Inputs, Request, Target, as_path
 from m3score.scoring.base import Result, Scorer
-from m3score.scoring.registry import find_scorer, make_options, options_class
+from m3score.scoring.registry import find_scorer, make_options, option_names
 from m3score.tables.schema import SCORES, conform
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ def requests_for(
     Raises:
         M3ScoreError: no such scorer, an option that none of them knows, or the folder can't be made.
     """
-    known = {name: {field.name for field in fields(options_class(name))} for name in scorers}
+    known = {name: option_names(name) for name in scorers}
     if strangers := [option for option in given if not any(option in own for own in known.values())]:
         raise M3ScoreError(f"{', '.join(map(spelled, strangers))}: none of the scorers has such an option.")
     try:

@@ -18,14 +18,14 @@ from m3score.common.errors import M3ScoreError, one_line
 GROUP = "m3score.scorers"
 
 BUILT_IN = {
-    "model": "m3score.scoring.model:ModelScorer",
+    "model": "m3score.scoring.scorers.model:ModelScorer",
     "predictor": "m3score.routing.scorer:PredictorScorer",
     "cascade": "m3score.runs.cascade_run:Cascade",
-    "jpeg": "m3score.scoring.pixel:JpegScorer",
-    "edges": "m3score.scoring.pixel:EdgesScorer",
-    "entropy": "m3score.scoring.pixel:EntropyScorer",
-    "cat": "m3score.scoring.cat:CatScorer",
-    "alit": "m3score.scoring.alit:AlitScorer",
+    "jpeg": "m3score.scoring.scorers.pixel:JpegScorer",
+    "edges": "m3score.scoring.scorers.pixel:EdgesScorer",
+    "entropy": "m3score.scoring.scorers.pixel:EntropyScorer",
+    "cat": "m3score.scoring.scorers.cat:CatScorer",
+    "alit": "m3score.scoring.scorers.alit:AlitScorer",
 }
 """Where each class is. Those of rooms above this one are known here by name only."""
 
@@ -87,7 +87,7 @@ def make_options(
         M3ScoreError: the scorer knows no such option, or not such a value.
     """
     kind = options_class(name)
-    known = {field.name for field in fields(kind)}
+    known = option_names(name)
     unknown = [option for option in given if option not in known]
     if unknown:
         several = " and ".join(map(spelled, unknown))
@@ -99,6 +99,11 @@ def make_options(
         return kind(**values)
     except TypeError as error:  # a field without a default
         raise M3ScoreError(f"the scorer {name}: {one_line(error)}.") from None
+
+
+def option_names(name: str) -> tuple[str, ...]:
+    """What a scorer may be told: the fields of its options class."""
+    return tuple(field.name for field in fields(options_class(name)))
 
 
 def options_class(name: str) -> type[Any]:

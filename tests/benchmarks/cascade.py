@@ -49,7 +49,7 @@ def from_images(paths: Sequence[str], predictor: str, model: str) -> Found:
     from m3score.common.limits import Limits
     from m3score.data.discover import find_images
     from m3score.routing.predict import predict_many
-    from m3score.scoring.model import rank_stream
+    from m3score.scoring.scorers.model_stream import rank_stream
 
     found = list(find_images(list(paths)))
     foretold = list(predict_many(found, max_drop=None, predictor=predictor, limits=Limits(), spread=True))

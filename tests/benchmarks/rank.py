@@ -32,7 +32,7 @@ def child(model: str, listing: str) -> dict[str, Any]:
     from m3score.data.discover import find_images
     from m3score.data.loader import QuestionBook
     from m3score.runs.ranking import score_table
-    from m3score.scoring.model import rank_stream
+    from m3score.scoring.scorers.model_stream import rank_stream
     from m3score.tables.io import write_scores
 
     paths = json.loads(Path(listing).read_text())

@@ -215,7 +215,7 @@ def test_questions_for_all_and_for_each(folder: Path, tmp_path: Path, fake: Fake
 
 
 def test_results_survive_a_crash(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from m3score.scoring.model import RankedImage
+    from m3score.scoring.scorers.model_stream import RankedImage
 
     real = RankedImage.to_row
 

@@ -21,7 +21,7 @@ from m3score.data.questions import PROBE_PANEL, Question
 from m3score.images.decode import open_image
 from m3score.images.sandbox import Decoder
 from m3score.runs.ranking import rank
-from m3score.scoring.model import RankedImage, rank_stream
+from m3score.scoring.scorers.model_stream import RankedImage, rank_stream
 from tests.support.fakes import LADDER, FakeAnswerer, grey
 
 LEVELS = {"dark": 0, "dim": 60, "mid": 120, "light": 180, "white": 255}

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from m3score.scoring.pixel import BASELINES, baseline, grey_entropy
+from m3score.scoring.scorers.pixel import BASELINES, baseline, grey_entropy
 from tests.support.fakes import NOISE, PLAIN
 from tests.support.runs import invoke as run
 

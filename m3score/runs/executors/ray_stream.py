@@ -116,7 +116,7 @@ class RayStream:
 
         kind = ray.remote(ScorerActor).options(num_cpus=1, num_gpus=self._num_gpus or None, max_restarts=0)
         with translate_ray_errors():
-            handle = kind.remote(self._job, driver_env())
+            handle: Any = kind.remote(self._job, driver_env())
             return _Actor(handle, handle.ready.remote())
 
     def _replace(self, actor: _Actor) -> None:

@@ -97,7 +97,7 @@ class AlitScorer(BatchScorer):
     def __init__(self, options: AlitOptions) -> None:
         super().__init__(options)
         from m3score.models.loading import resolve_device
-        from m3score.scoring.alit_model import load_alit
+        from m3score.scoring.scorers.alit_model import load_alit
 
         self._folder = alit_folder(options.alit_model)
         self._model = load_alit(options.alit_model, resolve_device(options.device))
@@ -112,7 +112,7 @@ class AlitScorer(BatchScorer):
 
     def score(self, images: Sequence[Any]) -> list[dict[str, Any]]:
         """One pass for all rounds."""
-        from m3score.scoring.alit_model import score_images
+        from m3score.scoring.scorers.alit_model import score_images
 
         return [
             {"complexity": one.complexity, "alit_tokens": one.tokens, "alit_error": one.error, "error": None}

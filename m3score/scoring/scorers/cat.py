@@ -161,7 +161,7 @@ class CatScorer(BatchScorer):
 
     def __init__(self, options: CatOptions) -> None:
         super().__init__(options)
-        from m3score.scoring import cat_models
+        from m3score.scoring.scorers import cat_models
 
         self._cat = cat_models.load(
             options.model,
