@@ -18,8 +18,8 @@ from m3score.calibration.drawings.questions import DrawnQuestion
 from m3score.calibration.predictor.collect import collect
 from m3score.data.metrics import grade
 from m3score.models.base import LadderAnswerer
-from m3score.runs.ranking import check_frames
 from m3score.scoring.rules import required_tokens
+from m3score.scoring.scorers.model_stream import check_frames
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,4 +1,4 @@
-"""Train the small adaptive-length tokenizer (m3score/scoring/alit.py) on drawn pictures.
+"""Train the small adaptive-length tokenizer (m3score/scoring/scorers/alit_model.py) on drawn pictures.
 
     python -m m3score.calibration.training.alit --out runs/alit-tiny --minutes 30
 
@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 
 from m3score.calibration.drawings.drawing import draw
 from m3score.common.errors import M3ScoreError
-from m3score.scoring.alit import AlitModel, AlitSettings, as_pixels
+from m3score.scoring.scorers.alit_model import AlitModel, AlitSettings, as_pixels
 
 UNSEEN = 1_000_003
 """Added to the seed for the drawings on which the threshold is chosen and the card's figures measured."""

@@ -23,7 +23,6 @@ from m3score.analysis.report.page import render, write_report
 from m3score.analysis.report.pictures import ALL_BYTES, detail_maps, thumbnails
 from m3score.analysis.report.score_summary import FOLDERS, ScoreSummary, summarise_scores
 from m3score.analysis.report.trace_summary import collect, frontier, question_tables
-from m3score.cli.commands import rank as rank_command
 from m3score.cli.main import app
 from m3score.common.errors import M3ScoreError
 from m3score.data.extract import finder
@@ -272,7 +271,7 @@ def test_a_router_is_judged_on_the_pictures_it_can_open(tmp_path: Path) -> None:
 
 
 def test_rank_writes_a_report_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rank_command, "load", lambda name, **options: FakeAnswerer())
+    monkeypatch.setattr("m3score.load_model", lambda name, **options: FakeAnswerer())
     (tmp_path / "in").mkdir()
     folder_of_pictures(tmp_path / "in", 3)
     command = ["rank", str(tmp_path / "in"), "--report", str(tmp_path / "report.html")]

@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 from m3score.analysis.report.content import gather
 from m3score.analysis.report.page import render
 from m3score.analysis.report.pictures import Thumbnail
-from m3score.cli.commands import rank as rank_command
 from m3score.cli.main import app
 from m3score.common.errors import M3ScoreError
 from m3score.data import extract
@@ -165,7 +164,7 @@ def test_copies_are_bounded_and_removed(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_page_of_a_shard_has_its_pictures_and_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rank_command, "load", lambda name, **options: FakeAnswerer())
+    monkeypatch.setattr("m3score.load_model", lambda name, **options: FakeAnswerer())
     shard = write_shard(tmp_path / "s.tar", ["a.png", "b.png"])
     out = ["--out", str(tmp_path / "scores.csv"), "--report", str(tmp_path / "report.html")]
     result = CliRunner().invoke(app, ["rank", str(shard), *out])

@@ -15,8 +15,8 @@ from m3score.calibration.benchmarks.evaluate import evaluate_drawn, evaluate_tas
 from m3score.calibration.benchmarks.scoreboard import FIGURES, TextTable
 from m3score.calibration.benchmarks.task_data import load_own
 from m3score.calibration.predictor.gather import labels_of
-from m3score.cli.evaluating import WIDE, table_of
 from m3score.cli.main import app
+from m3score.cli.tables import WIDE, table_of
 from m3score.models.base import ScaleAnswer
 from m3score.tables.io import read_table, read_traces
 from tests.support.fakes import LADDER, FakeAnswerer, SingleGrid, grey

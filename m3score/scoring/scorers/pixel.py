@@ -9,12 +9,14 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image, ImageFilter
 
 from m3score.common.limits import MAX_FILE_BYTES, MAX_PIXELS
 from m3score.images.decode import ImageSource, open_reduced
+from m3score.scoring.base import PictureScorer
 
 LONGEST = 256
 """Pixels on the longest side of a picture that is measured."""
@@ -81,3 +83,33 @@ def _jpeg_bytes(image: Image.Image) -> int:
 @lru_cache(maxsize=512)
 def _plain_bytes(size: tuple[int, int]) -> int:
     return _jpeg_bytes(Image.new("RGB", size, (128, 128, 128)))
+
+
+class _PixelScorer(PictureScorer):
+    """A measure of BASELINES as a scorer."""
+
+    name: ClassVar[str]
+
+    @classmethod
+    def measure(cls, source: str | bytes, *, max_pixels: int, max_bytes: int) -> dict[str, Any]:
+        """See PictureScorer."""
+        value, (width, height) = baseline(cls.name, source, max_pixels=max_pixels, max_bytes=max_bytes)
+        return {"complexity": value, "width": width, "height": height}
+
+
+class JpegScorer(_PixelScorer):
+    """Bytes as a JPEG; see jpeg_share."""
+
+    name = "jpeg"
+
+
+class EdgesScorer(_PixelScorer):
+    """Density of edges; see edge_density."""
+
+    name = "edges"
+
+
+class EntropyScorer(_PixelScorer):
+    """Entropy of the grey levels; see grey_entropy."""
+
+    name = "entropy"

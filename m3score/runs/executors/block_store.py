@@ -19,7 +19,7 @@ from typing import Any
 
 from m3score.common.errors import OutputError
 from m3score.data.item import FoundImage
-from m3score.runs.input_state import key_of
+from m3score.runs.input_state import input_key
 from m3score.runs.journal import PathLike, keeps_journal
 from m3score.tables.io import write_atomically
 
@@ -30,7 +30,7 @@ def blocks_folder(out: PathLike) -> Path:
     return Path(folder) / f".{name[:200]}.blocks"
 
 
-class FinishedBlocks:
+class BlockStore:
     """The blocks of one run that are done.
 
     Args:
@@ -59,7 +59,7 @@ class FinishedBlocks:
         """The name of the block of these inputs, as they are now."""
         digest = hashlib.blake2b(self._run.encode(), digest_size=16)
         for item in items:
-            digest.update(json.dumps(key_of(item), sort_keys=True).encode())
+            digest.update(json.dumps(input_key(item), sort_keys=True).encode())
         return digest.hexdigest()
 
     def write(self, name: str, results: Iterable[str]) -> None:
