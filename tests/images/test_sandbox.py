@@ -240,7 +240,7 @@ def test_a_pipe_that_takes_a_files_place_is_not_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(tmp_path / "a.png")
-    monkeypatch.setattr(files, "why_not_a_file", lambda path: None)  # as if it had been a file a moment ago
+    monkeypatch.setattr(files, "why_not_a_file", lambda *_: None)  # as if it had been a file a moment ago
     with pytest.raises(M3ScoreError, match="is a named pipe"):
         open_image(tmp_path / "a.png")
 
