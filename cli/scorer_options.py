@@ -1,7 +1,6 @@
 """Options that belong to scorers: how the command line spells them, and how they become a scorer's own.
 
-A scorer's options class says what it takes (m3score.scoring.registry); nothing here knows which scorer has
-what.
+A scorer's options class says what it takes (m3score.scoring.registry); nothing here knows which has what.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from m3score.data.discover import PathLike, Source
 from m3score.runs.engine import Outcome, executor_of, iterate, run
 from m3score.runs.journal import written_by_earlier_run
 from m3score.runs.progress import Callbacks, Progress
-from m3score.runs.request import Inputs, Request, Target, as_path
+from m3score.runs.request import Inputs, Paths, Request, Target, as_path
 from m3score.scoring.base import Result, Scorer
 from m3score.scoring.registry import find_scorer, make_options, option_names
 from m3score.tables.schema import SCORES, conform
@@ -48,7 +48,7 @@ class RankSummary:
 
 @overload
 def rank(
-    paths: Source | Iterable[Source],
+    paths: Paths,
     *,
     scorer: str | Scorer = "model",
     model: str | LadderAnswerer | None = None,
@@ -69,7 +69,7 @@ def rank(
 
 @overload
 def rank(
-    paths: Source | Iterable[Source],
+    paths: Paths,
     *,
     out: PathLike,
     scorer: str | Scorer = "model",
@@ -92,7 +92,7 @@ def rank(
 
 
 def rank(
-    paths: Source | Iterable[Source],
+    paths: Paths,
     *,
     scorer: str | Scorer = "model",
     model: str | LadderAnswerer | None = None,
@@ -116,7 +116,8 @@ def rank(
 
     Args:
         paths: folders, files, glob patterns, tar shards, parquet files, URLs, "-" for a list on stdin, or a
-            DataSet (m3score.data.sources.hf_datasets); see find_images.
+            DataSet (m3score.data.sources.hf_datasets), see find_images; pictures too: PIL images, bytes, file
+            objects, arrays, tensors, rows of data sets (see m3score.images.given.as_source).
         scorer: what gives a picture its complexity: a name ("model", "predictor", "cascade", "jpeg", "edges",
             "entropy", "cat", "alit", or one that an installed package brings), or a scorer that is made
             already.
@@ -173,7 +174,7 @@ def rank(
 
 
 def rank_iter(
-    paths: Source | Iterable[Source],
+    paths: Paths,
     *,
     scorer: str | Scorer = "model",
     model: str | LadderAnswerer | None = None,
@@ -209,7 +210,7 @@ def rank_iter(
 def request_for(
     scorer: str | Any,
     given: Mapping[str, Any],
-    paths: Source | Iterable[Source] | Inputs,
+    paths: Paths | Inputs,
     target: Target,
     *,
     spelled: Callable[[str], str] = lambda option: option,

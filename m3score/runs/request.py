@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import MAX_EMBEDDED_BYTES, Limits
@@ -28,12 +28,18 @@ from m3score.data.discover import (
 from m3score.data.sources.parquet import is_table
 from m3score.data.sources.remote import is_url
 from m3score.data.sources.webdataset import is_shard
+from m3score.images.given import encoded, is_picture, name_of
 from m3score.runs.journal import written_by_earlier_run
 from m3score.tables.formats import format_for
 from m3score.tables.schema import SCORES, TableKind
 
 if TYPE_CHECKING:
+    from m3score.images.decode import ImageSource
     from m3score.scoring.base import ScorerOptions
+
+
+Paths: TypeAlias = "Source | ImageSource | Iterable[Any]"
+"""One or many of what find_images takes, and of pictures as open_image takes them."""
 
 
 # ---- inputs ---------------------------------------------------------------------------------------------
@@ -43,7 +49,7 @@ class Inputs:
     """The inputs: looked for lazily, counted on the side, with what was skipped.
 
     Args:
-        paths: one or many of what find_images takes.
+        paths: one or many of what find_images takes, and of pictures as open_image takes them.
         limit: at most so many inputs.
         columns: what to read of tables.
         max_bytes: Limits.max_embedded_bytes.
@@ -51,13 +57,12 @@ class Inputs:
 
     def __init__(
         self,
-        paths: Source | Iterable[Source],
+        paths: Paths,
         limit: int | None = None,
         columns: Columns | None = None,
         max_bytes: int = MAX_EMBEDDED_BYTES,
     ) -> None:
-        single = isinstance(paths, str | os.PathLike) or not isinstance(paths, Iterable)
-        self.paths: Sequence[Source] = [paths] if single else list(paths)  # type: ignore[list-item,arg-type]
+        self.paths: Sequence[Source] = _sources(paths)
         self.limit = limit
         self.columns = columns
         self.max_bytes = max_bytes
@@ -99,6 +104,41 @@ class Inputs:
         for line in source:
             kept.write(line if isinstance(line, bytes) else str(line).encode(errors="surrogateescape"))
         sys.stdin = io.TextIOWrapper(_Rewound(kept))
+
+
+def _sources(paths: Any) -> list[Source]:
+    """Paths and data sets as they are; pictures, each run of them as one source."""
+    single = isinstance(paths, str | os.PathLike) or is_picture(paths) or not isinstance(paths, Iterable)
+    sources: list[Any] = []
+    for path in [paths] if single else paths:
+        if not is_picture(path):
+            sources.append(path)
+        elif sources and isinstance(sources[-1], _Pictures):
+            sources[-1].pictures.append(path)
+        else:
+            sources.append(_Pictures([path]))
+    return sources
+
+
+@dataclass
+class _Pictures:
+    """Pictures of the caller's as a source, in the way of a DataSet."""
+
+    pictures: list[Any]
+    name: str = "pictures"
+
+    def images(self) -> Iterator[FoundImage]:
+        """Inputs called after the files that they say they are from, else image-0, image-1 ..."""
+        for number, picture in enumerate(self.pictures):
+            path = name_of(picture) or f"image-{number}"
+            try:
+                yield FoundImage(path, path, content=encoded(picture))
+            except M3ScoreError as error:
+                yield FoundImage(path, path, error.reason)
+
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.pictures)
 
 
 class _Rewound(io.BufferedReader):

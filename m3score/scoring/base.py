@@ -11,8 +11,8 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -91,7 +91,8 @@ class ScorerOptions:
 class Scorer(Protocol):
     """Scores pictures. Made of its Options; whatever it loads, it loads then."""
 
-    Options: ClassVar[type[ScorerOptions]]
+    Options: ClassVar[Any]
+    """A ScorerOptions class."""
     traced: ClassVar[bool]
     """Whether its results have trace rows."""
 
@@ -250,15 +251,15 @@ class PictureScorer(ABC):
         return f"by {type(self).__name__.removesuffix('Scorer').lower()}"
 
     def identity(self) -> Mapping[str, Any]:
-        """The measure's version."""
-        return {"version": self.VERSION}
+        """The measure's version and its options."""
+        return {"version": self.VERSION, **asdict(self.options)}
 
-    @classmethod
     @abstractmethod
-    def measure(cls, source: str | bytes, *, max_pixels: int, max_bytes: int) -> dict[str, Any]:
+    def measure(self, source: str | bytes, *, max_pixels: int, max_bytes: int) -> dict[str, Any]:
         """Columns of one picture, given as its path or bytes: complexity, width, height and those of its own.
 
-        Runs in a worker process; M3ScoreError where the picture can't be opened.
+        Runs in a worker process, where the scorer is made anew of its options (if these are numbers and
+        texts); M3ScoreError where the picture can't be opened.
         """
 
     def stream(
@@ -268,11 +269,12 @@ class PictureScorer(ABC):
         from m3score.images.parallel import map_images
 
         where = f"{type(self).__module__}:{type(self).__qualname__}"
+        told = tuple(asdict(self.options).items())
         # A class of a notebook or a function is not to be had in another process: threads of this one, then.
         elsewhere = type(self).__module__ != "__main__" and "<locals>" not in where
-        work: Callable[[_Job], _Measured] = _measured_there if elsewhere else partial(_measured, type(self))
+        work: Callable[[_Job], _Measured] = _measured_there if elsewhere else partial(_measured, self)
         jobs = (
-            (where, item.shown, None if item.error else item.source, item.error,
+            (where, told, item.shown, None if item.error else item.source, item.error,
              limits.max_pixels, limits.max_bytes)
             for item in items
         )  # fmt: skip
@@ -280,18 +282,24 @@ class PictureScorer(ABC):
             yield Scored(row, transient=transient)
 
 
-_Job = tuple[str, str, Any, "str | None", int, int]
+_Job = tuple[str, tuple[tuple[str, Any], ...], str, Any, "str | None", int, int]
 _Measured = tuple[dict[str, Any], bool]
 
 
 def _measured_there(job: _Job) -> _Measured:
     """In a worker process."""
-    return _measured(load_object(job[0]), job)
+    return _measured(_made(job[0], tuple(map(tuple, job[1]))), job)
 
 
-def _measured(scorer: type[PictureScorer], job: _Job) -> _Measured:
+@lru_cache(maxsize=4)
+def _made(where: str, told: tuple[tuple[str, Any], ...]) -> PictureScorer:
+    kind: type[PictureScorer] = load_object(where)
+    return kind(kind.Options(**dict(told)))
+
+
+def _measured(scorer: PictureScorer, job: _Job) -> _Measured:
     """A row, and whether its error is transient."""
-    _, path, source, known, max_pixels, max_bytes = job
+    _, _, path, source, known, max_pixels, max_bytes = job
     if known is not None:
         return {"path": path, "error": known}, False
     try:
@@ -302,7 +310,7 @@ def _measured(scorer: type[PictureScorer], job: _Job) -> _Measured:
 
 
 def _lost(job: _Job, error: M3ScoreError) -> _Measured:
-    return {"path": job[1], "error": error.reason}, error.transient
+    return {"path": job[2], "error": error.reason}, error.transient
 
 
 def load_object(where: str) -> Any:

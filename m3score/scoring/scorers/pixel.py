@@ -90,10 +90,9 @@ class _PixelScorer(PictureScorer):
 
     name: ClassVar[str]
 
-    @classmethod
-    def measure(cls, source: str | bytes, *, max_pixels: int, max_bytes: int) -> dict[str, Any]:
+    def measure(self, source: str | bytes, *, max_pixels: int, max_bytes: int) -> dict[str, Any]:
         """See PictureScorer."""
-        value, (width, height) = baseline(cls.name, source, max_pixels=max_pixels, max_bytes=max_bytes)
+        value, (width, height) = baseline(self.name, source, max_pixels=max_pixels, max_bytes=max_bytes)
         return {"complexity": value, "width": width, "height": height}
 
 
