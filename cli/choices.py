@@ -28,20 +28,6 @@ class Sufficiency(StrEnum):
     consistent = "consistent"
 
 
-class Scorer(StrEnum):
-    """What makes scores: the model, a predictor of it, both (cascade), or one of
-    m3score.scoring.scorers.SCORERS."""
-
-    model = "model"
-    predictor = "predictor"
-    cascade = "cascade"
-    jpeg = "jpeg"
-    edges = "edges"
-    entropy = "entropy"
-    cat = "cat"
-    alit = "alit"
-
-
 class Engine(StrEnum):
     """Where the work is done."""
 

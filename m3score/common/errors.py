@@ -26,6 +26,15 @@ class M3ScoreError(ValueError):
             self.transient = transient
 
 
+class OutputError(M3ScoreError):
+    """An output can't be written: the disk is full, say. Nothing that was done before is lost."""
+
+    @classmethod
+    def of(cls, error: OSError, path: object) -> OutputError:
+        """What the system says about writing to `path`."""
+        return cls(f"cannot write ({error.strerror or error}).", subject=str(path))
+
+
 class MissingExtraError(M3ScoreError):
     """An optional dependency is not installed; the message holds the pip line that installs it."""
 

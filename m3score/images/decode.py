@@ -23,6 +23,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import IO, TypeAlias
 
@@ -36,6 +37,7 @@ from m3score.images.video import VIDEO_SUFFIXES, looks_like_video, video_grid, v
 
 __all__ = [
     "ImageSource",
+    "asking_before_large",
     "image_suffixes",
     "open_image",
     "open_reduced",
@@ -50,8 +52,7 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndar
 LARGE = 16_777_216
 """Pixels of a picture whose decoding takes memory worth speaking of."""
 
-before_large: Callable[[int], None] = lambda pixels: None  # noqa: E731
-"""Called before a picture of more than LARGE pixels is decoded. Worker processes wait for their turn here."""
+_ask_before_large: ContextVar[Callable[[int], None] | None] = ContextVar("ask_before_large", default=None)
 
 _PIXELS_AT_ONCE = 2**22
 
@@ -71,6 +72,20 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+
+
+@contextmanager
+def asking_before_large(ask: Callable[[int], None]) -> Iterator[None]:
+    """In here, `ask` is called with a picture's pixels before more than LARGE of them are decoded.
+
+    Worker processes wait for their turn so, whatever they run: it is not for every function between them and
+    the picture to hand this on.
+    """
+    before = _ask_before_large.set(ask)
+    try:
+        yield
+    finally:
+        _ask_before_large.reset(before)
 
 
 @lru_cache(maxsize=1)
@@ -107,7 +122,8 @@ def open_image(
 
     Args:
         source: a path, the bytes of an image file, a PIL image, or a numpy array: uint8 of shape (H, W),
-            (H, W, 1), (H, W, 3) or (H, W, 4), or uint16 of shape (H, W).
+            (H, W, 1), (H, W, 3) or (H, W, 4), or uint16 of shape (H, W); or what given.as_source makes one
+            of these of.
         max_pixels: refuse, before decoding, an image of more pixels than this.
         max_bytes: refuse, before reading, a file (or bytes) of more bytes than this.
 
@@ -138,18 +154,21 @@ def _open(
     source: ImageSource, max_pixels: int, max_bytes: int, side: int | None
 ) -> tuple[Image.Image, tuple[int, int]]:
     """The image, at least `side` pixels long where it is a file that can be reduced, and its full size."""
+    if not isinstance(source, str | os.PathLike | bytes | Image.Image):
+        from m3score.images.given import as_source  # which needs this module
+
+        source = as_source(source)
     with _quiet_pillow():
         if isinstance(source, np.ndarray):
             return _to_rgb(_from_array(source), "the array", max_pixels)
         if isinstance(source, Image.Image):  # never reduced: it is the caller's, and would stay so
             name = getattr(source, "filename", "") or "the image"
             return _to_rgb(source, printable(name), max_pixels)
-        if isinstance(source, bytes | bytearray | memoryview):
-            data = bytes(source)
-            if not data:
+        if isinstance(source, bytes):
+            if not source:
                 raise M3ScoreError("no data (0 bytes)", subject="the image")
-            check_bytes(len(data), "the image", max_bytes)
-            return _decode(io.BytesIO(data), "the image", max_pixels, side)
+            check_bytes(len(source), "the image", max_bytes)
+            return _decode(io.BytesIO(source), "the image", max_pixels, side)
         if isinstance(source, str | os.PathLike):
             name = printable(source)
             with open_regular(source, max_bytes) as file:
@@ -182,8 +201,8 @@ def _to_rgb(
 ) -> tuple[Image.Image, tuple[int, int]]:
     _check_pixels(image.size, name, max_pixels)
     full = image.size
-    if full[0] * full[1] > LARGE:
-        before_large(full[0] * full[1])
+    if full[0] * full[1] > LARGE and (ask := _ask_before_large.get()):
+        ask(full[0] * full[1])
     try:
         if side is not None and max(full) > side:
             image.draft(None, (math.ceil(full[0] * side / max(full)), math.ceil(full[1] * side / max(full))))

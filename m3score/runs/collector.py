@@ -6,6 +6,7 @@ worked on is done once more. Of every input eight bytes are in memory: the place
 
 from __future__ import annotations
 
+import tempfile
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,10 +15,10 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from m3score.common.errors import M3ScoreError
+from m3score.common.errors import OutputError
 from m3score.data.discover import FoundImage
 from m3score.runs.external_sort import external_sort
-from m3score.runs.input_state import digest_of, has_changed, is_same, key_of
+from m3score.runs.input_state import digest_of, has_changed, input_key, is_same
 from m3score.runs.journal import Journal, Record
 
 HASHERS = 2
@@ -44,6 +45,8 @@ class Collector:
         self.on_skip = on_skip or (lambda item: None)
         self.skipped = 0
         self.made = 0
+        self.again = 0
+        """Inputs that an earlier run did, and that are done again with the rest of their block."""
         self._places = array("q")
         self._waiting: deque[_Waiting] = deque()
         self._changed: list[tuple[int, FoundImage]] = []
@@ -53,7 +56,7 @@ class Collector:
         """The inputs that no earlier run did. Every one of them has to be answered by `keep`, in order."""
         items = iter(found)
         while chunk := list(islice(items, self.block)):
-            keys = [key_of(item) for item in chunk]
+            keys = [input_key(item) for item in chunk]
             places = [self._earlier(key) for key in keys]
             if all(place is not None for place in places):
                 self._places.extend(place for place in places if place is not None)
@@ -61,6 +64,7 @@ class Collector:
                 for item in chunk:
                     self.on_skip(item)
                 continue
+            self.again += sum(place is not None for place in places)
             for item, key in zip(chunk, keys, strict=True):
                 self._places.append(_NOT_YET)
                 yield self._given(len(self._places) - 1, item, key)
@@ -69,7 +73,7 @@ class Collector:
         """Inputs that were replaced or deleted while they were worked on, to be done again, as in `to_do`."""
         again, self._changed = self._changed, []
         for number, item in again:
-            yield self._given(number, item, key_of(item))
+            yield self._given(number, item, input_key(item))
 
     def keep(
         self, row: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = (), *, transient: bool = False
@@ -118,14 +122,15 @@ class Collector:
 def ranked_rows(rows: Iterable[dict[str, Any]], *, folder: str | None = None) -> Iterator[dict[str, Any]]:
     """Score rows with their rank: most complex first, ties by path, those that failed last.
 
-    `folder` is where temporary files may lie. M3ScoreError if they can't be written.
+    `folder` is where temporary files may lie. OutputError if they can't be written.
     """
     try:
         ordered = external_sort(rows, _most_complex_first, folder=folder)
         for rank, row in enumerate(ordered, 1):
             yield {**row, "rank": None if row.get("complexity") is None else rank}
     except OSError as error:
-        raise M3ScoreError(f"cannot sort the table in {folder} ({error.strerror or error}).") from error
+        place = folder or tempfile.gettempdir()
+        raise OutputError(f"cannot sort the table ({error.strerror or error}).", subject=place) from error
 
 
 def _most_complex_first(row: Mapping[str, Any]) -> tuple[bool, float, str]:

@@ -25,7 +25,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from m3score.common.errors import M3ScoreError
+from m3score.common.errors import M3ScoreError, OutputError
 from m3score.tables.schema import printable
 
 try:
@@ -317,9 +317,10 @@ class _says_so:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
-            raise M3ScoreError(
-                f"{printable(str(self.path))}: cannot write ({error.strerror or error}); what is done is "
-                "kept: give the same command again, when that is mended, to go on."
+            raise OutputError(
+                f"cannot write ({error.strerror or error}); what is done is kept: give the same command "
+                "again, when that is mended, to go on.",
+                subject=printable(str(self.path)),
             ) from error
 
 

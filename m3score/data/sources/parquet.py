@@ -10,6 +10,7 @@ from m3score.common.errors import M3ScoreError, one_line
 from m3score.common.limits import MAX_EMBEDDED_BYTES
 from m3score.data.item import Columns, FoundImage, too_large
 from m3score.data.questions import Question
+from m3score.data.references import is_missing, read_texts
 from m3score.images.decode import system_error
 
 SUFFIXES = (".parquet", ".pq")
@@ -52,26 +53,24 @@ def chosen_columns(name: str, there: Sequence[str], images: Sequence[str], wante
 
 def questions_of(row: Mapping[str, Any], columns: Columns) -> tuple[Question, ...]:
     """What a row asks about its image; M3ScoreError if that makes no sense."""
-    from m3score.data.questions import as_question
-
     asked = row[columns.question] if columns.question else None
-    if asked is None:
+    if is_missing(asked):
         return ()
     answers = row[columns.answers] if columns.answers else None
     if isinstance(asked, str):
-        return (as_question(asked, _texts(answers)),)
+        return (Question(asked, read_texts(answers, columns.answers or "answers")),)
     if not isinstance(asked, list | tuple):
         raise M3ScoreError(f"a question has to be a text or a list of texts, not {type(asked).__name__}")
-    given = [None] * len(asked) if answers is None else answers
-    if len(given) != len(asked):
-        raise M3ScoreError(f"{len(asked)} questions with {len(given)} answers")
-    return tuple(as_question(one, _texts(own)) for one, own in zip(asked, given, strict=True))
+    given: Any = [None] * len(asked) if is_missing(answers) else answers
+    if not isinstance(given, list | tuple) or len(given) != len(asked):
+        raise M3ScoreError(f"{len(asked)} questions need a list with the answers of each, not {given!r:.100}")
+    return tuple(_asked(*one, columns) for one in zip(asked, given, strict=True))
 
 
-def _texts(answers: Any) -> tuple[str, ...] | None:
-    if answers is None:
-        return None
-    return tuple(str(one) for one in answers) if isinstance(answers, list | tuple) else (str(answers),)
+def _asked(text: Any, answers: Any, columns: Columns) -> Question:
+    if not isinstance(text, str):
+        raise M3ScoreError(f"a question has to be a text, not {text!r:.100}")
+    return Question(text, read_texts(answers, columns.answers or "answers"))
 
 
 def row_image(
