@@ -1,4 +1,4 @@
-"""Making and judging M3 models and predictors: drawings with known answers, training, benchmarks, calibration.
+"""Making and judging M3 models and predictors: drawings, training, benchmarks, calibration.
 
 Knows every room of m3score; none of them knows it.
 """

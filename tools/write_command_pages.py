@@ -15,7 +15,9 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "commands"
-_NOTE = "<!-- Written by tools/write_command_pages.py from the command's own help; a test compares them. -->\n"
+_NOTE = (
+    "<!-- Written by tools/write_command_pages.py from the command's own help; a test compares them. -->\n"
+)
 _TYPES = {int: "N", float: "NUMBER", Path: "PATH"}
 
 
@@ -39,8 +41,8 @@ def _overview(commands: dict[str, str]) -> str:
 |---|---|
 {rows}
 `m3score --version` shows the version. `m3score --install-completion` teaches your shell (bash, zsh, fish,
-PowerShell) to complete commands and options after Tab. The table goes to `--out` or to stdout, everything else to
-stderr. Only a terminal gets colours; `NO_COLOR` and `FORCE_COLOR` are heeded.
+PowerShell) to complete commands and options after Tab. The table goes to `--out` or to stdout, everything else
+to stderr. Only a terminal gets colours; `NO_COLOR` and `FORCE_COLOR` are heeded.
 
 | exit code | meaning |
 |--:|---|
@@ -131,7 +133,9 @@ def main(arguments: list[str]) -> int:
         found = {file.name: file.read_text() for file in FOLDER.glob("*.md")}
         wrong = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
         if wrong:
-            sys.stderr.write(f"out of date: {', '.join(wrong)}; python tools/{Path(__file__).name} writes them\n")
+            sys.stderr.write(
+                f"out of date: {', '.join(wrong)}; python tools/{Path(__file__).name} writes them\n"
+            )
         return int(bool(wrong))
     FOLDER.mkdir(parents=True, exist_ok=True)
     for file in FOLDER.glob("*.md"):

@@ -21,7 +21,11 @@ MOST_FILES = 12
 
 
 def test_the_contracts_of_pyproject_are_kept() -> None:
-    command = [sys.executable, "-c", "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())"]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports())",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -38,7 +42,7 @@ def circle(arrows: dict[str, set[str]]) -> list[str]:
 def test_no_modules_import_each_other_in_a_circle() -> None:
     graph = grimp.build_graph("m3score", cache_dir=None)
     arrows = {name: set(graph.find_modules_directly_imported_by(name)) for name in graph.modules}
-    assert {"m3score.cli.main", "m3score.calibration.drawings.drawn"} <= arrows.keys()  # through the links
+    assert {"m3score.cli.main", "m3score.calibration.drawings.drawing"} <= arrows.keys()  # through the links
     assert sum(map(len, arrows.values())) > 400
     assert circle(arrows) == []
 
@@ -51,7 +55,9 @@ def test_a_circle_is_found() -> None:
 def test_a_room_says_what_it_knows(room: str) -> None:
     text = ast.get_docstring(ast.parse((ROOT / "m3score" / room / "__init__.py").read_text())) or ""
     sentences = re.findall(r"[^.]+[.](?=\s|$)", text)
-    assert len(sentences) >= 2, f"m3score/{room}/__init__.py: two sentences, what it knows and what it does not"
+    assert len(sentences) >= 2, (
+        f"m3score/{room}/__init__.py: two sentences, what it knows and what it does not"
+    )
 
 
 def _folders() -> list[Path]:
@@ -61,7 +67,7 @@ def _folders() -> list[Path]:
 
 @pytest.mark.parametrize("folder", _folders(), ids=lambda folder: str(folder.relative_to(ROOT)))
 def test_a_room_has_few_files(folder: Path) -> None:
-    files = sorted(file.name for file in folder.glob("*.py"))
+    files = sorted(file.name for file in folder.glob("*.py") if file.name != "__init__.py")
     assert len(files) <= MOST_FILES, files
 
 

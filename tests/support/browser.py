@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages, or a skip that says what is missing. In CI a missing browser fails."""
+"""A headless Chromium for tests of pages, or a skip that says what is missing (in CI: a failure)."""
 
 from __future__ import annotations
 
