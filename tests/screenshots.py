@@ -45,7 +45,7 @@ def make_report(folder: Path, drawings: Path, page: Path) -> None:
     """Rank and report, as a user would by the commands."""
     from m3score.analysis.report.page import write_report
     from m3score.data.questions import read_questions
-    from m3score.models.registry import load_model
+    from m3score.models.m3.model import load_model
     from m3score.runs.ranking import rank
     from m3score.tables.io import write_scores
 

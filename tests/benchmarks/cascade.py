@@ -45,9 +45,9 @@ def from_labels(folder: str, predictor: str) -> Found:
 
 def from_images(paths: Sequence[str], predictor: str, model: str) -> Found:
     """The same of pictures; asks the model about all of them."""
+    from m3score import load_model
     from m3score.common.limits import Limits
     from m3score.data.discover import find_images
-    from m3score.models.registry import load_model
     from m3score.routing.predict import predict_many
     from m3score.scoring.scorers.model_stream import rank_stream
 

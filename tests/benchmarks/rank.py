@@ -27,10 +27,10 @@ def child(model: str, listing: str) -> dict[str, Any]:
     """Rank what is listed, write both tables; what it took."""
     import resource
 
+    from m3score import load_model
     from m3score.common.profiling import profiled, stage
     from m3score.data.discover import find_images
     from m3score.data.loader import QuestionBook
-    from m3score.models.registry import load_model
     from m3score.runs.ranking import score_table
     from m3score.scoring.scorers.model_stream import rank_stream
     from m3score.tables.io import write_scores

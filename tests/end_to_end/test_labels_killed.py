@@ -23,7 +23,7 @@ IMAGES = 60
 SCRIPT = """
 import os, time
 from m3score.calibration.predictor import collect
-import m3score.models.registry
+import m3score
 from m3score.cli.main import main
 from tests.support.fakes import FakeAnswerer
 
@@ -35,7 +35,7 @@ class Model(FakeAnswerer):
         return super().answer_ladder(images, questions, **options)
 
 collect.SECONDS_PER_SHARD = 0.2
-m3score.models.registry.load_model = lambda name, **options: Model()
+m3score.load_model = lambda name, **options: Model()
 main()
 """
 

@@ -25,7 +25,7 @@ from m3score.models.inference.batching import MemoryGuard, free_memory
 from m3score.models.m3.config import M3Config
 from m3score.models.m3.encoder import Embedder, EncodedImage
 
-__all__ = ["EncodedImage", "M3Model"]
+__all__ = ["EncodedImage", "M3Model", "load_model"]
 
 _POSITIONS_AT_ONCE = {"cpu": 16_384, "cuda": 65_536}
 """Token positions in one batch of the language model, per kind of device: more are no faster."""
@@ -260,3 +260,29 @@ def _stop_ids(hf_model: Any, tokenizer: Any) -> frozenset[int]:
     if configured is None:
         return frozenset()
     return frozenset([configured] if isinstance(configured, int) else configured)
+
+
+def load_model(
+    name_or_path: str | Path,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    quantize: Literal["4bit", "8bit"] | None = None,
+    revision: str | None = None,
+) -> M3Model:
+    """Load a Matryoshka multimodal model.
+
+    Args:
+        name_or_path: a bundled model ("m3-tiny"), a folder or a hub id; in the M3 authors' format (such as
+            "mucai/llava-v1.5-7b-m3") or in transformers' (model_type llava or llava_next, as `M3Model.save`
+            writes it).
+        device: "auto" (cuda, else mps, else cpu) or a torch device.
+        dtype: "auto" (bfloat16 or float16 on a GPU, float32 on a CPU), "float32", "float16" or "bfloat16".
+        quantize: "4bit" or "8bit": the language model's weights in fewer bits, through bitsandbytes.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        M3ScoreError: the model can't be loaded; the sentence names what is allowed.
+        MissingExtraError: `quantize` needs bitsandbytes, which is not installed.
+    """
+    parts = loading.load(name_or_path, device=device, dtype=dtype, quantize=quantize, revision=revision)
+    return M3Model(parts.hf_model, parts.tokenizer, parts.config, str(name_or_path), parts.folder)

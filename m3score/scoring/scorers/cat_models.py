@@ -35,7 +35,7 @@ class M3Describer:
     """An M3 model at its finest scale."""
 
     def __init__(self, folder: Path, device: Any, dtype: Any) -> None:
-        from m3score.models.registry import load_model
+        from m3score.models.m3.model import load_model
 
         self._model = load_model(str(folder), device=device, dtype=dtype)
 

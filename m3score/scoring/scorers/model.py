@@ -195,9 +195,9 @@ class ModelScorer:
 def _loaded(options: ModelOptions) -> LadderAnswerer:
     if not isinstance(options.model, str | os.PathLike):
         return options.model
-    from m3score.models.registry import load_model
+    import m3score
 
-    return load_model(os.fspath(options.model), **options.loading())
+    return m3score.load_model(os.fspath(options.model), **options.loading())
 
 
 def identity_of(model: str, revision: str | None = None) -> str:
