@@ -1,4 +1,4 @@
-"""Draw docs/ladder.png: one picture through fewer and fewer visual tokens, and what the bundled model answers.
+"""Draw docs/ladder.png: pictures through few and many visual tokens, and what the bundled model answers.
 
 python tools/draw_ladder.py    # after the bundled model was replaced; a test compares the answers
 

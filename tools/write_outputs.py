@@ -3,8 +3,9 @@
 python tools/write_outputs.py [PAGE ...]    # after a change of a model, a message or an example
 
 A `console` block holds commands after "$ ", each followed by what it writes to stdout. A `pycon` block is an
-interactive session, as doctest has it. Both are run in order, a page in a folder of its own that has a copy of
-examples/ and nothing else. What is shown already stays where it differs in last digits alone.
+interactive session, as doctest has it. Both are run in order, a page in a folder of its own that has a copy
+of examples/, and the blocks that have a file's name as their title. What is shown already stays where it
+differs in last digits alone.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ sys.path.insert(0, str(ROOT))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WIDTH = 88
 _BLOCK = re.compile(r"^```(console|pycon)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_FILE = re.compile(r'^```\w+ title="([^"]+)"\n(.*?)^```', re.DOTALL | re.MULTILINE)
 _NUMBER = re.compile(r"\d+\.\d+")
 
 
 def with_outputs(page: str) -> str:
     """A page with what its examples print now. Works in the current folder."""
     names: dict[str, object] = {"__name__": "__main__"}
+    for name, content in _FILE.findall(page):
+        Path(name).write_text(content)
 
     def redone(block: re.Match[str]) -> str:
         language, shown = block.groups()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import shutil
 import struct
 import time
 import zlib
@@ -249,6 +250,20 @@ def test_a_pipe_that_takes_a_files_place_is_not_opened(
 
 
 NAMES = [b"new\nline.png", b"quote\"'.png", b"=cmd().png", b"<script>.png", b"caf\xe9.png", b"a;b,c.png"]
+
+
+def test_the_working_folder_may_change_and_the_old_one_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(_png(noise()))
+    with Decoder() as decode:  # holds the worker: the next call is its second
+        monkeypatch.chdir(tmp_path / "one")
+        assert decode("a.png").size == (40, 30)
+        monkeypatch.chdir(tmp_path / "two")
+        shutil.rmtree(tmp_path / "one")
+        assert decode("a.png").size == (40, 30)
 
 
 def test_each_hostile_input_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
