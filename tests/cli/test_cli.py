@@ -315,8 +315,8 @@ def test_info(monkeypatch: pytest.MonkeyPatch) -> None:
 SLOW = """
 import sys, time
 from pathlib import Path
-import m3score
 from m3score.cli.main import main
+from m3score.models.m3 import model
 from tests.support.fakes import FakeAnswerer
 
 class Slow(FakeAnswerer):
@@ -326,7 +326,7 @@ class Slow(FakeAnswerer):
             time.sleep(30)
         return super().answer_ladder(*arguments, **options)
 
-m3score.load_model = lambda name, **options: Slow()
+model.load_model = lambda name, **options: Slow()
 main()
 """
 
