@@ -69,7 +69,7 @@ class PixelScorer:
 
     def identity(self) -> Mapping[str, Any]:
         """The measure's version: raised when a number changes."""
-        return {"version": 1}
+        return {"version": 2}
 
     def rows(self, items: Iterable[FoundImage], limits: Limits) -> Iterator[dict[str, Any]]:
         """In worker processes."""
