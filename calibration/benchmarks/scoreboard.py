@@ -93,7 +93,7 @@ def _paper(judged: Judged, figure: Figure) -> float | None:
     headline = judged.score(judged.best).measure
     if figure.measure == headline and figure.tokens is not None:
         return paper.accuracy.get(figure.tokens)
-    if figure.rule == "first" and figure.measure == "oracle":
+    if figure.rule == "first" and figure.measure == "oracle" and figure.unsolved == "one":
         return paper.oracle_accuracy
     if figure.rule == "first" and figure.measure == "mean tokens" and figure.unsolved == "one":
         return paper.oracle_tokens
@@ -163,16 +163,17 @@ def grids(judged: Judged) -> list[Grid]:
     oracle = []
     for rule, said in (("stays", "stays right at finer scales"), ("first", "first right answer (paper)")):
         means = [judged.get("mean tokens", rule=rule, unsolved=name).value for name in UNSOLVED]
-        right, solved = (judged.get(name, rule=rule).value for name in ("oracle", "solved"))
-        oracle.append((said, _share(right), _share(solved), *map(_mean, means)))
+        scores = [judged.get("oracle", rule=rule, unsolved=name).value for name in UNSOLVED]
+        cells = [f"{_share(score)} at {_mean(mean)}" for score, mean in zip(scores, means, strict=True)]
+        oracle.append((said, _share(judged.get("solved", rule=rule).value), *cells))
     if paper and paper.oracle_accuracy is not None:
         named = f"{paper.title} in the paper"
-        oracle.append((named, f"{paper.oracle_accuracy:.1f}", "", f"{paper.oracle_tokens:.1f}", "", ""))
+        oracle.append((named, "", f"{paper.oracle_accuracy:.1f} at {paper.oracle_tokens:.1f}", "", ""))
     return [
         Grid(f"{judged.task.title}: {_headline(judged)} by scale", (*header, *beside), tuple(body)),
         Grid(
             "Oracle: each question at the fewest tokens that are enough",
-            ("rule", "score", "solved", *(f"mean tokens, {word}" for word in words)),
+            ("rule", "solved", *(f"score at mean tokens, {word}" for word in words)),
             tuple(oracle),
         ),
     ]
@@ -264,7 +265,10 @@ def overview(all_judged: Sequence[Judged]) -> Grid:
     body = [
         (str(t), *(_share(j.score(t).value) if t in j.ladder else "" for j in all_judged)) for t in ladder
     ]
-    oracle = ("oracle score", *(_share(j.get("oracle", rule="first").value) for j in all_judged))
+    oracle = (
+        "oracle score",
+        *(_share(j.get("oracle", rule="first", unsolved="one").value) for j in all_judged),
+    )
     means = [j.get("mean tokens", rule="first", unsolved="one").value for j in all_judged]
     needed = ("needs", *(str(j.needed) for j in all_judged))
     return Grid(
@@ -326,9 +330,9 @@ def _panel(axes: Any, judged: Judged) -> None:
         judged.ladder, [100 * s.low for s in scores], [100 * s.high for s in scores], alpha=0.18, lw=0
     )
     axes.plot(judged.ladder, [100 * s.value for s in scores], "o-", ms=5, label=judged.model)
-    oracle = 100 * judged.get("oracle", rule="first").value
     for unsolved, marker in (("one", "*"), ("finest", "P")):
         mean = judged.get("mean tokens", rule="first", unsolved=unsolved).value
+        oracle = 100 * judged.get("oracle", rule="first", unsolved=unsolved).value
         label = f"oracle, {_WORDS[unsolved].format(finest=judged.ladder[-1])}"
         axes.plot([mean], [oracle], marker, ms=11, color="tab:red", label=label)
     paper = published(judged)

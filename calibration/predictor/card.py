@@ -119,8 +119,10 @@ def verdict_lines(verdict: Verdict) -> list[str]:
         f"known answer; {verdict.solved:.1%} solved; {verdict.non_monotone:.1%} answered at some scale and "
         "not at a finer one.",
         "",
-        f"Accuracy of fixed scales: {fixed}. The oracle: {verdict.oracle[1]:.1%} at {verdict.oracle[0]:.1f} "
-        f"tokens of {finest} (unsolved questions at the coarsest scale).",
+        f"Accuracy of fixed scales: {fixed}. The oracle, which no router can beat (the fewest "
+        f"tokens that are right, the coarsest scale for the unsolved): {verdict.oracle[1]:.1%} at "
+        f"{verdict.oracle[0]:.1f} tokens of {finest}. Required tokens, right there and at every finer scale: "
+        f"{verdict.stays[1]:.1%} at {verdict.stays[0]:.1f}.",
         "",
     ]
     for form in verdict.forms:

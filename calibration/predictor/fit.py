@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from m3score.calibration.predictor import frontier
 from m3score.calibration.predictor.judge import FORMS, Verdict, judge
 from m3score.calibration.predictor.labels import SHARES, SPLITS, Labels, spearman
 from m3score.common.errors import M3ScoreError
 from m3score.data.questions import PROBE_PANEL
 from m3score.regressor import UNSOLVED, ScaleRegressor
+from m3score.routing import frontier
 from m3score.routing.certify import margins as all_margins
 from m3score.routing.certify import route_levels
 from m3score.routing.ensemble import Ensemble

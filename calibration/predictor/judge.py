@@ -1,7 +1,8 @@
 """How well a router does on labels that it never saw, always beside what it has to beat.
 
 Baselines at equal mean tokens: every fixed scale, the best random mixing of scales, a regressor that sees
-the image's size alone. Ceiling: the oracle. Knows predictions and labels; fits nothing.
+the image's size alone. Ceiling: the oracle (the fewest tokens that are right, whatever finer scales say).
+Knows predictions and labels; fits nothing.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from m3score.calibration.predictor import frontier
-from m3score.calibration.predictor.frontier import Curve
 from m3score.calibration.predictor.labels import Labels, spearman
+from m3score.routing import frontier
 from m3score.routing.certify import route_levels
+from m3score.routing.frontier import Curve
 from m3score.routing.prices import levels
 
 FIXED, MIXING, ORACLE, SIZE = "fixed scales", "random mixing", "oracle", "size alone"
+STAYS = "required tokens"
 FORMS = ("image only", "image and question")
 _DRAWS = 1000
 """Bootstrap draws of images for intervals."""
@@ -92,14 +94,21 @@ class Verdict:
     fixed: dict[int, float]
     """Accuracy of each fixed scale."""
     oracle: tuple[float, float]
-    """Mean tokens and accuracy of the oracle: required tokens, the coarsest scale for the unsolved."""
+    """Mean tokens and accuracy of the ceiling: the first scale that answers, the coarsest for the unsolved."""
+    stays: tuple[float, float]
+    """The same of required tokens, which also have to hold at every finer scale: no ceiling."""
     forms: tuple[Judged, ...]
     curves: dict[str, Curve]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields, without the curves."""
         fields = {name: value for name, value in self.__dict__.items() if name not in ("forms", "curves")}
-        return {**fields, "oracle": list(self.oracle), "forms": [form.to_dict() for form in self.forms]}
+        return {
+            **fields,
+            "oracle": list(self.oracle),
+            "stays": list(self.stays),
+            "forms": [form.to_dict() for form in self.forms],
+        }
 
     def marks(self) -> dict[str, tuple[float, float]]:
         """Certified points of the last form, for the picture."""
@@ -135,7 +144,8 @@ def judge(
     curves = {
         FIXED: frontier.fixed_scales(sufficient, ladder),
         MIXING: frontier.mixing(sufficient, ladder),
-        ORACLE: frontier.oracle(sufficient, ladder),
+        ORACLE: frontier.ceiling(sufficient, ladder),
+        STAYS: frontier.stays(sufficient, ladder),
     }
     if size is not None:
         curves[SIZE] = frontier.routed(size, sufficient, ladder)
@@ -171,6 +181,7 @@ def judge(
         non_monotone=float((sufficient[:, :-1] & ~sufficient[:, 1:]).any(axis=1).mean()),
         fixed={tokens: float(value) for tokens, value in zip(ladder, accuracy, strict=True)},
         oracle=(float(curves[ORACLE].tokens[-1]), float(curves[ORACLE].accuracy[-1])),
+        stays=(float(curves[STAYS].tokens[-1]), float(curves[STAYS].accuracy[-1])),
         forms=tuple(forms),
         curves=curves,
     )
