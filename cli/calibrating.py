@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -69,6 +70,51 @@ def collect(
     return folders
 
 
+def say_what_a_promise_needs(
+    found: dict[str, Source | None],
+    limit: int | None,
+    shares: tuple[float, ...],
+    max_drop: float,
+    confidence: float,
+    per: str,
+    anyway: bool,
+    console: Console,
+) -> None:
+    """Before anything is asked: how many images it takes to certify something, and how many there are.
+
+    Raises M3ScoreError where there are too few, unless `anyway`.
+    """
+    from m3score.calibration.predictor.collect import open_collection
+    from m3score.routing.certify import images_needed
+
+    needed, share = images_needed(max_drop, confidence), shares[1] / sum(shares)
+    counts = [
+        open_collection(name).traces()["image"].nunique() if source is None else _count(source, limit)
+        for name, source in found.items()
+    ]
+    more = " (more where images have unequal numbers of questions)" if per == "question" else ""
+    promise = (
+        f"A promise of at most {max_drop:.4g} lost per {per}, at confidence {confidence:.4g}, needs at least "
+        f"{needed:,} calibration images{more}; with {share:.0%} of the images for calibration that is "
+        f"{math.ceil(needed / share - 1e-9):,} in all."
+    )
+    known = [count for count in counts if count is not None]
+    if len(known) < len(counts):
+        console.print(plain(f"{promise} How many there are shows when all are read."))
+        return
+    there = f"There are {sum(known):,}."
+    if sum(known) * share >= needed:
+        console.print(plain(f"{promise} {there}"))
+        return
+    least = -math.expm1(math.log1p(-confidence) / max(1, int(sum(known) * share)))
+    if not anyway:
+        raise M3ScoreError(
+            f"{promise} {there} Give more images, or --max-drop {math.ceil(1000 * least) / 1000:g} or more; "
+            "--anyway fits a predictor that promises nothing."
+        )
+    console.print(f"[yellow]{plain(f'{promise} {there} Nothing will be certified.')}[/]")
+
+
 def _repeat(advance: Callable[[], None], times: int) -> None:
     for _ in range(times):
         advance()
@@ -102,6 +148,7 @@ def fit(
     sufficiency: str,
     max_drop: float,
     confidence: float,
+    per: str,
     seed: int,
     workers: int | None,
     console: Console,
@@ -142,12 +189,11 @@ def fit(
             shares=shares,
             max_drop=max_drop,
             confidence=confidence,
+            per=per,
             tests=further,
+            facts={"sufficiency": str(sufficiency)} | ({"frames": first.frames} if first.frames else {}),
             progress=say,
         )
-    fitted.predictor.data["sufficiency"] = str(sufficiency)
-    if first.frames is not None:
-        fitted.predictor.data["frames"] = first.frames
     return fitted
 
 
@@ -163,6 +209,7 @@ def write(
     folder: Path,
     max_drop: float,
     confidence: float,
+    per: str,
     notes: str,
     console: Console,
 ) -> int:
@@ -182,12 +229,12 @@ def write(
     write_whole(folder / "card.md", card.encode())
     told = [verdict.to_dict() for verdict in fitted.verdicts]
     write_whole(folder / "results.json", json.dumps(told, indent=1).encode())
-    write_frontiers(
-        fitted.verdicts, folder, f"{predictor.model}: accuracy kept against visual tokens", console
-    )
+    write_frontiers(fitted.verdicts, folder, f"{predictor.model}: accuracy against visual tokens", console)
     asked = predictor.with_question is not None
-    certificate = predictor.certificate(max_drop, confidence, with_question=asked)
+    certificate = predictor.certificate(max_drop, confidence, with_question=asked, per=per)
     console.print(f"{plain(certificate.note)}")
+    if weak := fitted.verdicts[0].weakness(predictor.model):
+        console.print(f"[yellow]{plain(weak)}[/]")
     for form in fitted.verdicts[0].forms:
         point = form.points[0]
         console.print(
@@ -210,7 +257,8 @@ def write_frontiers(verdicts: Any, folder: Path, title: str, console: Console) -
         stem = "frontier" if number == 1 else f"frontier-{number}"
         write_csv(verdict.curves, folder / f"{stem}.csv")
         try:
-            write_png(verdict.curves, folder / f"{stem}.png", f"{title} ({verdict.name})", verdict.marks())
+            named = f"{title} ({verdict.name})"
+            write_png(verdict.curves, folder / f"{stem}.png", named, verdict.marks(), kept=not verdict.weak)
         except MissingExtraError as error:
             if number == 1:
                 console.print(f"[yellow]{plain(error)}[/]")

@@ -28,6 +28,13 @@ class Sufficiency(StrEnum):
     consistent = "consistent"
 
 
+class Promise(StrEnum):
+    """The values are those of m3score.routing.certify.PROMISES."""
+
+    image = "image"
+    question = "question"
+
+
 class Scorer(StrEnum):
     """What makes scores: the model, a predictor of it, both (cascade), or one of
     m3score.scoring.scorers.SCORERS."""

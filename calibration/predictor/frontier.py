@@ -54,6 +54,8 @@ def write_png(
     path: Path,
     title: str,
     marks: Mapping[str, tuple[float, float]] | None = None,
+    *,
+    kept: bool = True,
 ) -> None:
     """Accuracy kept (% of the finest scale's) against mean tokens, on a log axis.
 
@@ -62,6 +64,7 @@ def write_png(
         path: of the PNG.
         title: above the picture.
         marks: operating points by name: (mean tokens, accuracy).
+        kept: as a share of the finest scale's; else plain accuracy, as where that is close to nothing.
 
     Raises MissingExtraError without matplotlib.
     """
@@ -70,7 +73,7 @@ def write_png(
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError("The picture of the frontier", "plot") from None
-    whole = _finest(curves)
+    whole = _finest(curves) if kept else 1.0
     figure = Figure(figsize=(7.2, 4.8), dpi=140, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -97,7 +100,7 @@ def write_png(
         axes.set_xticks(ticks, [f"{tokens:g}" for tokens in ticks])
     axes.minorticks_off()
     axes.set_xlabel("mean visual tokens per grid (log axis)")
-    axes.set_ylabel("accuracy kept, % of the finest scale's")
+    axes.set_ylabel("accuracy kept, % of the finest scale's" if kept else "accuracy, %")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8, loc="best", framealpha=0.6)

@@ -104,6 +104,11 @@ def calibrate(
     ] = None,
     max_drop: options.MaxDrop = 0.02,
     confidence: options.Confidence = 0.95,
+    per: options.Per = options.Promise.image,
+    anyway: Annotated[
+        bool,
+        typer.Option("--anyway", help="Go on where there are too few images for any promise."),
+    ] = False,
     notes: Annotated[
         Path | None,
         typer.Option("--notes", metavar="FILE", help="Markdown to put into the predictor's card."),
@@ -126,7 +131,8 @@ def calibrate(
     """Calibrate a predictor on your own traffic: ask the model at every scale, then fit, certify and judge.
 
     Images are split into three parts that share nothing: one to fit on, one that certifies the safety
-    margins, and one to test on. Without --out or with --collect-only, only labels are collected.
+    margins, and one to test on. How many images a promise needs is said before any is asked about. Without
+    --out or with --collect-only, only labels are collected.
     """
     console = set_up(quiet=quiet, verbose=verbose)
     _check(out, work, collect_only, overwrite, max_drop, confidence)
@@ -142,6 +148,10 @@ def calibrate(
         name: None if _collected(name) else find_source(name, seed=seed, **asked)  # type: ignore[arg-type]
         for name in dict.fromkeys(sources)
     }
+    if out is not None and not collect_only:
+        calibrating.say_what_a_promise_needs(
+            found, limit, parts, max_drop, confidence, per.value, anyway, console
+        )
     how = {"limit": limit, "feature_set": features.value, "max_new_tokens": max_new_tokens,
            "batch_size": batch_size or "auto", "workers": workers, "overwrite": overwrite}  # fmt: skip
     loading = {"device": device, "dtype": dtype, "quantize": quantize, "revision": revision}
@@ -150,10 +160,10 @@ def calibrate(
         calibrating.say_collected(folders, console)
         return
     fitted = calibrating.fit(
-        folders, test or [], parts, sufficiency, max_drop, confidence, seed, workers, console
+        folders, test or [], parts, sufficiency, max_drop, confidence, per.value, seed, workers, console
     )
     failed = calibrating.write(
-        fitted, out, report or out.with_suffix(".report"), max_drop, confidence, text, console
+        fitted, out, report or out.with_suffix(".report"), max_drop, confidence, per.value, text, console
     )
     if failed:
         raise typer.Exit(SOME_FAILED)

@@ -139,5 +139,5 @@ def _report(
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"# {predictor.model} on {name}", "", *verdict_lines(verdict)]
     write_whole(folder / "report.md", ("\n".join(lines).rstrip() + "\n").encode())
-    write_frontiers([verdict], folder, f"{predictor.model}: accuracy kept against visual tokens", console)
+    write_frontiers([verdict], folder, f"{predictor.model}: accuracy against visual tokens", console)
     console.print(f"Wrote {plain(folder)}.")

@@ -44,6 +44,7 @@ def predict(
     predictor: options.PredictorOption = "m3-tiny",
     max_drop: options.MaxDrop = 0.02,
     confidence: options.Confidence = 0.95,
+    per: options.Per = options.Promise.image,
     mean_tokens: options.MeanTokens = None,
     frames: options.Frames = None,
     workers: options.Workers = None,
@@ -63,7 +64,8 @@ def predict(
     """Predict the scale for each image: the visual tokens to give a model so that its answers hold.
 
     Every input is one row, in the order of the inputs: an image that can't be read has its reason in the
-    column error.
+    column error. A picture unlike those that the predictor was calibrated on gets the finest scale; it is not
+    certified, and the column reason says why.
     """
     console = set_up(quiet=quiet, verbose=verbose)
     check_target(out, format, overwrite=overwrite, out=out)
@@ -78,7 +80,9 @@ def predict(
     if mean_tokens is not None:
         loaded.price(mean_tokens, with_question=question is not None)  # complains by itself
     else:
-        certificate = loaded.certificate(max_drop, confidence, with_question=question is not None)
+        certificate = loaded.certificate(
+            max_drop, confidence, with_question=question is not None, per=per.value
+        )
         if not certificate.certified:
             console.print(f"[yellow]{plain(certificate.note)}[/]")
     search = search_for(
@@ -99,6 +103,7 @@ def predict(
         "--question": question,
         "--max-drop": max_drop,
         "--confidence": confidence,
+        "--per": per.value,
         "--mean-tokens": mean_tokens,
         "--max-pixels": max_pixels,
         "--max-bytes": max_bytes,
@@ -107,6 +112,7 @@ def predict(
     how = {
         "max_drop": max_drop,
         "confidence": confidence,
+        "per": per.value,
         "mean_tokens": mean_tokens,
         "predictor": predictor,
         "workers": workers,
@@ -149,6 +155,8 @@ def _row(prediction: Prediction) -> dict[str, Any]:
         "predicted_tokens": prediction.tokens,
         "complexity": prediction.complexity,
         "certified": prediction.certified,
+        "promise": prediction.promise,
+        "reason": prediction.reason,
         "error": prediction.error,
     }
 

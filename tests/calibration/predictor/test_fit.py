@@ -22,8 +22,8 @@ from m3score.calibration.predictor.fit import (
 )
 from m3score.calibration.predictor.judge import bootstrap, judge
 from m3score.calibration.predictor.labels import Labels
+from m3score.calibration.predictor.regressor import ScaleRegressor
 from m3score.common.errors import M3ScoreError
-from m3score.regressor import ScaleRegressor
 from m3score.routing.ensemble import Ensemble
 from m3score.routing.features.image import IMAGE_FEATURES
 from m3score.routing.frontier import lead, mixing, priced
