@@ -136,7 +136,7 @@ class Cascade(Run):
 
         def keep_prediction(one: Prediction) -> None:
             row = {"path": one.path, "complexity": one.complexity, "predicted_tokens": one.tokens}
-            self.first.keep({**row, "error": one.error, "spread": one.spread})
+            self.first.keep({**row, "error": one.error, "spread": one.spread}, transient=one.transient)
 
         self._through(self.first, found, predicted, keep_prediction, "Predicting", self._count())
         if self.interrupted:
@@ -146,7 +146,7 @@ class Cascade(Run):
         many = len(self.plan.chosen)
         if many:
             self.console.print(f"Asking the model about {many:,} of {self._seen:,} images.")
-            again = Search(self.search.paths, self.search.limit, self.search.columns)
+            again = Search(self.search.paths, self.search.limit, self.search.columns, self.search.max_bytes)
             chosen = (item for item in again.begin() if item.path in self.plan)
             self._through(self.collector, chosen, stream, keep, "Asking the model", lambda: many)
 
@@ -156,7 +156,7 @@ class Cascade(Run):
             try:
                 item = replace(item, questions=self.book.of(item.name, item.questions))
             except M3ScoreError as error:
-                return replace(item, error=item.reason(error))
+                return replace(item, error=error.reason)
         return item if self.predictor.with_question is not None else replace(item, questions=())
 
     def _choose(self) -> None:
@@ -201,16 +201,16 @@ class Cascade(Run):
     def _answered(self) -> dict[int, int]:
         """Places of the model's rows, by path_hash. Sets the line between both scores on the way.
 
-        An image on which the model failed keeps the predictor's score.
+        An image on which the model failed, as it may not next time, keeps the predictor's score.
         """
         places: dict[int, int] = {}
         pairs: list[tuple[float, float, bool]] = []
         self.model_failed = []
         for place in self.collector.places():
             record = self.journal.read(place)
-            error, complexity = record.row.get("error"), record.row.get("complexity")
-            if error and error.startswith("the model failed"):
-                self.model_failed.append(f"{record.row['path']}: {error}")
+            complexity = record.row.get("complexity")
+            if record.transient:
+                self.model_failed.append(f"{record.row['path']}: {record.row['error']}")
                 continue
             number = path_hash(record.key["path"])
             places[number] = place

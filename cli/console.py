@@ -25,6 +25,8 @@ USAGE = 2
 """Exit code: the command was not understood, or nothing could be done."""
 SOME_FAILED = 3
 """Exit code: rows were written, but some inputs failed."""
+CANNOT_WRITE = 4
+"""Exit code: an output can't be written, as when the disk is full; what was done before is kept."""
 INTERRUPTED = 130
 """Exit code: stopped by Ctrl-C or SIGTERM; what was done is kept."""
 

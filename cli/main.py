@@ -5,6 +5,8 @@ A command's module is imported when the command is used: `m3score --help` needs 
 
 from __future__ import annotations
 
+import errno
+import sys
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -12,8 +14,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from m3score.cli.console import USAGE, say_error
-from m3score.common.errors import M3ScoreError
+from m3score.cli.console import CANNOT_WRITE, USAGE, say_error
+from m3score.common.errors import M3ScoreError, OutputError
 
 COMMANDS = {
     "rank": "Rank images by how many visual tokens the model needs, most complex first",
@@ -35,9 +37,13 @@ COMMANDS = {
 folder is the command, its docstring (which begins with these words) the help, EPILOG the examples."""
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where there is no room for an output."""
+
+
 class _Group(TyperGroup):
     """Loads commands when they are asked for. Turns the errors that users can mend into one line on stderr
-    and exit code 2."""
+    and exit code 2, or 4 where a disk is full."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -65,7 +71,7 @@ class _Group(TyperGroup):
             return super().invoke(ctx)
         except M3ScoreError as error:
             say_error(str(error))
-            raise typer.Exit(USAGE) from None
+            raise typer.Exit(CANNOT_WRITE if isinstance(error, OutputError) else USAGE) from None
 
 
 def load_command(name: str) -> Any:
@@ -83,8 +89,8 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["--help", "-h"]},
     epilog="Example: [bold]m3score rank photos/ --out scores.csv[/]. Every command's --help has more.\n\n"
-    "Exit codes: 0 fine, 2 wrong usage, 3 some inputs failed (their rows say why), 130 interrupted "
-    "(what was done is kept).",
+    "Exit codes: 0 fine, 2 wrong usage, 3 some inputs failed (their rows say why), 4 an output can't be "
+    "written, as on a full disk (what was done is kept), 130 interrupted (what was done is kept).",
 )
 
 
@@ -108,4 +114,13 @@ def callback(
 
 def main() -> None:
     """Entry point of the `m3score` script."""
-    app(prog_name="m3score")
+    try:
+        app(prog_name="m3score")
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        from m3score.tables.io import drop_stdout
+
+        drop_stdout()
+        say_error(f"cannot write{f' {error.filename}' if error.filename else ''} ({error.strerror}).")
+        sys.exit(CANNOT_WRITE)

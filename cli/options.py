@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from m3score.cli.choices import Bits, Dtype, Engine, Features, Format, Promise, Rule, Scorer, Sufficiency
+from m3score.common.limits import MAX_EMBEDDED_BYTES, MAX_FILE_BYTES
 
 __all__ = ["Bits", "Dtype", "Engine", "Features", "Format", "Promise", "Rule", "Scorer", "Sufficiency"]
 """What options choose among is looked for here too."""
@@ -325,9 +326,14 @@ MaxPixels = Annotated[
     ),
 ]
 MaxBytes = Annotated[
-    int,
+    int | None,
     typer.Option(
-        "--max-bytes", min=1, metavar="N", help="A larger file is an error.", rich_help_panel=LIMITS
+        "--max-bytes",
+        min=1,
+        metavar="N",
+        help="A larger file, or image in a shard, a row or a URL, is an error.",
+        show_default=f"{MAX_FILE_BYTES} for a file, {MAX_EMBEDDED_BYTES} for the others",
+        rich_help_panel=LIMITS,
     ),
 ]
 ImageTimeout = Annotated[

@@ -101,7 +101,10 @@ class Run:
                 remove_leftovers(path)
         if self.journal.rows:
             place = "" if self.journal.path is None else f" ({plain(self.journal.path)})"
-            self.console.print(f"Going on where an earlier run stopped: {self.journal.rows:,} rows{place}.")
+            block = self.collector.block
+            again = "" if block == 1 else f" An unfinished group of {block} images is done again as a whole."
+            rows = f"{self.journal.rows:,} rows{place}"
+            self.console.print(f"Going on where an earlier run stopped: {rows}.{again}")
         try:
             try:
                 self._work(found, stream, keep, verb)
@@ -218,6 +221,10 @@ class Run:
         if self.collector.skipped:
             images += f", of which {self.collector.skipped:,} were done before,"
         self.console.print(f"{verb} {images} in {self.seconds:.1f} s ({speed}){what}.")
+        if again := self.collector.again:
+            images = f"{again:,} image{' was' if again == 1 else 's were'} done again"
+            group = f"with a group of {self.collector.block} that was not finished"
+            self.console.print(f"{images}, {group}: so the numbers are those of an undisturbed run.")
         show_skipped(self.search.skipped, self.console)
 
     def leave(self, tally: Tally, out: Path | None) -> None:

@@ -45,14 +45,14 @@ def rank_by_scorer(
             depends_on = {
                 "command": f"rank --scorer {name}",
                 "--max-pixels": limits.max_pixels,
-                "--max-bytes": limits.max_bytes,
+                "--max-bytes": [limits.max_bytes, limits.max_embedded_bytes],
                 **scorer.identity(),
             }
         block = BLOCK_BATCHES * scorer.batch_size if isinstance(scorer, BatchScorer) else 1
         run = Run(open_journal(out, depends_on, overwrite=overwrite), search, console, block=block)
 
         def keep(row: dict[str, Any]) -> None:
-            run.collector.keep(row)
+            run.collector.keep(row, transient=row.pop("transient", False))
 
         target = Target(out, format, SCORES, scorer.columns, (), ranked=True)
         tally = run.go(found, lambda items: _closing(scorer.rows(items, limits)), keep, target)

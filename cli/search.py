@@ -8,6 +8,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from m3score.common.errors import M3ScoreError
+from m3score.common.limits import MAX_EMBEDDED_BYTES
 
 if TYPE_CHECKING:
     from m3score.data.discover import Columns, FoundImage, Source
@@ -16,10 +17,17 @@ if TYPE_CHECKING:
 class Search:
     """The inputs: looked for lazily, counted on the side, with what was skipped."""
 
-    def __init__(self, paths: Sequence[Source], limit: int | None, columns: Columns | None = None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Source],
+        limit: int | None,
+        columns: Columns | None = None,
+        max_bytes: int = MAX_EMBEDDED_BYTES,
+    ) -> None:
         self.paths = paths
         self.limit = limit
         self.columns = columns
+        self.max_bytes = max_bytes
         self.skipped: Counter[str] = Counter()
 
     def begin(self) -> Iterator[FoundImage]:
@@ -34,6 +42,7 @@ class Search:
             self.paths,
             columns=self.columns,
             on_skip=lambda path: self.skipped.update([suffix_of(path)]),
+            max_bytes=self.max_bytes,
         )
         first = next(found, None)
         if first is None:
@@ -66,11 +75,13 @@ def search_for(
     answers: str | None,
     streaming: bool,
     asked: str | Sequence[str] | None,
+    max_bytes: int = MAX_EMBEDDED_BYTES,
 ) -> Search:
     """The inputs that the options of a command stand for.
 
     Args:
         asked: what --question says: asked in place of what a source asks, unless a column was named for that.
+        max_bytes: Limits.max_embedded_bytes.
 
     The others are the options of the same names. M3ScoreError if they make no sense together.
     """
@@ -82,9 +93,9 @@ def search_for(
             raise M3ScoreError("--split and --streaming go with --dataset.")
         if not paths:
             raise M3ScoreError("give PATHS, or --dataset NAME.")
-        return Search(paths, limit, columns)
+        return Search(paths, limit, columns, max_bytes)
     from m3score.data.sources.hf_datasets import DataSet
 
-    rows = DataSet(dataset, split, columns, streaming=streaming)
+    rows = DataSet(dataset, split, columns, streaming=streaming, max_bytes=max_bytes)
     rows.check()
-    return Search([*(paths or ()), rows], limit, columns)
+    return Search([*(paths or ()), rows], limit, columns, max_bytes)

@@ -129,6 +129,12 @@ def _means(tally: Tally) -> str:
     if jumps := tally.not_monotone:
         verb = "is" if jumps == 1 else "are"
         lines.append(f"{_count(jumps, 'image')} {verb} not monotone: fewer tokens suffice where more do not.")
+    if tally.cut:
+        verb = "has" if tally.cut == 1 else "have"
+        lines.append(
+            f"{_count(tally.cut, 'image')} {verb} answers that were cut at the most tokens they may have: "
+            "they are judged as far as they go."
+        )
     return "\n".join(lines)
 
 

@@ -143,7 +143,7 @@ def answer_type(question: Question) -> tuple[object, ...]:
 
 def _references(question: Question) -> tuple[str, ...]:
     """Of a multiple-choice question letters, which another question's options have as well."""
-    if not question.options or question.metric not in (None, "multiple_choice"):
+    if not question.options or question.metric not in (None, "multiple_choice", "first_letter"):
         return question.answers
     places = sorted({choice(text, question.options) or 0 for text in question.answers})
     return tuple(chr(65 + place) for place in places)

@@ -20,6 +20,7 @@ from m3score.common.errors import M3ScoreError
 from m3score.data.metrics import find_metric, yes_or_no
 from m3score.scoring.rules import RULES, is_monotone, required_tokens
 from m3score.scoring.summary import UNSOLVED
+from m3score.tables.schema import absent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,6 +59,8 @@ class Judged:
     failed: dict[str, str]
     """Images without answers, and why."""
     left_out: Mapping[str, int]
+    cut: int
+    """Questions with an answer that was cut at the task's most tokens: they are judged as far as they go."""
     whole: bool
     """False where only a part of the task was asked."""
     figures: tuple[Figure, ...]
@@ -127,6 +130,7 @@ def judge(
         units=len(table.units),
         failed=table.failed,
         left_out=source.left_out,
+        cut=table.cut,
         whole=limit is None or limit >= source.count(),
         figures=tuple(figures),
         needed=table.ladder[enough[0]],
@@ -167,6 +171,7 @@ class _Table:
         self.answers = [tuple(str(row.answer) for row in rows) for _, _, rows in held]
         self.scores = np.array([[float(row.metric_score) for row in rows] for _, _, rows in held])
         self.right = np.array([[bool(row.correct) for row in rows] for _, _, rows in held])
+        self.cut = sum(any(map(_was_cut, rows)) for _, _, rows in held)
         self.visual = np.array([[float(row.visual_tokens) for row in rows] for _, _, rows in held])
         grouped: dict[str, list[int]] = {}
         whole: dict[str, int] = {}
@@ -180,6 +185,11 @@ class _Table:
         if not self.units:
             raise M3ScoreError(f"{source.task.name}: no group of questions was answered as a whole.")
         self.clusters = np.array([keys.get(self.images[m[0]], self.images[m[0]]) for m in self.units])
+
+
+def _was_cut(row: Any) -> bool:
+    marked = getattr(row, "cut", None)  # traces of older versions do not say
+    return not absent(marked) and bool(marked)
 
 
 def _why(failed: Mapping[str, str]) -> str:

@@ -209,6 +209,11 @@ def sentences(judged: Judged) -> list[str]:
         )
         out.append(f"Question by question: {flat}.")
     out += _by_category(judged)
+    if judged.cut:
+        out.append(
+            f"Cut: {judged.cut:,} questions have an answer that reached the most tokens it may have; it is "
+            "judged as far as it goes."
+        )
     for reason, count in judged.left_out.items():
         out.append(f"Left out: {count:,} rows ({reason}).")
     if judged.failed:

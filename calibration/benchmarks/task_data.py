@@ -147,8 +147,9 @@ def _folder(task: Task, data_dir: str | os.PathLike[str] | None) -> Path | None:
     root = Path(data_dir)
     if not root.is_dir():
         raise M3ScoreError(f"--data-dir {root}: no such folder.")
-    if (root / task.name).is_dir():
-        return root / task.name
+    for name in filter(None, (task.name, task.variant_of)):
+        if (root / name).is_dir():
+            return root / name
     if others := [name for name in tasks() if (root / name).is_dir()]:
         raise M3ScoreError(f"--data-dir {root}: has no folder {task.name}, only {', '.join(others)}.")
     return root

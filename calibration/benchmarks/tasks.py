@@ -7,7 +7,6 @@ question. Knows rows, not files (task_data.py), and no models.
 from __future__ import annotations
 
 import ast
-import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any, Literal
 from m3score.common.errors import M3ScoreError
 from m3score.data.metrics import normalise
 from m3score.data.questions import Question, check_question
+from m3score.data.references import is_missing, read_options, read_texts
 
 LETTER_SUFFIX = "\nAnswer with the option's letter from the given choices directly."
 UNANSWERABLE = "unanswerable"
@@ -32,6 +32,8 @@ class Task:
     title: str
     metric: str
     """A name in grading.METRICS."""
+    variant_of: str = ""
+    """A task of which this one is a variant: what is not said here is as there, and so is the data."""
     hub: str = ""
     """Id of the data set on the Hugging Face hub; empty where it has to be fetched by hand from `origin`."""
     hub_before: str = ""
@@ -64,6 +66,8 @@ class Task:
     """Of the column `question`, first letter upper and the rest lower case, as lmms-eval does."""
     options: str | tuple[str, ...] | None = None
     """Column of the list of options, or one column for each."""
+    options_lead: str = ""
+    """Written between the question and the list of its options."""
     suffix: str = ""
     open_suffix: str | None = None
     """Suffix and metric of the questions without options, where a data set has both kinds."""
@@ -72,6 +76,10 @@ class Task:
     answers: str = "answer"
     answer_is: Literal["text", "index", "option"] = "text"
     """What the column of answers holds: the text or letter, the option's position, or the option's text."""
+    lists_as_text: bool = False
+    """Lists of options and answers are texts such as "['a', 'b']"; elsewhere such a text is one answer."""
+    missing: tuple[str, ...] = ()
+    """Texts that the data set writes where a value is missing; no other text stands for a missing value."""
     unanswerable: Literal["answer", "leave out"] = "answer"
     """Questions that most annotators call unanswerable: an answer like any other, or left out."""
     headline: Literal["score", "f1"] = "score"
@@ -107,7 +115,7 @@ class LeftOut(Exception):
 def tasks() -> dict[str, Task]:
     """Every declared benchmark by name."""
     held = tomllib.loads(files("m3score.calibration.benchmarks").joinpath("tasks.toml").read_text("utf-8"))
-    return {name: _task(name, entry) for name, entry in held.items()}
+    return {name: _task(name, held.get(entry.get("variant_of"), {}) | entry) for name, entry in held.items()}
 
 
 def _task(name: str, entry: Mapping[str, Any]) -> Task:
@@ -140,7 +148,8 @@ def asked_of(task: Task, row: Mapping[str, Any]) -> Asked:
     """The question of a row.
 
     Raises:
-        LeftOut: the row has no reference answer, several images, or is unanswerable and to be left out.
+        LeftOut: the row has no reference answer, several images, a gap among its options, or is unanswerable
+            and to be left out.
         M3ScoreError: it lacks a column, or its answer does not fit its options.
     """
     if any(row.get(column) is not None for column in task.more_images):
@@ -152,28 +161,44 @@ def asked_of(task: Task, row: Mapping[str, Any]) -> Asked:
     references = _references(task, row, options)
     if task.unanswerable == "leave out" and _is_unanswerable(references):
         raise LeftOut("unanswerable")
-    text = f"{_lead(task, row)}{_text(task, row)}{listed(options)}{suffix}"
-    text = re.sub(r"<image 1>", "<image>", text) if task.more_images else text
+    between = task.options_lead if options else ""
+    text = f"{_lead(task, row)}{_text(task, row)}{between}{listed(options)}{suffix}"
+    if task.more_images:  # there is one image: where it is named again, its name stays
+        text = text.replace("<image 1>", "<image>", 1)
     question = Question(text, references, options, metric)
     check_question(question)
     category = row.get(task.category or "kind")
-    return Asked(question, None if _is_empty(category) else str(category), _unit(task, row))
+    return Asked(question, None if _is_empty(task, category) else str(category), _unit(task, row))
 
 
 def own_question(asked: Question, metric: str | None = None, suffix: str | None = None) -> Question:
     """A question of a user's file as it is put to the model.
 
-    Word for word, but for a multiple-choice question that does not name its options: these are added, with
-    the request for a letter. `suffix` ends the question instead of that request; `metric` takes the place of
-    its own.
+    Word for word, but for a multiple-choice question that does not name its options (see names_options):
+    these are added, with the request for a letter. `suffix` ends the question instead of that request;
+    `metric` takes the place of its own.
     """
     text, ending = asked.question, suffix
-    if asked.options and not all(option in text for option in asked.options):
+    if asked.options and not names_options(text, asked.options):
         text += listed(asked.options)
         ending = LETTER_SUFFIX if suffix is None else suffix
     question = replace(asked, question=text + (ending or ""), metric=metric or asked.metric)
     check_question(question)
     return question
+
+
+_BETWEEN_OPTIONS = r"(?:[^\w]|\b(?:[a-z]|\d|or|and|an|the)\b)*?"
+"""What may stand between options that are named one after the other: marks, letters, numbers, "or", "and"."""
+
+
+def names_options(text: str, options: Sequence[str]) -> bool:
+    """Whether a text lists all options one after the other, as whole words, in their order.
+
+    "2013" does not name the options 0 to 3, nor do words that are scattered over a sentence; "a bee or an
+    ant?" and "A. bee B. ant" name bee and ant.
+    """
+    whole = [rf"(?<!\w){re.escape(option.strip())}(?!\w)" for option in options]
+    return re.search(_BETWEEN_OPTIONS.join(whole), text, re.IGNORECASE) is not None
 
 
 def listed(options: Sequence[str]) -> str:
@@ -188,11 +213,9 @@ def _value(row: Mapping[str, Any], column: str) -> Any:
         raise M3ScoreError(f"no column {column!r}; there are {', '.join(map(str, row))}.") from None
 
 
-def _is_empty(value: Any) -> bool:
-    """None, NaN, and the texts that data sets write for them."""
-    if isinstance(value, float):
-        return math.isnan(value)
-    return value is None or (isinstance(value, str) and value.strip().lower() in ("", "nan", "none"))
+def _is_empty(task: Task, value: Any) -> bool:
+    """Whether a cell holds nothing: missing, an empty text, or what this data set writes for it."""
+    return is_missing(value) or (isinstance(value, str) and value.strip() in ("", *task.missing))
 
 
 def _text(task: Task, row: Mapping[str, Any]) -> str:
@@ -210,45 +233,49 @@ def filled(template: str, values: Mapping[str, Any]) -> str:
 
 def _lead(task: Task, row: Mapping[str, Any]) -> str:
     columns = re.findall(r"{([\w-]+)}", task.lead)
-    return "" if any(_is_empty(row.get(column)) for column in columns) else filled(task.lead, row)
+    empty = any(_is_empty(task, row.get(column)) for column in columns)
+    return "" if empty else filled(task.lead, row)
 
 
 def _options(task: Task, row: Mapping[str, Any]) -> tuple[str, ...]:
     if task.options is None:
         return ()
     if isinstance(task.options, str):
-        return _as_list(_value(row, task.options))
-    present = [row[column] for column in task.options if column in row and not _is_empty(row[column])]
-    if not present:
-        _value(row, task.options[0])
-    return tuple(str(text) for text in present)
+        return read_options(_listed(task, _value(row, task.options)))
+    _value(row, task.options[0])
+    cells = [row.get(column) for column in task.options]
+    there = [not _is_empty(task, cell) for cell in cells]
+    if there != sorted(there, reverse=True):
+        raise LeftOut("an option is missing")  # the letters behind the gap would shift
+    return read_options(cells[: sum(there)])
 
 
-def _as_list(value: Any) -> tuple[str, ...]:
-    """Texts of a list, or of a list written as text (as in MMMU); one text is a list of one."""
-    if isinstance(value, str):
-        if not value.startswith("["):
-            return (value,)
-        try:
-            value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            return (str(value),)
-    # The original annotations of VQA data sets have objects where the hub has their texts.
-    return tuple(str(one["answer"] if isinstance(one, Mapping) else one) for one in value)
+def _listed(task: Task, value: Any) -> Any:
+    """A list that is written as text (as in MMMU) as a list."""
+    if not (task.lists_as_text and isinstance(value, str) and value.startswith("[")):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
 
 
 def _references(task: Task, row: Mapping[str, Any], options: Sequence[str]) -> tuple[str, ...]:
-    value = _value(row, task.answers)
-    if _is_empty(value) or (isinstance(value, list | tuple) and not len(value)):
+    value = _listed(task, _value(row, task.answers))
+    texts = () if _is_empty(task, value) else read_texts(value, task.answers)
+    if not texts:
         raise LeftOut("no reference answer")
+    if task.answer_is == "text":
+        return texts
+    held = texts[0].strip()
     if task.answer_is == "index":
-        return (chr(65 + int(value)),)
-    if task.answer_is == "option":
-        texts = [text.strip() for text in options]
-        if str(value).strip() not in texts:
-            raise M3ScoreError(f"the answer {value!r} is none of the options.")
-        return (chr(65 + texts.index(str(value).strip())),)
-    return _as_list(value) if isinstance(value, str | list | tuple) else (str(value),)
+        if not held.isdecimal() or (options and int(held) >= len(options)):
+            raise M3ScoreError(f"the answer {value!r} is no position among {len(options)} options.")
+        return (chr(65 + int(held)),)
+    stripped = [text.strip() for text in options]
+    if held not in stripped:
+        raise M3ScoreError(f"the answer {value!r} is none of the options.")
+    return (chr(65 + stripped.index(held)),)
 
 
 def _is_unanswerable(references: Sequence[str]) -> bool:

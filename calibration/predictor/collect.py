@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from m3score.calibration.predictor.sources import Drawn, Item, Source, VariedDrawings, key_of
-from m3score.common.errors import M3ScoreError, one_line
+from m3score.common.errors import M3ScoreError, image_failure
 from m3score.data.loader import Opened, opened_ahead
 from m3score.images.decode import ImageSource
 from m3score.models.base import LadderAnswerer
@@ -201,9 +201,8 @@ class _Looked:
             if pixels:
                 self.values = pixel_features(self.item.source)
             return replace(opened, image=prepare(opened.image)) if prepare else opened
-        except Exception as error:  # not foreseen, but no reason to lose the other images
-            detail = one_line(error)
-            return replace(opened, image=None, error=f"can't be used ({type(error).__name__}: {detail})")
+        except Exception as error:
+            return replace(opened, image=None, error=image_failure(error, "can't be used").reason)
 
 
 def _answered(

@@ -11,7 +11,7 @@ import typer
 from m3score.cli import options
 from m3score.cli.cluster import predictor_elsewhere
 from m3score.cli.console import check_target, plain, set_up, sigterm_as_interrupt
-from m3score.common.limits import MAX_BYTES, MAX_PIXELS, SECONDS, Limits
+from m3score.common.limits import MAX_PIXELS, SECONDS, Limits
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +56,7 @@ def predict(
     streaming: options.Streaming = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many images.")] = None,
     max_pixels: options.MaxPixels = MAX_PIXELS,
-    max_bytes: options.MaxBytes = MAX_BYTES,
+    max_bytes: options.MaxBytes = None,
     image_timeout: options.ImageTimeout = SECONDS,
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
@@ -68,6 +68,7 @@ def predict(
     certified, and the column reason says why.
     """
     console = set_up(quiet=quiet, verbose=verbose)
+    limits = Limits.of(max_pixels, max_bytes, image_timeout)
     check_target(out, format, overwrite=overwrite, out=out)
     from m3score.cli.running import Run, Target
     from m3score.cli.search import search_for
@@ -95,6 +96,7 @@ def predict(
         answers=answers_column,
         streaming=streaming,
         asked=question,
+        max_bytes=limits.max_embedded_bytes,
     )
     found = search.begin()
     depends_on = {
@@ -116,7 +118,7 @@ def predict(
         "mean_tokens": mean_tokens,
         "predictor": predictor,
         "workers": workers,
-        "limits": Limits(max_pixels, max_bytes, image_timeout),
+        "limits": limits,
         "frames": frames,
     }
     run = Run(open_journal(out, depends_on, overwrite=overwrite), search, console)
@@ -140,7 +142,7 @@ def _go(
         tally = run.go(
             found,
             stream or (lambda items: predict_many(items, question, **how)),
-            lambda prediction: run.collector.keep(row(prediction)),
+            lambda prediction: run.collector.keep(row(prediction), transient=prediction.transient),
             target,
             "Predicting",
         )
@@ -206,7 +208,7 @@ def rank_by_predictor(
         "--predictor": predictor_digest(predictor),
         "--question": question,
         "--max-pixels": (limits or Limits()).max_pixels,
-        "--max-bytes": (limits or Limits()).max_bytes,
+        "--max-bytes": [(limits or Limits()).max_bytes, (limits or Limits()).max_embedded_bytes],
         "--frames": frames,
     }
 

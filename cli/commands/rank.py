@@ -13,7 +13,7 @@ from m3score.cli.cluster import cluster_for, elsewhere_for
 from m3score.cli.commands.report import check_page, page_of_run
 from m3score.cli.console import check_target, load, plain, set_up, sigterm_as_interrupt
 from m3score.common.errors import M3ScoreError
-from m3score.common.limits import MAX_BYTES, MAX_PIXELS, SECONDS, Limits
+from m3score.common.limits import MAX_PIXELS, SECONDS, Limits
 
 if TYPE_CHECKING:
     from m3score.data.discover import FoundImage
@@ -131,7 +131,7 @@ def rank(
     streaming: options.Streaming = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many images.")] = None,
     max_pixels: options.MaxPixels = MAX_PIXELS,
-    max_bytes: options.MaxBytes = MAX_BYTES,
+    max_bytes: options.MaxBytes = None,
     image_timeout: options.ImageTimeout = SECONDS,
     profile: Annotated[
         bool,
@@ -149,7 +149,7 @@ def rank(
     Every input is one row: an image that can't be read has its reason in the column error.
     """
     console = set_up(quiet=quiet, verbose=verbose)
-    limits = Limits(max_pixels, max_bytes, image_timeout)
+    limits = Limits.of(max_pixels, max_bytes, image_timeout)
     check_target(out, format, overwrite=overwrite, out=out)
     check_target(traces, None, overwrite=overwrite, out=out)
     check_page(report, overwrite=overwrite)
@@ -179,6 +179,7 @@ def rank(
         answers=answers_column,
         streaming=streaming,
         asked=question,
+        max_bytes=limits.max_embedded_bytes,
     )
     if scorer is options.Scorer.predictor:
         from m3score.cli.commands.predict import rank_by_predictor
@@ -288,7 +289,8 @@ def rank(
         run = (Cascade if cascading else Run)(journal, search, console, **passes)
 
         def keep(result: RankedImage) -> None:
-            run.collector.keep(result.to_row(), result.trace_rows() if traces is not None else ())
+            traced = result.trace_rows() if traces is not None else ()
+            run.collector.keep(result.to_row(), traced, transient=result.transient)
 
         columns = tuple(f"agreement_{tokens}" for tokens in answerer.ladder)
         if cascading:

@@ -73,12 +73,15 @@ class Comparison:
     """One row per image of any table: path, the score in each table (its name), the share of the common
     images that are simpler (`NAME_rank`, 0 to 1), `moved` (of that share from the first to the second table,
     or for more than two the widest distance between any), and `rating` and `category` where there are
-    ratings. Those that moved most come first.
+    ratings (of several categories the mean, and their names with "; " between). Those that moved most come
+    first.
     """
     only: dict[str, int]
     """By table: images that no other table has."""
     without: dict[str, int]
     """By table: images without a score, such as unreadable ones."""
+    ratings: pd.DataFrame | None = None
+    """One row per image and category: path, category, rating."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields, without the table."""
@@ -108,7 +111,9 @@ def compare(
 
     Args:
         tables: score tables by name; one is enough if there are ratings.
-        ratings: the columns path (or image), rating and maybe category; more is more complex.
+        ratings: the columns path (or image), rating and maybe category; more is more complex. Of several
+            ratings of an image in one category the mean counts; one that is rated in two categories counts in
+            each with its rating there, and among all images with the mean of the two.
         by: the column of numbers to compare, or a short name of one.
         confidence: of the intervals, in (0, 1).
         resamples: of the bootstrap over images.
@@ -130,8 +135,9 @@ def compare(
         without[name] = int(scores.isna().sum())
         columns[name] = scores.dropna()
     joined = _joined(columns)
-    if ratings is not None:
-        joined = _with_ratings(joined, ratings)
+    rated = None if ratings is None else _ratings(joined, ratings)
+    if rated is not None:
+        joined = joined.join(_per_image(rated), how="left")
     settings = (confidence, resamples, seed)
     names = tuple(tables)
     pairs = tuple(_pair(joined, first, second, ALL, settings) for first, second in combinations(names, 2))
@@ -143,10 +149,11 @@ def compare(
         names=names,
         by=by,
         pairs=pairs,
-        rated=tuple(_rated(joined, names, settings)) if ratings is not None else (),
+        rated=() if rated is None else tuple(_rated(joined, rated, names, settings)),
         table=_moved(joined, names),
         only={name: int((present[name] & alone).sum()) for name in names} if len(names) > 1 else {},
         without=without,
+        ratings=rated,
     )
 
 
@@ -208,7 +215,8 @@ def _fits(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     return one[-shorter:] == other[-shorter:]
 
 
-def _with_ratings(joined: pd.DataFrame, ratings: pd.DataFrame) -> pd.DataFrame:
+def _ratings(joined: pd.DataFrame, ratings: pd.DataFrame) -> pd.DataFrame:
+    """path, category, rating: one row for each image and category, the paths as the tables have them."""
     path = next((name for name in ("path", "image") if name in ratings.columns), None)
     if path is None or "rating" not in ratings.columns:
         raise M3ScoreError(
@@ -220,18 +228,27 @@ def _with_ratings(joined: pd.DataFrame, ratings: pd.DataFrame) -> pd.DataFrame:
     rated = rated.assign(path=rated["path"].map(lambda one: matches.get(one, one)))
     if "category" not in rated.columns:
         rated = rated.assign(category=ALL)
-    by_path = rated.dropna(subset=["rating"]).groupby("path").agg({"rating": "mean", "category": "first"})
-    whole = joined.join(by_path, how="left")
-    if whole["rating"].notna().sum() == 0:
+    rated = rated.assign(category=rated["category"].astype(object).where(rated["category"].notna(), ALL))
+    rated = rated.dropna(subset=["rating"])[["path", "category", "rating"]].astype({"category": str})
+    if not rated["path"].isin(joined.index).any():
         raise M3ScoreError("none of the rated images is in the tables.")
-    return whole
+    return rated.groupby(["path", "category"], sort=False)["rating"].mean().reset_index()
 
 
-def _rated(joined: pd.DataFrame, names: Sequence[str], settings: tuple[float, int, int]) -> Iterator[Pair]:
-    categories = sorted(map(str, joined["category"].dropna().unique()))
+def _per_image(rated: pd.DataFrame) -> pd.DataFrame:
+    """Ratings with one row per image."""
+    return rated.groupby("path").agg({"rating": "mean", "category": "; ".join})
+
+
+def _rated(
+    joined: pd.DataFrame, rated: pd.DataFrame, names: Sequence[str], settings: tuple[float, int, int]
+) -> Iterator[Pair]:
+    here = rated[rated["path"].isin(joined.index)]
+    categories = sorted(set(here["category"]) - {ALL})
     for name in names:
-        for category in [one for one in categories if one != ALL]:
-            yield _pair(joined[joined["category"] == category], name, "rating", category, settings)
+        for category in categories:
+            inside = here[here["category"] == category].set_index("path")["rating"]
+            yield _pair(joined.assign(rating=inside), name, "rating", category, settings)
         yield _pair(joined, name, "rating", ALL, settings)
 
 

@@ -54,8 +54,10 @@ def draw_comparison(comparison: Comparison, path: str | os.PathLike[str]) -> Non
 
 
 def _panel(axes: Any, comparison: Comparison, pair: Pair) -> None:
-    columns = [pair.first, pair.second, *(["category"] if "category" in comparison.table else [])]
-    both = comparison.table[columns].dropna(subset=[pair.first, pair.second])
+    table = comparison.table
+    if pair.second == "rating" and comparison.ratings is not None:  # a point for each category of an image
+        table = table[["path", pair.first]].merge(comparison.ratings, on="path")
+    both = table.dropna(subset=[pair.first, pair.second])
     if len(both) > MOST_POINTS:
         axes.hexbin(both[pair.first], both[pair.second], gridsize=45, bins="log", mincnt=1, cmap="viridis")
     elif pair.second == "rating" and both["category"].nunique() > 1:

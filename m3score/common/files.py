@@ -10,7 +10,7 @@ import stat
 from typing import IO
 
 from m3score.common.errors import M3ScoreError
-from m3score.common.limits import MAX_BYTES
+from m3score.common.limits import MAX_FILE_BYTES
 
 _SPECIAL_FILES = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -32,7 +32,7 @@ def printable(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def why_not_a_file(path: str | os.PathLike[str]) -> str | None:
+def why_not_a_file(path: str | os.PathLike[str], wanted: str = "an image file") -> str | None:
     """What stands in the way of reading the path as a regular file, without opening it; None if nothing."""
     try:
         status = os.stat(path)
@@ -44,44 +44,48 @@ def why_not_a_file(path: str | os.PathLike[str]) -> str | None:
         return system_error(error)
     except ValueError:  # a NUL byte in the name
         return "not a valid file name"
-    return _not_regular(status)
+    return _not_regular(status, wanted)
 
 
-def _not_regular(status: os.stat_result) -> str | None:
+def _not_regular(status: os.stat_result, wanted: str) -> str | None:
     if stat.S_ISDIR(status.st_mode):
-        return "is a folder, not an image file"
+        return f"is a folder, not {wanted}"
     for is_special, kind in _SPECIAL_FILES:
         if is_special(status.st_mode):
-            return f"is {kind}, not an image file"
+            return f"is {kind}, not {wanted}"
     return "empty file (0 bytes)" if status.st_size == 0 and stat.S_ISREG(status.st_mode) else None
 
 
-def open_regular(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> IO[bytes]:
+def open_regular(
+    path: str | os.PathLike[str], max_bytes: int = MAX_FILE_BYTES, wanted: str = "an image file"
+) -> IO[bytes]:
     """Open a regular file for reading. Nothing else is ever opened, also if it takes the file's place now.
+
+    `wanted` is what errors say it should have been.
 
     Raises:
         M3ScoreError: no such file, or it is a folder, a pipe, a device, empty, too large or not readable.
     """
     name = printable(path)
-    problem = why_not_a_file(path)
+    problem = why_not_a_file(path, wanted)
     if problem:
-        raise M3ScoreError(f"{name}: {problem}")
+        raise M3ScoreError(problem, subject=name)
     try:
         handle = os.open(path, _LOOK)
     except OSError as error:
-        raise M3ScoreError(f"{name}: {system_error(error)}") from None
+        raise M3ScoreError(system_error(error), subject=name) from None
     try:
         status = os.fstat(handle)
-        problem = _not_regular(status)
+        problem = _not_regular(status, wanted)
         if problem:
-            raise M3ScoreError(f"{name}: {problem}")
+            raise M3ScoreError(problem, subject=name)
         check_bytes(status.st_size, name, max_bytes)
         if _LOOK_ONLY:
             return open(f"/proc/self/fd/{handle}", "rb")
         file, handle = os.fdopen(handle, "rb"), -1
         return file
     except OSError as error:
-        raise M3ScoreError(f"{name}: {system_error(error)}") from None
+        raise M3ScoreError(system_error(error), subject=name) from None
     finally:
         if handle >= 0:
             os.close(handle)
@@ -90,7 +94,7 @@ def open_regular(path: str | os.PathLike[str], max_bytes: int = MAX_BYTES) -> IO
 def check_bytes(count: int, name: str, max_bytes: int) -> None:
     """M3ScoreError if a file of so many bytes is too large."""
     if count > max_bytes:
-        raise M3ScoreError(f"{name}: {count:,} bytes, more than the limit of {max_bytes:,}")
+        raise M3ScoreError(f"{count:,} bytes, more than the limit of {max_bytes:,}", subject=name)
 
 
 def system_error(error: OSError) -> str:

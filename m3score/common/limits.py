@@ -9,8 +9,11 @@ from m3score.common.errors import M3ScoreError
 MAX_PIXELS = 178_956_970
 """Largest picture that is decoded: about half a gigabyte as RGB, and where Pillow itself gives up."""
 
-MAX_BYTES = 1_000_000_000
+MAX_FILE_BYTES = 1_000_000_000
 """Largest file that is opened: room for MAX_PIXELS in 16-bit channels, not packed at all."""
+
+MAX_EMBEDDED_BYTES = 2**28
+"""Largest encoded image that is read out of a shard, a row or a URL: it has to be in memory."""
 
 SECONDS = 60.0
 """A picture of MAX_PIXELS takes a few; what takes this long was made to."""
@@ -24,13 +27,22 @@ class Limits:
 
     max_pixels: int = MAX_PIXELS
     """Width times height."""
-    max_bytes: int = MAX_BYTES
+    max_bytes: int = MAX_FILE_BYTES
     """Of the file, or of the bytes that stand for one."""
     seconds: float = SECONDS
     """Of wall-clock time in a worker process, from reading the file to what is made of it."""
+    max_embedded_bytes: int = MAX_EMBEDDED_BYTES
+    """Of an encoded image in a shard, a row or a URL, before it is read into memory."""
+
+    @classmethod
+    def of(cls, max_pixels: int, max_bytes: int | None, seconds: float) -> Limits:
+        """Limits as the command line gives them: one number of bytes, if any, for files and all else."""
+        if max_bytes is None:
+            return cls(max_pixels, seconds=seconds)
+        return cls(max_pixels, max_bytes, seconds, max_bytes)
 
     def __post_init__(self) -> None:
-        for name in ("max_pixels", "max_bytes", "seconds"):
+        for name in ("max_pixels", "max_bytes", "seconds", "max_embedded_bytes"):
             if not getattr(self, name) > 0:
                 raise M3ScoreError(f"{name} must be more than 0, not {getattr(self, name)}.")
 

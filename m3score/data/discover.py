@@ -17,6 +17,7 @@ from itertools import chain
 from typing import IO, TYPE_CHECKING, TypeAlias
 
 from m3score.common.errors import M3ScoreError
+from m3score.common.limits import MAX_EMBEDDED_BYTES
 from m3score.data.item import Columns, FoundImage, PathLike, ToFetch
 from m3score.data.naming import distinct
 from m3score.data.sources.folders import FolderSearch, found_file
@@ -40,6 +41,7 @@ def find_images(
     *,
     columns: Columns | None = None,
     on_skip: Callable[[str], None] | None = None,
+    max_bytes: int = MAX_EMBEDDED_BYTES,
 ) -> Iterator[FoundImage]:
     """Find the images that the paths stand for, in a fixed order: as given, folders sorted by name.
 
@@ -64,11 +66,14 @@ def find_images(
         columns: what to read of parquet files.
         on_skip: called with the path of every file in a folder or shard that is left out because it is not an
             image.
+        max_bytes: an image in a shard, a row or a URL that has more is not read, but an error. (Of a DataSet,
+            its own limit counts.)
 
     Yields:
         One FoundImage per input, lazily.
     """
-    return distinct(fetched(_all(paths, _Search(columns or Columns(), on_skip or (lambda path: None)))))
+    search = _Search(columns or Columns(), on_skip or (lambda path: None), max_bytes=max_bytes)
+    return distinct(fetched(_all(paths, search)))
 
 
 def count_images(paths: Source | Iterable[Source], limit: int | None = None) -> int | None:
@@ -104,6 +109,7 @@ class _Search:
     columns: Columns
     on_skip: Callable[[str], None]
     ordered: bool = True
+    max_bytes: int = MAX_EMBEDDED_BYTES
 
     def __post_init__(self) -> None:
         self.folders = FolderSearch(self.on_skip, self.ordered)
@@ -142,24 +148,29 @@ class _Search:
         if file.error or not (is_shard(file.path) or is_table(file.path)):
             yield file
         elif is_shard(file.path):
-            yield from shard_images(file.path, partial(_opened, file.path), self.on_skip, ask=self.ask)
+            yield from self._in_shard(file.path, partial(_opened, file.path))
         else:
-            folder = os.path.dirname(file.path)
-            rows = parquet_images(file.path, partial(_opened, file.path), self.columns)
-            yield from (placed(*row, folder) for row in rows)
+            yield from self._in_table(file.path, partial(_opened, file.path), os.path.dirname(file.path))
+
+    def _in_shard(self, name: str, opened: Callable[[], IO[bytes]]) -> _Found:
+        return shard_images(name, opened, self.on_skip, ask=self.ask, max_bytes=self.max_bytes)
+
+    def _in_table(self, name: str, opened: Callable[[], IO[bytes]], folder: str = "") -> _Found:
+        for row in parquet_images(name, opened, self.columns, max_bytes=self.max_bytes):
+            yield placed(*row, folder, max_bytes=self.max_bytes)
 
     def _url(self, url: str) -> _Found:
         try:
-            for file in remote_files(url, self._keeps):
+            for file in remote_files(url, self._keeps, self.max_bytes):
                 yield from self._within_remote(file)
         except M3ScoreError as error:
-            yield FoundImage(url, url, str(error).removeprefix(f"{url}: "))
+            yield FoundImage(url, url, error.reason)
 
     def _within_remote(self, file: RemoteFile) -> _Found:
         if is_shard(file.path):
-            yield from shard_images(file.url, file.open, self.on_skip, ask=self.ask)
+            yield from self._in_shard(file.url, file.open)
         elif is_table(file.path):
-            yield from (placed(*row) for row in parquet_images(file.url, file.open, self.columns))
+            yield from self._in_table(file.url, file.open)
         else:
             yield file.to_fetch()
 

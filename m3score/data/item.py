@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 PathLike = str | os.PathLike[str]
 
-MAX_BYTES = 2**28
-"""Largest encoded image, in bytes, that is read out of a shard, a row or a URL: it has to be in memory."""
-
 
 @dataclass(frozen=True)
 class FoundImage:
@@ -60,11 +57,6 @@ class FoundImage:
         """What is to be decoded: the content, or else the path of the file."""
         return self.name if self.content is None else self.content
 
-    def reason(self, error: Exception) -> str:
-        """What open_image says is wrong with this input, without its name."""
-        name = printable(self.name) if self.content is None else "the image"
-        return str(error).removeprefix(f"{name}: ")
-
 
 @dataclass(frozen=True)
 class ToFetch:
@@ -86,6 +78,7 @@ class Columns:
     """References: for a text question a text or a list; for a list one entry per question."""
 
 
-def too_large(size: int) -> str:
-    """The error of an encoded image of `size` bytes, more than MAX_BYTES."""
-    return f"{size:,} bytes, more than the limit of {MAX_BYTES:,} for an image in a shard, a row or a URL"
+def too_large(size: int | None, max_bytes: int) -> str:
+    """The error of an encoded image of `size` bytes (None: nobody counted), more than `max_bytes`."""
+    many = "more bytes" if size is None else f"{size:,} bytes, more"
+    return f"{many} than the limit of {max_bytes:,} for an image in a shard, a row or a URL"

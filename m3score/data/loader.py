@@ -5,7 +5,6 @@ Knows threads and memory, no models. However many inputs there are, only a few i
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,13 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from m3score.common.errors import M3ScoreError, one_line
+from m3score.common.errors import M3ScoreError, image_failure, model_failure
 from m3score.common.profiling import stage
 from m3score.data.item import FoundImage
 from m3score.data.questions import Question, as_question, default_questions
 from m3score.images.decode import open_image
-
-logger = logging.getLogger(__name__)
 
 Questions = str | Question | Sequence[str | Question] | Mapping[str, Sequence[str | Question]] | None
 """What to ask: None (the probe panel), one question, several for every image, or a mapping from images to
@@ -81,6 +78,8 @@ class Opened:
     """A PIL image, or what a model makes of one before it runs; either knows its `size` in pixels."""
     questions: tuple[Question, ...] = ()
     error: str | None = None
+    transient: bool = False
+    """Whether the error may be gone when the same is tried again."""
 
     @property
     def pixels(self) -> int:
@@ -106,12 +105,9 @@ def open_item(
         with stage("open"):
             image = (decode or open_image)(item.source)
         return Opened(item.shown, prepare(image) if prepare else image, questions)
-    except M3ScoreError as error:
-        return Opened(item.shown, None, error=item.reason(error))
-    except Exception as error:  # not foreseen, but no reason to lose the other images
-        logger.debug("could not open %s", item.shown, exc_info=True)
-        detail = one_line(error)
-        return Opened(item.shown, None, error=f"can't be opened ({type(error).__name__}: {detail})")
+    except Exception as error:
+        problem = image_failure(error, "can't be opened")
+        return Opened(item.shown, None, error=problem.reason, transient=problem.transient)
 
 
 class _HasContent(Protocol):
@@ -120,6 +116,8 @@ class _HasContent(Protocol):
 
 
 _Input = TypeVar("_Input", bound=_HasContent)
+_Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
 
 
 def opened_ahead(
@@ -172,6 +170,25 @@ def batches(opened: Iterable[Opened], batch_size: int) -> Iterator[list[Opened]]
         batch.append(item)
     if batch:
         yield batch
+
+
+def in_halves(
+    work: Callable[[Sequence[_Given]], Sequence[_Made]], batch: Sequence[_Given]
+) -> list[_Made | M3ScoreError]:
+    """What `work` makes of a batch; one that fails is tried again in halves, down to the input at fault.
+
+    Whatever a model raises, the other images must not pay for it: one bad image, or too little memory for all
+    at once, costs a result with the error in its place.
+    """
+    if not batch:
+        return []
+    try:
+        return [*work(batch)]
+    except Exception as error:
+        half = len(batch) // 2
+        if half:
+            return in_halves(work, batch[:half]) + in_halves(work, batch[half:])
+        return [model_failure(error)]
 
 
 def _parts(path: str) -> tuple[str, ...]:

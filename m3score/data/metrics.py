@@ -7,13 +7,28 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import Any
 
+from rapidfuzz.distance import Levenshtein
+
 from m3score.common.errors import M3ScoreError
+from m3score.data.choices import choice, yes_or_no
+from m3score.data.normal_form import PLAIN_QUOTES, consistent, folded, normalise
+
+__all__ = [
+    "METRICS",
+    "Grade",
+    "Metric",
+    "choice",
+    "consistent",
+    "default_metric",
+    "find_metric",
+    "grade",
+    "normalise",
+    "yes_or_no",
+]
 
 # ---- the values ---------------------------------------------------------------------------------------
 
@@ -39,66 +54,6 @@ class Metric:
     """(prediction, references, options) -> score in [0, 1]."""
     threshold: float
     """The least score that counts as correct."""
-
-
-# ---- normalisation ------------------------------------------------------------------------------------
-
-_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-_DIGIT_COMMA = re.compile(r"\d,\d")
-_MINUS = re.compile(r"(?:(?<=\s)|^)-(?=\.?\d)")
-_PERIOD = re.compile(r"\.(?!\d)")
-_ARTICLES = frozenset({"a", "an", "the"})
-_NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_DIGITS = {"none": "0", **{word: str(number) for number, word in enumerate(_NUMBER_WORDS)}}
-# Only words that are unmistakable without their apostrophe ("wont", not "its" or "were").
-_CONTRACTION_WORDS = """
-    ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
-    haven't he'd've he's how'd how'll how's i'd've i'm i've isn't it'd it'd've it'll let's ma'am
-    might've mightn't mightn't've must've mustn't needn't not've o'clock oughtn't shan't she'd've she's
-    should've shouldn't shouldn't've somebody'd somebody'll somebody's someone'd someone'll someone's
-    something'd something'll that'd that'd've that'll that's there'd there'd've there're there's they'd
-    they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've
-    when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't
-    would've wouldn't wouldn't've y'all you'd you'd've you'll you're you've
-"""
-_CONTRACTIONS = {word.replace("'", ""): word for word in _CONTRACTION_WORDS.split()}
-_QUOTES = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u2212": "-"})
-
-
-@lru_cache(maxsize=1 << 16)  # references come back at every scale, and for every chance level
-def normalise(text: str) -> str:
-    """The normal form of an answer, after the official VQA evaluation (Antol et al., arXiv 1505.00468).
-
-    Lower case, one space between words, punctuation removed (replaced by a space inside a word), periods kept
-    only before a digit, commas between digits dropped, number words up to ten as digits, articles removed,
-    apostrophes of contractions restored. Four things differ from the official script: it is always applied
-    and to both sides (the script skips it when all annotators agree); text is in Unicode form C with plain
-    quotes; the minus of a number is kept; and so is an answer that is nothing but an article or punctuation
-    ("A", "?").
-    """
-    plain = " ".join(unicodedata.normalize("NFC", text).translate(_QUOTES).lower().split())
-    words = _without_punctuation(plain).split()
-    kept = [_plain_word(word) for word in words if word not in _ARTICLES]
-    return " ".join(kept or words) or plain
-
-
-def _without_punctuation(text: str) -> str:
-    drop_all = _DIGIT_COMMA.search(text) is not None
-    result = text = _MINUS.sub("\0", text)
-    for mark in _PUNCTUATION:
-        if mark in text:
-            at_edge = f"{mark} " in text or f" {mark}" in text
-            result = result.replace(mark, "" if drop_all or at_edge else " ")
-    return _PERIOD.sub("", result).replace("\0", "-")
-
-
-def _plain_word(word: str) -> str:
-    return _DIGITS.get(word) or _CONTRACTIONS.get(word.replace("'", ""), word)
-
-
-def consistent(answer: str, finest_answer: str) -> bool:
-    """Whether two answers are the same once normalised; `finest_answer` is the finest scale's."""
-    return answer == finest_answer or normalise(answer) == normalise(finest_answer)
 
 
 # ---- metrics ------------------------------------------------------------------------------------------
@@ -131,30 +86,18 @@ def vqa_accuracy(prediction: str, references: Sequence[str], options: Sequence[s
 def anls(prediction: str, references: Sequence[str], options: Sequence[str] = ()) -> float:
     """Average normalised Levenshtein similarity of one answer (ANLS; Biten et al., arXiv 1905.13648).
 
-    1 - edit distance / length of the longer string, 0 where that distance is 0.5 or more; the best over the
-    references. Case and the width of white space do not count.
+    1 - edit distance / length of the longer string, 0 where that is below 0.5; the best over the references.
+    Case and the width of white space do not count. Exactly 0.5 counts, as in the evaluation script of the
+    DocVQA challenge, in lmms-eval and in LLaVA, where published figures come from; by the formula of the
+    paper it would be 0.
     """
-    return max(_similarity(_folded(prediction), _folded(reference)) for reference in references)
-
-
-def _folded(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).lower().split())
+    return max(_similarity(folded(prediction), folded(reference)) for reference in references)
 
 
 def _similarity(a: str, b: str) -> float:
     longest = max(len(a), len(b))
-    distance = edit_distance(a, b) / longest if longest else 0.0
-    return 1.0 - distance if distance < 0.5 else 0.0
-
-
-def edit_distance(a: str, b: str) -> int:
-    """Levenshtein distance: the fewest insertions, deletions and substitutions of one character."""
-    row = list(range(len(b) + 1))
-    for i, char in enumerate(a, start=1):
-        diagonal, row[0] = row[0], i
-        for j, other in enumerate(b, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (char != other))
-    return row[-1]
+    similarity = 1.0 - Levenshtein.distance(a, b) / longest if longest else 1.0
+    return similarity if similarity >= 0.5 else 0.0
 
 
 def relaxed_accuracy(prediction: str, references: Sequence[str], options: Sequence[str] = ()) -> float:
@@ -181,7 +124,7 @@ def _relaxed_match(prediction: str, reference: str) -> bool:
 
 
 def _as_number(text: str) -> float | None:
-    plain = text.translate(_QUOTES).lower().strip()
+    plain = text.translate(PLAIN_QUOTES).lower().strip()
     percent = plain.endswith("%")
     plain = re.sub(rf"^([+-]?)[{_CURRENCY}]\s*|\s*[{_CURRENCY}%]$", r"\1", plain)
     plain = _THOUSANDS.sub("", plain)
@@ -194,9 +137,9 @@ def _as_number(text: str) -> float | None:
 def multiple_choice(prediction: str, references: Sequence[str], options: Sequence[str] = ()) -> float:
     """1.0 if the prediction picks the option that a reference names, else 0.0.
 
-    References and predictions name an option by its letter ("A", "(a)", "A.", "A) cat", "the answer is A") or
-    by its text; a letter wins over a text that happens to be a letter. Without `options` letters are
-    compared, and otherwise normalised texts. M3ScoreError for a reference that names none of the options.
+    References and predictions name an option by its letter or by its text; see choice(). Without `options`
+    letters are compared, and otherwise normalised texts. M3ScoreError for a reference that names none of the
+    options.
     """
     right = {choice(reference, options) for reference in references}
     if None in right and options:
@@ -209,63 +152,16 @@ def multiple_choice(prediction: str, references: Sequence[str], options: Sequenc
     return float(picked in right)
 
 
-_LETTER = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\].:,]*")
-_LETTER_THEN_TEXT = re.compile(r"(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[).:])\s+\S.*", re.DOTALL)
-_ANSWER_IS = re.compile(
-    r"(?i:\b(?:answer|option|choice)\b(?:\s+is\b)?\s*[:=]?\s*(?:(?:option|choice)\s+)?)"
-    r"[(\[]?(?:([A-Z])(?![\w'])|([a-z])[)\].]*\s*$)"
-)
+def first_letter(prediction: str, references: Sequence[str], options: Sequence[str] = ()) -> float:
+    """1.0 if the first character is the letter of a right option, else 0.0; case does not count.
 
-
-def choice(text: str, options: Sequence[str] = ()) -> int | None:
-    """The position of the option that `text` picks (by letter, by text, or in a sentence), or None."""
-    plain = " ".join(text.translate(_QUOTES).split())
-    count = len(options) or 26
-    bare = _position(_LETTER.fullmatch(plain), count)
-    if bare is not None:
-        return bare
-    texts = [_folded(option.translate(_QUOTES)) for option in options]
-    if _folded(plain) in texts:  # before letters: an option may be called "D. H. Lawrence"
-        return texts.index(_folded(plain))
-    stated = _position(_LETTER_THEN_TEXT.fullmatch(plain) or _ANSWER_IS.search(plain), count)
-    return _option_text(plain, options) if stated is None else stated
-
-
-def _position(found: re.Match[str] | None, count: int) -> int | None:
-    if not found:
-        return None
-    position = ord(next(group for group in found.groups() if group).upper()) - ord("A")
-    return position if position < count else None
-
-
-def _option_text(text: str, options: Sequence[str]) -> int | None:
-    wanted = normalise(text)
-    texts = [normalise(option) for option in options]
-    if wanted in texts:
-        return texts.index(wanted)
-    for i, option in enumerate(texts):  # "B cat": no delimiter, but the text settles it
-        if wanted == f"{chr(97 + i)} {option}":
-            return i
-    named = {i for i, option in enumerate(texts) if f" {option} " in f" {wanted} "}
-    # "dark red" also names "red": keep what is not part of a longer option that is named as well.
-    longest = [i for i in named if not any(j != i and f" {texts[i]} " in f" {texts[j]} " for j in named)]
-    return longest[0] if len(longest) == 1 else None
-
-
-_WORD = re.compile(r"[a-z']+")
-
-
-def yes_or_no(text: str) -> bool | None:
-    """Whether an answer says yes (True) or no (False); None for neither.
-
-    The first yes or no of its first sentence; without one, a "not" or "n't" there is a no. (LLaVA's script
-    for POPE takes every answer without no or not for a yes.)
+    What TemporalBench, Vinoground and lmms-eval's SEED-Bench go by. M3ScoreError for a reference that is no
+    letter.
     """
-    words = _WORD.findall(text.translate(_QUOTES).lower().strip().partition(".")[0])
-    for word in words:
-        if word in ("yes", "no"):
-            return word == "yes"
-    return False if any(word == "not" or word.endswith("n't") for word in words) else None
+    letters = {reference.strip().upper() for reference in references}
+    if other := [letter for letter in letters if not re.fullmatch("[A-Z]", letter)]:
+        raise M3ScoreError(f"reference answer {other[0]!r} is no letter, as first_letter needs it.")
+    return float(prediction[:1].upper() in letters)
 
 
 def yes_no(prediction: str, references: Sequence[str], options: Sequence[str] = ()) -> float:
@@ -308,6 +204,7 @@ METRICS: dict[str, Metric] = {
         Metric("anls", anls, threshold=0.5),  # the metric's own cut-off: anything above zero
         Metric("relaxed_accuracy", relaxed_accuracy, threshold=1.0),
         Metric("multiple_choice", multiple_choice, threshold=1.0),
+        Metric("first_letter", first_letter, threshold=1.0),
         Metric("yes_no", yes_no, threshold=1.0),
         Metric("contains", contains, threshold=1.0),
     )
@@ -316,10 +213,15 @@ METRICS: dict[str, Metric] = {
 
 
 def default_metric(references: Sequence[str], options: Sequence[str] | None = None) -> str:
-    """multiple_choice where there are options, vqa_accuracy from ten references, else exact_match."""
+    """multiple_choice where there are options, vqa_accuracy for votes, else exact_match.
+
+    Ten references or more of which some are the same text are votes, one per annotator. Without a repetition
+    they are names of one right answer.
+    """
     if options:
         return "multiple_choice"
-    return "vqa_accuracy" if len(references) >= 10 else "exact_match"
+    votes = len(references) >= 10 and len(set(references)) < len(references)
+    return "vqa_accuracy" if votes else "exact_match"
 
 
 def find_metric(name: str) -> Metric:

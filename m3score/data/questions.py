@@ -16,6 +16,7 @@ from typing import Any
 from m3score.common.errors import M3ScoreError
 from m3score.common.files import open_regular
 from m3score.data.metrics import find_metric, grade
+from m3score.data.references import read_options, read_texts
 from m3score.tables.json_lines import json_lines
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 MAX_CHARACTERS = 20_000
 """Of a question, an answer or an option: more than any of the models can take in."""
 
-MAX_FILE_BYTES = 2**29
+MAX_QUESTIONS_BYTES = 2**29
 """Of a questions file, which is read as a whole: some two million questions."""
 
 
@@ -54,6 +55,11 @@ class Question:
     metric: str | None = None
     """A name in grading.METRICS; None = grading.default_metric()."""
 
+    def __post_init__(self) -> None:
+        """Answers and options may be given in any form that references.read_texts takes."""
+        object.__setattr__(self, "answers", read_texts(self.answers))
+        object.__setattr__(self, "options", read_options(self.options))
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
         return {**asdict(self), "answers": list(self.answers), "options": list(self.options)}
@@ -68,7 +74,7 @@ def as_question(question: str | Question, answers: Answers = None, metric: str |
     """A Question of a text or a Question; `answers` and `metric`, where given, take the place of its own."""
     asked = Question(question) if isinstance(question, str) else question
     if answers is not None:
-        asked = replace(asked, answers=(answers,) if isinstance(answers, str) else tuple(answers))
+        asked = replace(asked, answers=read_texts(answers))
     return replace(asked, metric=metric) if metric else asked
 
 
@@ -138,10 +144,10 @@ def read_questions(path: str | os.PathLike[str]) -> dict[str, list[Question]]:
 
 def _text_of(source: Path) -> str:
     try:
-        with open_regular(source, MAX_FILE_BYTES) as file:
+        with open_regular(source, MAX_QUESTIONS_BYTES, "a questions file") as file:
             content = file.read()
     except M3ScoreError as error:
-        raise M3ScoreError(f"{str(error).replace('an image file', 'a questions file')}.") from None
+        raise M3ScoreError(f"{error.reason}.", subject=error.subject) from None
     except OSError as error:
         raise M3ScoreError(f"{source}: cannot read ({error.strerror or error}).") from error
     try:
@@ -176,19 +182,10 @@ def question_of(row: dict[str, Any]) -> Question:
     text, metric = row.get("question"), row.get("metric")
     if not isinstance(text, str) or not text.strip():
         raise M3ScoreError("no question given.")
-    asked = Question(text, _texts(row, "answers"), _texts(row, "options"), str(metric) if metric else None)
+    given: tuple[Any, Any] = row.get("answers"), row.get("options")
+    asked = Question(text, *given, str(metric) if metric else None)
     check_question(asked)
     return asked
-
-
-def _texts(row: dict[str, Any], column: str) -> tuple[str, ...]:
-    value = row.get(column)
-    if value is None or value == "":
-        return ()
-    values = value if isinstance(value, list) else [value]
-    if any(isinstance(item, bool) or not isinstance(item, str | int | float) for item in values):
-        raise M3ScoreError(f"{column!r} has to be a text or a list of texts, not {str(value)[:100]!r}.")
-    return tuple(str(item) for item in values)
 
 
 def _check_columns(columns: list[str], where: str) -> None:

@@ -22,6 +22,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import IO, TypeAlias
 
@@ -30,12 +31,13 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from m3score.common.errors import M3ScoreError, one_line
 from m3score.common.files import check_bytes, open_regular, printable, system_error, why_not_a_file
-from m3score.common.limits import MAX_BYTES, MAX_PIXELS
+from m3score.common.limits import MAX_FILE_BYTES, MAX_PIXELS
 from m3score.images.reduce import QUICK, averaged, quick_jpeg
 from m3score.images.video import VIDEO_SUFFIXES, looks_like_video, video_grid, video_suffixes
 
 __all__ = [
     "ImageSource",
+    "asking_before_large",
     "image_suffixes",
     "open_image",
     "open_reduced",
@@ -50,8 +52,7 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndar
 LARGE = 16_777_216
 """Pixels of a picture whose decoding takes memory worth speaking of."""
 
-before_large: Callable[[int], None] = lambda pixels: None  # noqa: E731
-"""Called before a picture of more than LARGE pixels is decoded. Worker processes wait for their turn here."""
+_ask_before_large: ContextVar[Callable[[int], None] | None] = ContextVar("ask_before_large", default=None)
 
 _PIXELS_AT_ONCE = 2**22
 
@@ -71,6 +72,20 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+
+
+@contextmanager
+def asking_before_large(ask: Callable[[int], None]) -> Iterator[None]:
+    """In here, `ask` is called with a picture's pixels before more than LARGE of them are decoded.
+
+    Worker processes wait for their turn so, whatever they run: it is not for every function between them and
+    the picture to hand this on.
+    """
+    before = _ask_before_large.set(ask)
+    try:
+        yield
+    finally:
+        _ask_before_large.reset(before)
 
 
 @lru_cache(maxsize=1)
@@ -101,7 +116,7 @@ def suffix_of(content: bytes) -> str:
 
 
 def open_image(
-    source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+    source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_FILE_BYTES
 ) -> Image.Image:
     """Open, decode and convert one image.
 
@@ -121,7 +136,7 @@ def open_image(
 
 
 def open_reduced(
-    source: ImageSource, side: int, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+    source: ImageSource, side: int, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_FILE_BYTES
 ) -> tuple[Image.Image, tuple[int, int]]:
     """`open_image`, then averaged over whole blocks of pixels: same checks, same errors, often faster.
 
@@ -149,7 +164,7 @@ def _open(
         if isinstance(source, bytes | bytearray | memoryview):
             data = bytes(source)
             if not data:
-                raise M3ScoreError("the image: no data (0 bytes)")
+                raise M3ScoreError("no data (0 bytes)", subject="the image")
             check_bytes(len(data), "the image", max_bytes)
             return _decode(io.BytesIO(data), "the image", max_pixels, side)
         if isinstance(source, str | os.PathLike):
@@ -173,8 +188,8 @@ def _decode(
         image = Image.open(file, formats=_raster_formats())
     except Exception as error:  # plugins raise whatever their parsing ran into: struct.error, KeyError, ...
         if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and isinstance(error, UnidentifiedImageError):
-            raise M3ScoreError(f"{name}: not a video that can be read") from None
-        raise M3ScoreError(f"{name}: {_explain(error, max_pixels)}") from None
+            raise M3ScoreError("not a video that can be read", subject=name) from None
+        raise M3ScoreError(_explain(error, max_pixels), subject=name) from None
     with image:
         return _to_rgb(image, name, max_pixels, side, file)
 
@@ -189,8 +204,8 @@ def _to_rgb(
     """An upright RGB picture and its full size; `file` is what `image` was opened from, if it was."""
     _check_pixels(image.size, name, max_pixels)
     pixels = image.width * image.height
-    if pixels > LARGE:
-        before_large(pixels)
+    if pixels > LARGE and (ask := _ask_before_large.get()):
+        ask(pixels)
     try:
         quick = None if side is None or file is None or pixels < QUICK else quick_jpeg(image, file)
         if quick is None:
@@ -204,16 +219,18 @@ def _to_rgb(
     except M3ScoreError:
         raise
     except Exception as error:  # as in _decode
-        raise M3ScoreError(f"{name}: {_explain(error, max_pixels)}") from None
+        raise M3ScoreError(_explain(error, max_pixels), subject=name) from None
 
 
 def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
     pixels = size[0] * size[1]
     if pixels <= 0:
-        raise M3ScoreError(f"{name}: has no pixels ({size[0]}x{size[1]})")
+        raise M3ScoreError(f"has no pixels ({size[0]}x{size[1]})", subject=name)
     if pixels > max_pixels:
         shape = f"{size[0]}x{size[1]}"
-        raise M3ScoreError(f"{name}: {pixels:,} pixels ({shape}), more than the limit of {max_pixels:,}")
+        raise M3ScoreError(
+            f"{pixels:,} pixels ({shape}), more than the limit of {max_pixels:,}", subject=name
+        )
 
 
 def _orientation(image: Image.Image) -> int:

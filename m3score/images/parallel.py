@@ -124,7 +124,7 @@ def _mapped(
             return result
         except WorkerError as error:
             if instead is None:
-                raise WorkerError(f"{str(image)[:200]}: {error}.") from None
+                raise WorkerError(f"{error}.", subject=str(image)[:200]) from None
             return instead(image, error)
 
     def sendable(image: T) -> bool:

@@ -22,7 +22,7 @@ from PIL import Image
 
 from m3score.common.errors import M3ScoreError, MissingExtraError
 from m3score.common.files import check_bytes, open_regular, printable
-from m3score.common.limits import MAX_BYTES, MAX_PIXELS
+from m3score.common.limits import MAX_FILE_BYTES, MAX_PIXELS
 
 FRAMES = 6
 """Frames of a video, as in the M3 paper."""
@@ -102,7 +102,7 @@ def open_frames(
     frames: int = FRAMES,
     *,
     max_pixels: int = MAX_PIXELS,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int = MAX_FILE_BYTES,
 ) -> Frames:
     """`video_frames` of a path, or of the bytes of a file."""
     if isinstance(source, bytes | bytearray | memoryview):
@@ -157,13 +157,13 @@ def video_frames(file: IO[bytes], name: str, *, max_pixels: int, frames: int = F
     try:
         with av.open(file, metadata_errors="replace") as container:
             if not container.streams.video:
-                raise M3ScoreError(f"{name}: has sound or other data, but no pictures")
+                raise M3ScoreError("has sound or other data, but no pictures", subject=name)
             stream = container.streams.video[0]
             pixels = stream.width * stream.height
             if pixels > max_pixels:
                 size = f"{stream.width}x{stream.height}"
                 raise M3ScoreError(
-                    f"{name}: {pixels:,} pixels ({size}), more than the limit of {max_pixels:,}"
+                    f"{pixels:,} pixels ({size}), more than the limit of {max_pixels:,}", subject=name
                 )
             return _sampled(container, stream, name, frames)
     except (av.error.FFmpegError, EOFError, OSError, ValueError) as error:
@@ -171,7 +171,7 @@ def video_frames(file: IO[bytes], name: str, *, max_pixels: int, frames: int = F
             raise
         detail = " ".join(str(getattr(error, "strerror", None) or error).split())[:120]
         raise M3ScoreError(
-            f"{name}: damaged or unreadable video ({detail or type(error).__name__})"
+            f"damaged or unreadable video ({detail or type(error).__name__})", subject=name
         ) from None
 
 
@@ -179,7 +179,7 @@ def _sampled(container: Any, stream: Any, name: str, count: int) -> list[Image.I
     start, length = _extent(container, stream, name)
     if length > MAX_SECONDS:
         raise M3ScoreError(
-            f"{name}: {float(length):,.0f} seconds long, more than the limit of {MAX_SECONDS:,}"
+            f"{float(length):,.0f} seconds long, more than the limit of {MAX_SECONDS:,}", subject=name
         )
     rate = stream.average_rate or Fraction(25)
     step = Fraction(math.floor(length * rate / count)) / rate  # whole frames, as IG-VLM counts
@@ -187,7 +187,7 @@ def _sampled(container: Any, stream: Any, name: str, count: int) -> list[Image.I
     for number in range(count):
         frame = _frame_at(container, stream, start + number * step + 1 / (4 * rate))
         if frame is None:
-            raise M3ScoreError(f"{name}: truncated: the file ends before the video does")
+            raise M3ScoreError("truncated: the file ends before the video does", subject=name)
         pictures.append(_upright(frame))
     return pictures
 
@@ -206,7 +206,7 @@ def _extent(container: Any, stream: Any, name: str) -> tuple[Fraction, Fraction]
         if packet.pts is not None
     ]
     if not ends:
-        raise M3ScoreError(f"{name}: has no pictures in it")
+        raise M3ScoreError("has no pictures in it", subject=name)
     return start, max(ends) - start
 
 

@@ -10,12 +10,14 @@ import math
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import IO, Any
 
 from PIL import Image
 
 from m3score.common.errors import M3ScoreError
 from m3score.images import protocol
+from m3score.images.decode import asking_before_large
 
 try:
     import resource
@@ -42,8 +44,8 @@ def serve() -> None:
             os.chdir(folder)
         _limit_memory(memory)
         _limit_time(seconds)
-        _take_turns(orders, answers, seconds)
-        answer = _answer(module, name, arguments)
+        with asking_before_large(_taking_turns(orders, answers, seconds)):
+            answer = _answer(module, name, arguments)
         _limit_time(None)
         try:
             message = protocol.pack(answer)
@@ -65,15 +67,13 @@ def _answer(module: str, name: str, arguments: tuple[Any, ...]) -> tuple[str, An
     try:
         return "fine", getattr(importlib.import_module(module), name)(*arguments)
     except M3ScoreError as error:
-        return "wrong", str(error)
+        return "wrong", (error.reason, error.subject, error.transient)
     except Exception as error:
         return "failed", f"{type(error).__name__}: {error}"[:2000]
 
 
-def _take_turns(orders: IO[bytes], answers: IO[bytes], seconds: float | None) -> None:
-    """Large pictures are decoded by one worker at a time, lest their memory adds up."""
-    from m3score.images import decode
-
+def _taking_turns(orders: IO[bytes], answers: IO[bytes], seconds: float | None) -> Callable[[int], None]:
+    """Large pictures are decoded by one worker at a time, lest their memory adds up: once per call, wait."""
     waited = False
 
     def wait(pixels: int) -> None:
@@ -85,7 +85,7 @@ def _take_turns(orders: IO[bytes], answers: IO[bytes], seconds: float | None) ->
             protocol.receive(orders, _ANY_SIZE)
             _limit_time(seconds)
 
-    decode.before_large = wait
+    return wait
 
 
 def _limit_memory(size: int) -> None:

@@ -46,6 +46,8 @@ def available() -> bool:
 class WorkerError(M3ScoreError):
     """A worker process died, or was killed because it took too long."""
 
+    transient = True
+
 
 class FailedThere(RuntimeError):
     """What a function raised in a worker process, unless it was an M3ScoreError: its kind and its words."""
@@ -140,6 +142,8 @@ class _Worker:
                 self._wait(seconds)
                 protocol.send(orders, protocol.pack("go on"))
                 kind, value = protocol.receive(answers, memory)
+            if kind == "wrong":
+                reason, subject, transient = value
         except (OSError, EOFError, ValueError, TypeError):  # it died, or doesn't speak as a worker does
             self.kill()
             raise WorkerError(self._obituary(seconds)) from None
@@ -149,7 +153,10 @@ class _Worker:
                 _one_large.release()
         if kind == "fine":
             return value
-        raise (M3ScoreError if kind == "wrong" else FailedThere)(str(value))
+        if kind == "wrong":
+            subject = None if subject is None else str(subject)
+            raise M3ScoreError(reason, subject=subject, transient=bool(transient))
+        raise FailedThere(str(value))
 
     def _wait(self, seconds: float | None) -> None:
         self.deadline = None if seconds is None else time.monotonic() + seconds

@@ -28,6 +28,8 @@ class ScaleAnswer:
     logprob: float
     """Log-probability (nats, summed over its tokens, the end token included) of this scale's own answer; NaN
     without one."""
+    cut: bool = False
+    """Whether it reached max_new_tokens without coming to an end: there may be more that was not said."""
 
 
 class LadderAnswerer(Protocol):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 SUFFIX = ".predictor"
-MAX_BYTES = 256 << 20
+MAX_PREDICTOR_BYTES = 256 << 20
 """Larger files are refused: a predictor has a few megabytes."""
 
 _KEY = "m3score_predictor"
@@ -145,8 +145,8 @@ def _contents(path: str | os.PathLike[str], name: str) -> tuple[dict[str, np.nda
     """Arrays and JSON object of a file."""
     if os.path.exists(path) and not os.path.isfile(path):
         raise M3ScoreError(f"{name}: not a file.")
-    if os.path.isfile(path) and os.path.getsize(path) > MAX_BYTES:
-        raise M3ScoreError(f"{name}: larger than {MAX_BYTES >> 20} MiB, so no predictor.")
+    if os.path.isfile(path) and os.path.getsize(path) > MAX_PREDICTOR_BYTES:
+        raise M3ScoreError(f"{name}: larger than {MAX_PREDICTOR_BYTES >> 20} MiB, so no predictor.")
     content = read_whole(os.path.abspath(path))
     try:
         arrays = safetensors.numpy.load(content)

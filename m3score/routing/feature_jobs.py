@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from m3score.common.errors import M3ScoreError, one_line
+from m3score.common.errors import M3ScoreError, image_failure
 from m3score.common.limits import Limits
 from m3score.data.item import FoundImage
 from m3score.images.decode import printable
@@ -21,8 +21,9 @@ from m3score.routing.features.image import image_features
 Asked: TypeAlias = "tuple[str | None, ...]"
 Item: TypeAlias = "tuple[str | None, Any, Asked, str | None, int, int, int | None]"
 """What goes to a worker: path, what is to be decoded, questions, error, pixels and bytes at most, frames."""
-Looked: TypeAlias = "tuple[str | None, Asked, np.ndarray | str]"
-"""What comes back: path, questions, image features (a row per frame) or what is wrong."""
+Looked: TypeAlias = "tuple[str | None, Asked, np.ndarray | tuple[str, bool]]"
+"""What comes back: path, questions, image features (a row per frame), or what is wrong and whether that may
+be gone next time."""
 _END = object()
 
 
@@ -67,23 +68,20 @@ def order_of(image: Any, asked: Asked, limits: Limits, frames: int | None) -> It
 
 def look(item: Item) -> Looked:
     """In a worker: an image's features, or those of each frame of a video."""
-    path, source, asked, error, max_pixels, max_bytes, frames = item
-    if error is not None:
-        return path, asked, error
-    name = printable(source) if isinstance(source, str | os.PathLike) else "the image"
+    path, source, asked, known, max_pixels, max_bytes, frames = item
+    if known is not None:
+        return path, asked, (known, False)
     try:
         pictures: Sequence[Any] = [source]
         if frames is not None and is_video(source):
             pictures = open_frames(source, frames, max_pixels=max_pixels, max_bytes=max_bytes).pictures
         rows = [image_features(one, max_pixels=max_pixels, max_bytes=max_bytes) for one in pictures]
         return path, asked, np.stack(rows)
-    except M3ScoreError as problem:
-        return path, asked, str(problem) if path is None else str(problem).removeprefix(f"{name}: ")
-    except Exception as problem:  # not foreseen, but no reason to lose the other images
-        detail = one_line(problem)
-        return path, asked, f"can't be used ({type(problem).__name__}: {detail})"
+    except Exception as error:
+        problem = image_failure(error, "can't be used")
+        return path, asked, (str(problem) if path is None else problem.reason, problem.transient)
 
 
 def lost(item: Item, error: M3ScoreError) -> Looked:
     """An image that its process did not survive."""
-    return item[0], item[2], str(error)
+    return item[0], item[2], (error.reason, error.transient)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, overload
 
 import numpy as np
@@ -46,10 +46,14 @@ class Prediction:
     """What the certified share is of: "image", one question about each, or "question"; None without."""
     reason: str | None = None
     """Why it is not certified; None where it is."""
+    transient: bool = field(default=False, repr=False)
+    """Whether the error may be gone when the same is tried again."""
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready fields."""
-        return asdict(self)
+        """JSON-ready fields of the prediction itself."""
+        fields = asdict(self)
+        del fields["transient"]
+        return fields
 
 
 # ---- one image or a list --------------------------------------------------------------------------------
@@ -283,8 +287,9 @@ def _predict_many(
     pairs = with_questions(images, questions)
     items = (order_of(image, asked, limits or Limits(), frames) for image, asked in pairs)
     for path, asked, found in map_images(look, items, workers, limits=limits, instead=lost):
-        if isinstance(found, str):
-            yield Prediction(path, None, None, None, found)
+        if isinstance(found, tuple):
+            reason, transient = found
+            yield Prediction(path, None, None, None, reason, transient=transient)
             continue
         try:
             yield _judged(predictor, path, found, asked, wish)

@@ -17,9 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from m3score.common.errors import M3ScoreError
+from m3score.common.errors import OutputError
 from m3score.data.item import FoundImage
-from m3score.runs.collector import PASSING
 from m3score.runs.input_state import key_of
 from m3score.runs.journal import PathLike, keeps_journal
 from m3score.tables.io import write_atomically
@@ -54,7 +53,7 @@ class FinishedBlocks:
         try:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise M3ScoreError(f"{self.folder}: cannot write ({error.strerror or error}).") from error
+            raise OutputError.of(error, self.folder) from error
 
     def name_of(self, items: Sequence[FoundImage]) -> str:
         """The name of the block of these inputs, as they are now."""
@@ -86,8 +85,7 @@ class FinishedBlocks:
         """Whether an earlier run did this block, for good: not with failures that may pass."""
         if not self._path(name).exists() or (results := self.read(name, count)) is None:
             return False
-        errors = [str(result.get("error") or result.get("row", {}).get("error") or "") for result in results]
-        return not any(reason in error for error in errors for reason in PASSING)
+        return not any(result.get("transient") for result in results)
 
     def remove(self) -> None:
         """The run's table is in place: the blocks have done their work."""

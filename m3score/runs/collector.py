@@ -6,6 +6,7 @@ worked on is done once more. Of every input eight bytes are in memory: the place
 
 from __future__ import annotations
 
+import tempfile
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,15 +15,13 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from m3score.common.errors import M3ScoreError
+from m3score.common.errors import OutputError
 from m3score.data.discover import FoundImage
 from m3score.runs.external_sort import external_sort
 from m3score.runs.input_state import digest_of, has_changed, is_same, key_of
 from m3score.runs.journal import Journal, Record
 
 HASHERS = 2
-PASSING = ("the model failed", "took longer than", "the process that worked on it died")
-"""Errors, or parts of them, that may be gone when a run goes on: such inputs are done again."""
 _NOT_YET = -1
 _Waiting = tuple[int, FoundImage, dict[str, Any], "Future[str | None]"]
 
@@ -46,6 +45,8 @@ class Collector:
         self.on_skip = on_skip or (lambda item: None)
         self.skipped = 0
         self.made = 0
+        self.again = 0
+        """Inputs that an earlier run did, and that are done again with the rest of their block."""
         self._places = array("q")
         self._waiting: deque[_Waiting] = deque()
         self._changed: list[tuple[int, FoundImage]] = []
@@ -63,6 +64,7 @@ class Collector:
                 for item in chunk:
                     self.on_skip(item)
                 continue
+            self.again += sum(place is not None for place in places)
             for item, key in zip(chunk, keys, strict=True):
                 self._places.append(_NOT_YET)
                 yield self._given(len(self._places) - 1, item, key)
@@ -73,11 +75,15 @@ class Collector:
         for number, item in again:
             yield self._given(number, item, key_of(item))
 
-    def keep(self, row: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = ()) -> None:
-        """Write down what became of the next input."""
+    def keep(
+        self, row: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = (), *, transient: bool = False
+    ) -> None:
+        """Write down what became of the next input; an error that is `transient` is tried again next time."""
         number, item, key, digest = self._waiting.popleft()
         if "digest" not in key:
             key["digest"] = digest.result()
+        if transient:
+            key["transient"] = True
         if has_changed(key):
             self._changed.append((number, item))
             key.update(status=None, digest=None)  # whichever of its contents this row shows
@@ -107,10 +113,8 @@ class Collector:
 
     def _earlier(self, key: Mapping[str, Any]) -> int | None:
         for place, record in self.journal.earlier(key["path"]):
-            error = record.row.get("error")
-            if error and any(reason in error for reason in PASSING):
-                continue
-            if is_same(key, record.key, failed=error is not None):
+            failed = record.row.get("error") is not None
+            if not record.transient and is_same(key, record.key, failed=failed):
                 return place
         return None
 
@@ -118,14 +122,15 @@ class Collector:
 def ranked_rows(rows: Iterable[dict[str, Any]], *, folder: str | None = None) -> Iterator[dict[str, Any]]:
     """Score rows with their rank: most complex first, ties by path, those that failed last.
 
-    `folder` is where temporary files may lie. M3ScoreError if they can't be written.
+    `folder` is where temporary files may lie. OutputError if they can't be written.
     """
     try:
         ordered = external_sort(rows, _most_complex_first, folder=folder)
         for rank, row in enumerate(ordered, 1):
             yield {**row, "rank": None if row.get("complexity") is None else rank}
     except OSError as error:
-        raise M3ScoreError(f"cannot sort the table in {folder} ({error.strerror or error}).") from error
+        place = folder or tempfile.gettempdir()
+        raise OutputError(f"cannot sort the table ({error.strerror or error}).", subject=place) from error
 
 
 def _most_complex_first(row: Mapping[str, Any]) -> tuple[bool, float, str]:

@@ -25,7 +25,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from m3score.common.errors import M3ScoreError
+from m3score.common.errors import M3ScoreError, OutputError
 from m3score.tables.schema import printable
 
 try:
@@ -45,9 +45,15 @@ class Record:
     """What a run found out about one input."""
 
     key: Mapping[str, Any]
-    """`path`, and what the input was then; see input_state.py."""
+    """`path`, and what the input was then; see input_state.py. `transient` is true of an error that may be
+    gone when a run goes on."""
     row: Mapping[str, Any]
     traces: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def transient(self) -> bool:
+        """Whether the row's error may be gone when a run goes on: such inputs are done again."""
+        return bool(self.key.get("transient"))
 
 
 def journal_path(out: PathLike) -> Path:
@@ -311,9 +317,10 @@ class _says_so:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
-            raise M3ScoreError(
-                f"{printable(str(self.path))}: cannot write ({error.strerror or error}); what is done is "
-                "kept: give the same command again, when that is mended, to go on."
+            raise OutputError(
+                f"cannot write ({error.strerror or error}); what is done is kept: give the same command "
+                "again, when that is mended, to go on.",
+                subject=printable(str(self.path)),
             ) from error
 
 
@@ -325,11 +332,8 @@ def _difference(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) ->
 
 
 def _whole(line: bytes) -> bool:
-    """Whether a line is a record, complete and unharmed."""
-    try:
-        return line.endswith(b"\n") and int(line[:8], 16) == zlib.crc32(line[9:])
-    except ValueError:
-        return False
+    """Whether a line is a record, complete and unharmed, down to the tab after its checksum."""
+    return line.endswith(b"\n") and line[:9] == b"%08x\t" % zlib.crc32(line[9:])
 
 
 def _head(line: bytes) -> dict[str, Any]:

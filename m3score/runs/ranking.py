@@ -15,10 +15,10 @@ from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal
 
-from m3score.common.errors import M3ScoreError, one_line
+from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
 from m3score.data.discover import FoundImage, PathLike, Source, find_images
-from m3score.data.loader import Opened, QuestionBook, Questions, batches, open_item, opened_ahead
+from m3score.data.loader import Opened, QuestionBook, Questions, batches, in_halves, open_item, opened_ahead
 from m3score.images.sandbox import Decoder
 from m3score.models.base import LadderAnswerer
 from m3score.models.m3.config import M3Settings
@@ -49,6 +49,8 @@ class RankedImage:
     error: str | None
     width: int | None
     height: int | None
+    transient: bool = False
+    """Whether the error may be gone when the same is tried again."""
 
     def to_row(self) -> dict[str, Any]:
         """A row of the score table, without its rank."""
@@ -146,7 +148,7 @@ def rank_opened(
         block = chain(first, islice(inputs, BLOCK_BATCHES * batch_size - 1))
         for batch in batches(block, batch_size):
             images = [item for item in batch if item.image]
-            rows = iter(_trace(model, images, max_new_tokens, coarse_answers))
+            rows = iter(in_halves(partial(_trace, model, max_new_tokens, coarse_answers), images))
             for item in batch:
                 yield _result(item, next(rows) if item.image else (), rule, sufficiency)
 
@@ -197,7 +199,7 @@ def rank(
     if traces is not None:
         format_for(traces)  # complain now, not after the model ran
     book = QuestionBook(questions)
-    found = find_images(paths)
+    found = find_images(paths, max_bytes=(limits or Limits()).max_embedded_bytes)
     first = next(found, None)
     if first is None:
         raise M3ScoreError("no images found in the paths given.")
@@ -247,51 +249,36 @@ def score_table(rows: Iterable[Mapping[Any, Any]], ladder: Sequence[int]) -> pd.
 
 
 def _trace(
-    model: LadderAnswerer, batch: Sequence[Opened], max_new_tokens: int, coarse_answers: bool
-) -> list[tuple[TraceRow, ...] | str]:
-    """Each image's trace, or what went wrong. A batch that fails is tried again in halves."""
-    if not batch:
-        return []
-    try:
-        rows = trace(
-            model,
-            [item.image for item in batch if item.image],
-            [item.questions for item in batch],
-            ids=[item.path for item in batch],
-            max_new_tokens=max_new_tokens,
-            coarse_answers=coarse_answers,
-        )
-    except Exception as error:  # whatever a model raises, the other images must not pay for it
-        if len(batch) > 1:
-            half = len(batch) // 2
-            halves = batch[:half], batch[half:]
-            return [row for one in halves for row in _trace(model, one, max_new_tokens, coarse_answers)]
-        logger.debug("the model failed on %s", batch[0].path, exc_info=True)
-        return [why_it_failed(error)]
+    model: LadderAnswerer, max_new_tokens: int, coarse_answers: bool, batch: Sequence[Opened]
+) -> list[tuple[TraceRow, ...]]:
+    """Each image's trace."""
+    rows = trace(
+        model,
+        [item.image for item in batch],
+        [item.questions for item in batch],
+        ids=[item.path for item in batch],
+        max_new_tokens=max_new_tokens,
+        coarse_answers=coarse_answers,
+    )
     lengths = [len(item.questions) * len(model.ladder) for item in batch]
     remaining = iter(rows)
     return [tuple(islice(remaining, length)) for length in lengths]
 
 
-def _result(item: Opened, rows: tuple[TraceRow, ...] | str, rule: str, sufficiency: str) -> RankedImage:
+def _result(
+    item: Opened, rows: tuple[TraceRow, ...] | M3ScoreError, rule: str, sufficiency: str
+) -> RankedImage:
     width, height = item.image.size if item.image else (None, None)
-    error = item.error or (rows if isinstance(rows, str) else None)
-    if error or isinstance(rows, str):
-        return RankedImage(item.path, None, (), error, width, height)
+    if item.error is not None:
+        return RankedImage(item.path, None, (), item.error, width, height, item.transient)
+    if isinstance(rows, M3ScoreError):
+        return RankedImage(item.path, None, (), rows.reason, width, height, rows.transient)
     try:
         scored = score_trace(rows, rule=rule, sufficiency=sufficiency)
     except M3ScoreError as problem:
-        reason = str(problem).removeprefix(f"{item.path}: ")
-        return RankedImage(item.path, None, rows, reason, width, height)
+        return RankedImage(item.path, None, rows, problem.reason, width, height)
     (complexity,) = scored.values()
     return RankedImage(item.path, complexity, rows, None, width, height)
-
-
-def why_it_failed(error: Exception) -> str:
-    """What a model raised, as one line; a user error as it is."""
-    if isinstance(error, M3ScoreError):
-        return one_line(error)
-    return f"the model failed ({type(error).__name__}: {one_line(error)})"
 
 
 def _check(rule: str, sufficiency: str, batch_size: int | Literal["auto"]) -> None:

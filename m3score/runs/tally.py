@@ -28,6 +28,8 @@ class Tally:
     complexity_sum: float = 0.0
     effective_sum: float = 0.0
     not_monotone: int = 0
+    cut: int = 0
+    """Images with an answer that was cut at max_new_tokens."""
     first: list[dict[str, Any]] = field(default_factory=list)
     """The first SHOWN rows that did not fail: of a score table, in its order, the most complex."""
     last: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=SHOWN))
@@ -60,6 +62,7 @@ class Tally:
         self.effective_sum += effective or 0.0
         monotone = row.get("monotone")
         self.not_monotone += not absent(monotone) and not monotone
+        self.cut += bool(_value(row, "cut_questions"))
 
     def count(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Take in rows, in the table's order."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 from m3score.common.errors import M3ScoreError
 from m3score.data.metrics import find_metric, grade
 from m3score.data.questions import PROBE_PANEL, Answers, Question, default_questions
+from m3score.data.references import plain_text
 from m3score.images.decode import ImageSource, open_image
 from m3score.models.base import LadderAnswerer
 from m3score.scoring.rules import (
@@ -30,6 +31,7 @@ from m3score.scoring.traces import (
     single_model,
     trace,
 )
+from m3score.tables.formats import unguard_cell
 from m3score.tables.schema import SCORES, conform
 
 if TYPE_CHECKING:
@@ -72,6 +74,8 @@ class QuestionComplexity:
     metric_scores: tuple[float, ...] | None
     """The metric's score at each scale; None without a ground truth."""
     answers: tuple[str, ...]
+    cut: bool = False
+    """Whether an answer was cut at max_new_tokens, at any scale: more might have been said."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
@@ -117,7 +121,9 @@ class Complexity:
             for name in ("complexity", "effective_tokens", "required_tokens", "solved", "monotone")
         }
         row |= {f"agreement_{tokens}": v for tokens, v in zip(self.ladder, self.agreement, strict=True)}
-        return row | {"questions": len(self.questions), "width": self.width, "height": self.height}
+        cut = sum(question.cut for question in self.questions)
+        counts = {"questions": len(self.questions), "cut_questions": cut}
+        return row | counts | {"width": self.width, "height": self.height}
 
 
 def score_trace(
@@ -140,7 +146,7 @@ def score_trace(
     ladder = tuple(sorted({row.tokens for row in kept}))
     single_model(kept)
     for name, gap in incomplete(kept).items():
-        raise M3ScoreError(f"{name}: {gap}.")
+        raise M3ScoreError(f"{gap}.", subject=name)
     images: dict[str, dict[int, dict[int, TraceRow]]] = {}
     for row in kept:
         scales = images.setdefault(row.image, {}).setdefault(row.question_id, {})
@@ -196,8 +202,9 @@ def _score_question(
     known = all(row.correct is not None for row in rows)
     if sufficiency == "correct" and not known:
         raise M3ScoreError(
-            f"{rows[0].image}: no ground truth for {rows[0].question!r}, so sufficiency cannot be 'correct'; "
-            "give answers, or use 'auto' or 'consistent'."
+            f"no ground truth for {rows[0].question!r}, so sufficiency cannot be 'correct'; "
+            "give answers, or use 'auto' or 'consistent'.",
+            subject=rows[0].image,
         )
     by_truth = known and sufficiency != "consistent"
     sufficient = tuple(bool(row.correct) if by_truth else row.consistent for row in rows)
@@ -219,6 +226,7 @@ def _score_question(
         agreement=agreement,
         metric_scores=scores if len(scores) == len(rows) else None,
         answers=tuple(row.answer for row in rows),
+        cut=any(row.cut for row in rows),
     )
 
 
@@ -339,7 +347,8 @@ def rescore(
     """Score a trace table again under other rules, without a model.
 
     Args:
-        traces: a trace table (tables.read_traces). Rows with an `error` are images that could not be traced.
+        traces: a trace table (tables.read_traces; see traces.rows_of for what else is understood). Rows with
+            an `error` are images that could not be traced.
         rule, sufficiency, metric: as in score_trace.
 
     Returns:
@@ -347,7 +356,8 @@ def rescore(
         cannot be scored, such as one with an incomplete trace, has `error` filled in.
 
     Raises:
-        M3ScoreError: a missing column, rows of several models, or an unknown rule, sufficiency or metric.
+        M3ScoreError: a missing column, a value of the wrong kind, rows of several models, or an unknown rule,
+            sufficiency or metric.
     """
     _check_names(rule, sufficiency, metric)
     rows, errors = rows_of(traces)
@@ -360,7 +370,8 @@ def rescore(
     for name, traced in images.items():
         if name not in gaps:
             table[name] = _rescored(traced, rule, sufficiency, metric)
-    order = dict.fromkeys(str(name) for name in traces["image"])
+    written = (plain_text(name) or "" for name in traces["image"])
+    order = dict.fromkeys(name if name in table else unguard_cell(name) for name in written)
     return conform([{"path": name, **table[name]} for name in order if name in table], SCORES)
 
 
@@ -368,5 +379,5 @@ def _rescored(rows: list[TraceRow], rule: str, sufficiency: str, metric: str | N
     try:
         (complexity,) = score_trace(rows, rule=rule, sufficiency=sufficiency, metric=metric).values()
     except M3ScoreError as error:
-        return {"error": str(error).removeprefix(f"{rows[0].image}: ")}
+        return {"error": error.reason}
     return complexity.to_row()

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageFilter
 
-from m3score.common.limits import MAX_BYTES, MAX_PIXELS
+from m3score.common.limits import MAX_FILE_BYTES, MAX_PIXELS
 from m3score.images.decode import ImageSource, open_reduced
 
 LONGEST = 256
@@ -57,7 +57,7 @@ BASELINES: dict[str, Callable[[Image.Image], float]] = {
 
 
 def baseline(
-    name: str, source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+    name: str, source: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_FILE_BYTES
 ) -> tuple[float, tuple[int, int]]:
     """A measure of BASELINES of one picture, and its width and height.
 

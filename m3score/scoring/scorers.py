@@ -7,7 +7,6 @@ cli/options.py). Importing this imports no torch.
 
 from __future__ import annotations
 
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,11 +14,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
-from m3score.common.errors import M3ScoreError, one_line
+from m3score.common.errors import M3ScoreError, image_failure
 from m3score.common.limits import Limits
 from m3score.data.item import FoundImage
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class Scorer(Protocol):
         """What its numbers depend on: a run goes on only where that is the same."""
 
     def rows(self, items: Iterable[FoundImage], limits: Limits) -> Iterator[dict[str, Any]]:
-        """A row per input, in order."""
+        """A row per input, in order. Where `transient` is true, its error is worth another try."""
 
 
 # ---- measures of pixels ---------------------------------------------------------------------------------
@@ -88,25 +85,25 @@ _Job = tuple[str, str, Any, "str | None", int, int]
 
 def _measured(job: _Job) -> dict[str, Any]:
     """In a worker."""
-    from m3score.images.decode import printable
     from m3score.scoring.pixel import baseline
 
-    name, path, source, error, max_pixels, max_bytes = job
-    if error is not None:
-        return {"path": path, "error": error}
+    name, path, source, known, max_pixels, max_bytes = job
+    if known is not None:
+        return {"path": path, "error": known}
     try:
         value, (width, height) = baseline(name, source, max_pixels=max_pixels, max_bytes=max_bytes)
-    except M3ScoreError as problem:
-        known_as = printable(source) if isinstance(source, str) else "the image"
-        return {"path": path, "error": str(problem).removeprefix(f"{known_as}: ")}
-    except Exception as problem:  # not foreseen, but no reason to lose the other images
-        return {"path": path, "error": f"can't be used ({type(problem).__name__}: {one_line(problem)})"}
+    except Exception as error:
+        return _failed(path, image_failure(error, "can't be used"))
     return {"path": path, "complexity": value, "width": width, "height": height, "error": None}
 
 
 def _lost(job: _Job, error: M3ScoreError) -> dict[str, Any]:
     """A picture that its process did not survive."""
-    return {"path": job[1], "error": str(error)}
+    return _failed(job[1], error)
+
+
+def _failed(path: str, error: M3ScoreError) -> dict[str, Any]:
+    return {"path": path, "error": error.reason, "transient": error.transient}
 
 
 # ---- models ---------------------------------------------------------------------------------------------
@@ -131,7 +128,7 @@ class BatchScorer(ABC):
 
     def rows(self, items: Iterable[FoundImage], limits: Limits) -> Iterator[dict[str, Any]]:
         """Pictures are opened in worker processes, a few ahead of the model."""
-        from m3score.data.loader import QuestionBook, batches, open_item, opened_ahead
+        from m3score.data.loader import QuestionBook, batches, in_halves, open_item, opened_ahead
         from m3score.images.sandbox import Decoder
 
         threads = 4
@@ -144,31 +141,19 @@ class BatchScorer(ABC):
                 open_one = partial(open_item, book=book, decode=decode)
                 ahead = opened_ahead(items, open_one, pool, self.batch_size + threads)
                 for batch in batches(ahead, self.batch_size):
-                    scored = iter(self._scored([item.image for item in batch if item.image]))
+                    images = [item.image for item in batch if item.image]
+                    scored = iter(in_halves(self.score, images))
                     for item in batch:
                         if item.image is None:
-                            yield {"path": item.path, "error": item.error}
+                            yield {"path": item.path, "error": item.error, "transient": item.transient}
                             continue
                         width, height = item.image.size
-                        yield {"path": item.path, "width": width, "height": height, **next(scored)}
+                        found = next(scored)
+                        row = _failed(item.path, found) if isinstance(found, M3ScoreError) else found
+                        yield {"path": item.path, "width": width, "height": height, **row}
             finally:
                 decode.close()
                 pool.shutdown(wait=False, cancel_futures=True)
-
-    def _scored(self, images: Sequence[Any]) -> list[dict[str, Any]]:
-        """`score`; a batch that fails is tried again in halves."""
-        if not images:
-            return []
-        try:
-            return self.score(images)
-        except Exception as error:  # whatever a model raises, the other pictures must not pay for it
-            from m3score.runs.ranking import why_it_failed
-
-            if len(images) > 1:
-                half = len(images) // 2
-                return self._scored(images[:half]) + self._scored(images[half:])
-            logger.debug("the model failed", exc_info=True)
-            return [{"error": why_it_failed(error)}]
 
 
 class CatScorer(BatchScorer):

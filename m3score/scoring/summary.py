@@ -27,6 +27,8 @@ class Summary:
     """Questions for which "sufficient" means a right answer; for the others, the finest scale's answer."""
     ladder: tuple[int, ...]
     rule: str
+    cut: int
+    """Questions with an answer that was cut at max_new_tokens: they are judged as far as they go."""
     solved: int
     """Questions that some scale solves under the rule."""
     mean_complexity: float | None
@@ -64,6 +66,7 @@ def summarise(results: Iterable[Complexity]) -> Summary:
         judged_by_truth=sum(question.judged_by == "correct" for question in questions),
         ladder=ladder,
         rule=next(iter(rules), "stays"),
+        cut=sum(question.cut for question in questions),
         solved=sum(question.solved for question in questions),
         mean_complexity=_mean([result.complexity for result in scored]),
         mean_tokens={

@@ -6,6 +6,7 @@ complexity (oracle.py) are functions of it, so rules can be changed without runn
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,10 @@ from PIL import Image
 from m3score.common.errors import M3ScoreError
 from m3score.data.metrics import consistent, default_metric, grade
 from m3score.data.questions import Answers, Question, as_question, check_question
+from m3score.data.references import plain_text
 from m3score.models.base import LadderAnswerer, ScaleAnswer
-from m3score.tables.schema import absent
+from m3score.tables.formats import unguard_cell
+from m3score.tables.schema import TRACES, absent, cast
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +44,9 @@ class TraceRow:
     metric_score: float | None
     correct: bool | None
     answer_logprob: float
+    cut: bool
+    """Whether the answer reached the most tokens it may have without coming to an end: it is judged, and is
+    consistent, as far as it goes."""
     references: tuple[str, ...]
     options: tuple[str, ...]
     model: str
@@ -153,6 +159,7 @@ def _trace_rows(
                 metric_score=verdict.score if verdict else None,
                 correct=verdict.correct if verdict else None,
                 answer_logprob=scale.logprob,
+                cut=scale.cut,
                 references=known,
                 options=asked.options,
                 model=model,
@@ -186,8 +193,13 @@ def incomplete(rows: Iterable[TraceRow]) -> dict[str, str]:
 def rows_of(traces: pd.DataFrame) -> tuple[list[TraceRow], dict[str, str]]:
     """The rows of a trace table, and of the images that have none but an `error`, that error.
 
-    Absent values may be None, NaN or pandas.NA. M3ScoreError for a missing column that scores need; the
-    others may be left out, and without `question_id` an image's questions are told apart by their texts.
+    Absent values may be None, NaN or pandas.NA. A frame that pandas read from a csv file itself, where lists
+    are JSON and a leading "=" is guarded, is understood; better is tables.read_traces, which keeps answers
+    such as "None" and "nan" apart from missing ones. The columns that scores do not need may be left out, and
+    without `question_id` an image's questions are told apart by their texts.
+
+    Raises:
+        M3ScoreError: a missing column that scores need, or a value that is not of its column's kind.
     """
     needed = ("image", "question", "tokens", "answer", "agreement", "consistent")
     missing = [name for name in needed if name not in traces.columns]
@@ -200,39 +212,71 @@ def rows_of(traces: pd.DataFrame) -> tuple[list[TraceRow], dict[str, str]]:
     numbers: dict[str, dict[str, int]] = {}
     for record in traces.to_dict("records"):
         values = {str(key): value for key, value in record.items() if not absent(value)}
-        image = str(values.get("image", ""))
+        if any(isinstance(values.get(name), str) for name in ("references", "options")):
+            values = _from_csv(values)
+        image = plain_text(values.get("image", "")) or ""
         if "tokens" in values:
             known = numbers.setdefault(image, {})
             number = known.setdefault(str(values.get("question", "")), len(known))
             try:
                 rows.append(_row_of({"question_id": number, **values}))
             except (ValueError, TypeError) as error:
-                raise M3ScoreError(f"{image}: a value in the trace is of the wrong kind ({error}).") from None
+                raise M3ScoreError(
+                    f"a value in the trace is of the wrong kind ({error}).", subject=image
+                ) from None
         else:
             failed[image] = str(values.get("error", "no answers in the trace"))
     return rows, failed
 
 
+def _from_csv(values: dict[str, Any]) -> dict[str, Any]:
+    """A row as the csv format has it, in the form of read_traces; M3ScoreError where it cannot be told."""
+    image = unguard_cell(str(values.get("image", "")))
+    known = {name: unguard_cell(value) if isinstance(value, str) else value for name, value in values.items()}
+    for name in ("references", "options"):
+        try:
+            known[name] = json.loads(values.get(name, "[]"))
+        except (ValueError, TypeError, RecursionError):
+            known[name] = None
+        if not isinstance(known[name], list):
+            raise M3ScoreError(
+                f"{image}: {name} need a list of texts, or one written as JSON, not {values[name]!r:.100}."
+            )
+    if known["references"] and "tokens" in known and "answer" not in known:
+        raise M3ScoreError(
+            f"{image}: an answer is missing; pandas takes texts such as 'None' for missing values, so read "
+            "the file with m3score.tables.read_traces."
+        )
+    return known
+
+
 def _row_of(values: dict[str, Any]) -> TraceRow:
-    def optional(name: str, kind: type) -> Any:
-        return kind(values[name]) if name in values else None
+    """A row of values that are there; ValueError for one that is not of its column's kind."""
+
+    def held(name: str, otherwise: Any) -> Any:
+        if name not in values:
+            return otherwise
+        kind = TRACES.kind(name)
+        plain = plain_text(values[name]) if kind.startswith("text") else None
+        return cast(values[name] if plain is None else plain, kind)
 
     return TraceRow(
-        image=str(values["image"]),
-        question_id=int(values["question_id"]),
-        question=str(values.get("question", "")),
-        tokens=int(values["tokens"]),
-        visual_tokens=int(values.get("visual_tokens", values["tokens"])),
-        answer=str(values.get("answer", "")),
-        agreement=float(values.get("agreement", math.nan)),
-        consistent=bool(values.get("consistent", False)),
-        metric=optional("metric", str),
-        metric_score=optional("metric_score", float),
-        correct=optional("correct", bool),
-        answer_logprob=float(values.get("answer_logprob", math.nan)),
-        references=tuple(values.get("references", ())),
-        options=tuple(values.get("options", ())),
-        model=str(values.get("model", "")),
-        width=int(values.get("width", 0)),
-        height=int(values.get("height", 0)),
+        image=held("image", ""),
+        question_id=held("question_id", 0),
+        question=held("question", ""),
+        tokens=held("tokens", 0),
+        visual_tokens=held("visual_tokens", held("tokens", 0)),
+        answer=held("answer", ""),
+        agreement=held("agreement", math.nan),
+        consistent=held("consistent", False),
+        metric=held("metric", None),
+        metric_score=held("metric_score", None),
+        correct=held("correct", None),
+        answer_logprob=held("answer_logprob", math.nan),
+        cut=held("cut", False),
+        references=tuple(held("references", ())),
+        options=tuple(held("options", ())),
+        model=held("model", ""),
+        width=held("width", 0),
+        height=held("height", 0),
     )

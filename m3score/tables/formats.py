@@ -12,7 +12,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
@@ -77,21 +77,47 @@ class Csv:
     def read(self, content: bytes, kind: TableKind, name: str) -> pd.DataFrame:
         import pandas as pd
 
-        reader = csv.reader(io.StringIO(_decoded(content, name), newline=""), strict=True)
-        rows: list[list[Any]] = []
+        header, rows = csv_rows(io.StringIO(_decoded(content, name), newline=""), kind, name)
+        return pd.DataFrame(list(rows), columns=pd.Index(header), dtype=object)
+
+
+def csv_rows(text: IO[str], kind: TableKind, name: str) -> tuple[list[str], Iterator[list[Any]]]:
+    """The columns of a csv table, and its rows one after the other: values of their columns' kinds, or None.
+
+    Args:
+        text: opened with newline="".
+        kind: of the table.
+        name: what errors call it.
+
+    Raises:
+        M3ScoreError: not csv, a row of another length, a value that is not of its column's kind; with the
+            line. Of the rows, when they are reached.
+    """
+    reader = csv.reader(text, strict=True)
+
+    def fault(what: object) -> M3ScoreError:
+        return M3ScoreError(what, subject=f"{name}, line {reader.line_num}")
+
+    def rows() -> Iterator[list[Any]]:
         try:
-            header = [unguard_cell(cell) for cell in next(reader, [])]
-            if len(set(header)) < len(header):
-                raise M3ScoreError(f"{name}, line 1: a column appears twice.")
             for cells in filter(None, reader):
                 if len(cells) != len(header):
-                    raise M3ScoreError(
-                        f"{name}, line {reader.line_num}: {len(cells)} cells under {len(header)} columns."
-                    )
-                rows.append(_parsed_row(cells, header, kind, f"{name}, line {reader.line_num}"))
+                    raise fault(f"{len(cells)} cells under {len(header)} columns.")
+                try:
+                    yield list(map(_parsed, cells, kinds))
+                except ValueError:
+                    raise fault(_wrong_cell(cells, header, kinds)) from None
         except csv.Error as error:
-            raise M3ScoreError(f"{name}, line {reader.line_num}: {error}.") from None
-        return pd.DataFrame(rows, columns=pd.Index(header), dtype=object)
+            raise fault(f"{error}.") from None
+
+    try:
+        header = [unguard_cell(cell) for cell in next(reader, [])]
+    except csv.Error as error:
+        raise fault(f"{error}.") from None
+    if len(set(header)) < len(header):
+        raise fault("a column appears twice.")
+    kinds = [kind.kind(column) for column in header]
+    return header, rows()
 
 
 def _cell(value: Any, kind: str) -> str:
@@ -111,14 +137,14 @@ def _quoted(cell: str) -> str:
     return '"' + cell.replace('"', '""') + '"' if any(char in cell for char in ',"\n\r') else cell
 
 
-def _parsed_row(cells: list[str], header: list[str], kind: TableKind, where: str) -> list[Any]:
-    values = []
-    for cell, column in zip(cells, header, strict=True):
+def _wrong_cell(cells: list[str], header: list[str], kinds: list[str]) -> str:
+    """What is wrong with the first cell that can't be parsed."""
+    for cell, column, kind in zip(cells, header, kinds, strict=True):
         try:
-            values.append(_parsed(cell, kind.kind(column)))
+            _parsed(cell, kind)
         except ValueError as error:  # what the json module raises is one too
-            raise M3ScoreError(f"{where}: column {column!r}: {error}.") from None
-    return values
+            return f"column {column!r}: {error}."
+    raise AssertionError("every cell can be parsed")
 
 
 def _parsed(cell: str, kind: str) -> Any:

@@ -9,12 +9,12 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from m3score.common.errors import M3ScoreError
+from m3score.common.errors import M3ScoreError, OutputError
 from m3score.tables.formats import FORMATS, Parquet, TableFormat, format_for
 from m3score.tables.schema import (
     SCORE_COLUMNS,
@@ -129,14 +129,33 @@ def _write(
     before_rename: Callable[[str, os.stat_result], None] | None = None,
 ) -> None:
     if str(path) == "-":
-        sys.stdout.flush()
-        buffer = io.BytesIO()  # a parquet writer closes, and seeks in, what it writes to
-        seekable = not isinstance(chosen, Parquet)
-        chosen.write(frames, kind, sys.stdout.buffer if seekable else buffer)
-        sys.stdout.buffer.write(buffer.getvalue())
-        sys.stdout.flush()
+        with _printing():
+            sys.stdout.flush()
+            buffer = io.BytesIO()  # a parquet writer closes, and seeks in, what it writes to
+            seekable = not isinstance(chosen, Parquet)
+            chosen.write(frames, kind, sys.stdout.buffer if seekable else buffer)
+            sys.stdout.buffer.write(buffer.getvalue())
+            sys.stdout.flush()
         return
     write_atomically(path, lambda file: chosen.write(frames, kind, file), before_rename)
+
+
+@contextmanager
+def _printing() -> Iterator[None]:
+    """Turns what goes wrong with stdout into an OutputError; a reader that left (`| head`) is no error."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_stdout()
+        raise OutputError.of(error, "stdout") from error
+
+
+def drop_stdout() -> None:
+    """Forget what stdout could not pass on: Python would try once more at the end, and complain."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def write_whole(path: PathLike, content: bytes) -> None:
@@ -169,7 +188,7 @@ def write_atomically(
         finally:
             Path(temporary).unlink(missing_ok=True)
     except OSError as error:
-        raise M3ScoreError(f"{printable(str(path))}: cannot write ({error.strerror or error}).") from error
+        raise OutputError.of(error, printable(str(path))) from error
 
 
 def remove_leftovers(path: PathLike) -> None:

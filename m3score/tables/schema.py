@@ -26,6 +26,7 @@ _SCORE_KINDS = {
     "solved": "bool",
     "monotone": "bool",
     "questions": "int",
+    "cut_questions": "int",
     "width": "int",
     "height": "int",
     "error": "text?",
@@ -43,6 +44,7 @@ _TRACE_KINDS = {
     "metric_score": "float",
     "correct": "bool",
     "answer_logprob": "float",
+    "cut": "bool",
     "references": "list",
     "options": "list",
     "model": "text",
@@ -56,7 +58,8 @@ TRACE_COLUMNS: tuple[str, ...] = tuple(_TRACE_KINDS)
 """Columns of a trace table: those of traces.TraceRow, and `error` for an image that could not be traced.
 
 Where coarse answers were not asked for, `answer` is empty and `answer_logprob` absent in rows whose answer
-is known only to differ from the finest scale's; `consistent` is then false.
+is known only to differ from the finest scale's; `consistent` is then false. `cut` marks answers that reached
+max_new_tokens; in a score table `cut_questions` counts the questions with one.
 """
 
 _AGREEMENT = re.compile(r"agreement_(\d+)")

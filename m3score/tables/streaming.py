@@ -5,18 +5,16 @@ Knows formats and columns; reads one batch at a time and keeps nothing. io.py re
 
 from __future__ import annotations
 
-import csv
 import io
-import itertools
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from m3score.common.errors import M3ScoreError
 from m3score.images.decode import printable
-from m3score.tables.formats import Csv, JsonLines, Parquet, format_for, unguard_cell
+from m3score.tables.formats import Csv, JsonLines, Parquet, csv_rows, format_for
 from m3score.tables.io import PathLike
 from m3score.tables.json_lines import json_lines
 from m3score.tables.schema import TableKind, absent, cast
@@ -61,27 +59,38 @@ def _frame_rows(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
 def _file_rows(path: str, kind: TableKind, format: str | None) -> Iterator[dict[str, Any]]:
     name, chosen = printable(path), format_for(path, format)
     with _opened(path, name) as file:
+        if isinstance(chosen, Csv):
+            text = io.TextIOWrapper(file, "utf-8-sig", newline="")
+            header, parsed = csv_rows(text, kind, name)
+            for number, values in enumerate(parsed):
+                if number == 0:
+                    _check(header, kind, name)
+                yield {
+                    column: value for column, value in zip(header, values, strict=True) if value is not None
+                }
+            return
         rows: Iterator[tuple[str, dict[str, Any]]]
         if isinstance(chosen, Parquet):
             rows = _parquet_rows(file, name)
-        elif isinstance(chosen, Csv | JsonLines):
-            text = io.TextIOWrapper(file, "utf-8-sig", newline="" if isinstance(chosen, Csv) else None)
-            rows = _csv_rows(text, kind, name) if isinstance(chosen, Csv) else _jsonl_rows(text, name)
+        elif isinstance(chosen, JsonLines):
+            rows = _jsonl_rows(io.TextIOWrapper(file, "utf-8-sig"), name)
         else:  # a format of somebody else's: whole
             frame = chosen.read(file.read(), kind, name)
             rows = ((name, row) for row in _frame_rows(frame))
-        first = next(rows, None)
-        if first is None:
-            return
-        missing = [column for column in kind.required if column not in first[1]]
-        if missing:
-            needed = ", ".join(kind.required)
-            raise M3ScoreError(
-                f"{name}: a {kind.name} needs the columns {needed}; missing: {', '.join(missing)}."
-            )
         kinds = _Kinds(kind)
-        for where, row in itertools.chain([first], rows):
+        for number, (where, row) in enumerate(rows):
+            if number == 0:
+                _check(row, kind, name)
             yield _record(row, kinds, where)
+
+
+def _check(columns: Container[str], kind: TableKind, name: str) -> None:
+    missing = [column for column in kind.required if column not in columns]
+    if missing:
+        needed = ", ".join(kind.required)
+        raise M3ScoreError(
+            f"{name}: a {kind.name} needs the columns {needed}; missing: {', '.join(missing)}."
+        )
 
 
 @contextmanager
@@ -96,39 +105,6 @@ def _opened(path: str, name: str) -> Iterator[IO[bytes]]:
         raise M3ScoreError(f"{name}: not UTF-8 text (byte {error.start}).") from None
     except OSError as error:
         raise M3ScoreError(f"{name}: cannot read ({error.strerror or error}).") from error
-
-
-def _csv_rows(text: IO[str], kind: TableKind, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.reader(text, strict=True)
-    try:
-        header = [unguard_cell(cell) for cell in next(reader, [])]
-        if len(set(header)) < len(header):
-            raise M3ScoreError(f"{name}, line 1: a column appears twice.")
-        kinds = [kind.kind(column) for column in header]
-        for cells in filter(None, reader):
-            where = f"{name}, line {reader.line_num}"
-            if len(cells) != len(header):
-                raise M3ScoreError(f"{where}: {len(cells)} cells under {len(header)} columns.")
-            row: dict[str, Any] = {}
-            for column, cell, of in zip(header, cells, kinds, strict=True):
-                if cell == "" and of != "text":
-                    row[column] = None
-                elif of == "list":
-                    row[column] = _json(cell, where)
-                else:
-                    row[column] = unguard_cell(cell) if of in ("text", "text?", "any") else cell
-            yield where, row
-    except csv.Error as error:
-        raise M3ScoreError(f"{name}, line {reader.line_num}: {error}.") from None
-
-
-def _json(cell: str, where: str) -> Any:
-    import json
-
-    try:
-        return json.loads(cell)
-    except json.JSONDecodeError as error:
-        raise M3ScoreError(f"{where}: {cell[:60]!r} is no JSON list ({error}).") from None
 
 
 def _jsonl_rows(text: IO[str], name: str) -> Iterator[tuple[str, dict[str, Any]]]:

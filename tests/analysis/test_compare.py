@@ -117,6 +117,23 @@ def test_usage_errors(arguments: list[str], expected: str, files: Path) -> None:
     assert result.exit_code == 2 and expected in " ".join(result.stderr.split())
 
 
+def test_a_picture_that_is_rated_in_two_categories() -> None:
+    """It counts in each with its rating there; averaged over both, the order within each would be another."""
+    scores = pd.DataFrame({"path": ["a", "b", "c", "d"], "complexity": [0.1, 0.2, 0.3, 0.4]})
+    rows = [("a", 1, "u"), ("b", 4, "u"), ("c", 5, "u"), ("b", 9, "v"), ("c", 3, "v"), ("d", 1, "v"),
+            ("d", 3, "v"), ("a", 2, None), ("e", 5, "w")]  # fmt: skip
+    ratings = pd.DataFrame(rows, columns=["image", "rating", "category"])
+    found = compare({"m": scores}, ratings, resamples=10)
+    assert [(pair.category, pair.images, pair.spearman.value) for pair in found.rated] == [
+        ("u", 3, pytest.approx(1.0)),
+        ("v", 3, pytest.approx(-1.0)),
+        ("all", 4, pytest.approx(stats.spearmanr([1, 2, 3, 4], [1.5, 6.5, 4, 2]).statistic)),
+    ]
+    table = found.table.set_index("path")
+    assert table["rating"].to_dict() == {"a": 1.5, "b": 6.5, "c": 4.0, "d": 2.0}
+    assert table["category"].to_dict() == {"a": "u; all", "b": "u; v", "c": "u; v", "d": "v"}
+
+
 def test_no_image_in_common() -> None:
     with pytest.raises(M3ScoreError, match="no image"):
         compare({"a": FIRST, "b": FIRST.assign(path=[f"{i}.jpg" for i in range(60)])})

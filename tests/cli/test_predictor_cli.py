@@ -274,7 +274,7 @@ def test_errors_are_one_sentence(labels: Path, predictor: Path, pictures: Path, 
         "calibrate", labels, "--out", tmp_path / "a.predictor", "--shares", "1,2"
     )
     assert "too few images" in refused(
-        "calibrate", labels, "--out", tmp_path / "a.predictor", "--shares", "1e9,1,1"
+        "calibrate", labels, "--out", tmp_path / "a.predictor", "--shares", "1e9,1,1", "--anyway"
     )
     assert "another run" in refused(
         "calibrate", "drawn", "--seed", 6, "--limit", 3, "--work", labels, "--collect-only"

@@ -22,8 +22,11 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from m3score.cli.main import app
 from m3score.common.errors import M3ScoreError
+from m3score.common.limits import Limits
 from m3score.data.discover import Columns, FoundImage, count_images, find_images
 from m3score.data.loader import QuestionBook, open_item
 from m3score.data.naming import distinct
@@ -364,3 +367,47 @@ def test_options_of_data_sets_need_a_data_set() -> None:
     for arguments in (["rank"], ["rank", "x.tar", "--split", "test"], ["rank", "--streaming", "x.tar"]):
         result = CliRunner().invoke(app, arguments)
         assert result.exit_code == 2 and "--dataset" in result.stderr
+
+
+# ---- limits -------------------------------------------------------------------------------------------
+
+
+def test_max_bytes_holds_wherever_an_image_lies(here: Path) -> None:
+    import fsspec
+
+    small, large = png(0), png(0) + bytes(1000)
+    tar(here / "s.tar", {"a.png": small, "b.png": large})
+    pq.write_table(pa.table({"image": [small, large, None]}), here / "t.parquet")
+    with fsspec.open("memory://m/c.png", "wb") as file:
+        file.write(large)
+    rows = datasets.Dataset.from_dict({"image": [large]}).cast_column("image", datasets.Image())
+    rows.save_to_disk("saved")
+    given = ["s.tar", "t.parquet", "memory://m/c.png"]
+    found = [*find_images(given, max_bytes=500), *DataSet("saved", max_bytes=500).images()]
+    beyond = "more than the limit of 500 for an image in a shard, a row or a URL"
+    assert told(found) == [
+        ("s.tar/a.png", None),
+        ("s.tar/b.png", f"{len(large):,} bytes, {beyond}"),
+        ("t.parquet/0", None),
+        ("t.parquet/1", f"{len(large):,} bytes, {beyond}"),
+        ("t.parquet/2", "no image in this row"),
+        ("memory://m/c.png", beyond.replace("more", "more bytes")),
+        ("saved/0", f"{len(large):,} bytes, {beyond}"),
+    ]
+
+
+def test_a_higher_max_bytes_is_heeded_too(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--max-bytes` given means it: the default for shards does not stand in the way."""
+    assert Limits().max_embedded_bytes < 2**29 == Limits.of(10, 2**29, 1).max_embedded_bytes
+    tar(here / "s.tar", {"a.png": png(0)})
+    seen: list[int] = []
+
+    def no_images(*_: Any, max_bytes: int, **__: Any) -> Iterator[FoundImage]:
+        seen.append(max_bytes)
+        return iter(())
+
+    monkeypatch.setattr("m3score.data.discover.shard_images", no_images)
+    for option in (["--max-bytes", "9"], ["--max-bytes", str(2**29)], []):
+        result = CliRunner().invoke(app, ["rank", "s.tar", "--scorer", "jpeg", *option])
+        assert "no images found" in result.output
+    assert seen == [9, 2**29, Limits().max_embedded_bytes]

@@ -6,11 +6,14 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import m3score
 from m3score.calibration.benchmarks.evaluate import EVALUATION_SEED, evaluate_drawn
 from m3score.calibration.drawings.drawn import draw
+from m3score.cli.main import app
 from m3score.data.metrics import grade
+from m3score.tables.io import read_scores, read_traces
 
 FOLDER = Path(str(resources.files("m3score") / "assets" / "m3-tiny"))
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -67,3 +70,16 @@ def test_answers_do_not_depend_on_the_batch(model):
     assert together == [
         model.answer(image, question, tokens=144) for image, question in zip(images, questions, strict=True)
     ]
+
+
+def test_answers_that_were_cut_are_counted_in_the_summary(tmp_path: Path) -> None:
+    """No answer ends with its first token, since the end is a token of its own."""
+    asked = ["rank", str(EXAMPLES / "sign.png"), "--traces", str(tmp_path / "t.csv")]
+    cut = CliRunner().invoke(app, [*asked, "--max-new-tokens", "1", "--out", str(tmp_path / "s.csv")])
+    assert "1 image has answers that were cut at the most tokens" in " ".join(cut.stderr.split())
+    assert read_traces(tmp_path / "t.csv")["cut"].all()
+    assert read_scores(tmp_path / "s.csv")["cut_questions"].tolist() == [2]  # both of the panel
+    whole = CliRunner().invoke(app, [*asked, "--overwrite", "--out", str(tmp_path / "s.csv")])
+    assert whole.exit_code == 0 and "that were cut" not in whole.stderr
+    assert not read_traces(tmp_path / "t.csv")["cut"].any()
+    assert read_scores(tmp_path / "s.csv")["cut_questions"].tolist() == [0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from m3score.runs.journal import journal_path
 from tests.support.fakes import grey
 from tests.support.runs import kill_when, records, run
 
+NO_ROOM = "cannot write (No space left on device)."
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 
 
@@ -72,6 +75,51 @@ def test_interrupted_then_another_option_then_the_same(
     assert (out.read_bytes(), out.with_name("t.csv").read_bytes()) == undisturbed
 
 
+def test_what_is_done_again_is_said(folder: Path, tmp_path: Path) -> None:
+    """Groups of 8 here: what an earlier run did of an unfinished one is done again, and that is no secret."""
+    out = tmp_path / "s.csv"
+    kill_when(lambda: records(out) >= 1 + 13, *command(folder, out), seconds_per_batch=0.3)
+    done = records(out) - 1
+    code, said = run(*command(folder, out))
+    assert code == 3 and 13 <= done < 24
+    assert f"{done} rows" in said and "An unfinished group of 8 images is done again as a whole." in said
+    assert f"of which {done // 8 * 8} were done before" in said
+    again = f"{done % 8} images were done again, with a group of 8 that was not finished"
+    assert again in said or done % 8 < 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a disk that is always full")
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["rank", "--scorer", "jpeg", "--quiet"], f"stdout: {NO_ROOM}"),
+        (
+            ["rank", "--format", "parquet", "--scorer", "jpeg"],
+            f"stdout: {NO_ROOM}",
+        ),
+        (["--help"], NO_ROOM),
+        (["info"], NO_ROOM),
+    ],
+)
+def test_a_full_disk_behind_stdout(folder: Path, arguments: list[Any], told: str) -> None:
+    paths = [folder] if "rank" in arguments else []
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "m3score", *arguments, *paths],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 4 and done.stderr.strip().splitlines()[-1] == f"error: {told}"
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_error(folder: Path) -> None:
+    line = f"{sys.executable} -m m3score rank {folder} --scorer jpeg --quiet | true"
+    done = subprocess.run(line, shell=True, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+
+
 def test_a_full_disk(folder: Path, tmp_path: Path, undisturbed: tuple[bytes, bytes]) -> None:
     out = tmp_path / "s.csv"
 
@@ -80,7 +128,7 @@ def test_a_full_disk(folder: Path, tmp_path: Path, undisturbed: tuple[bytes, byt
 
     code, said = run(*command(folder, out), preexec_fn=little)
     assert (
-        code == 2
+        code == 4
         and "cannot write (File too large); what is done is kept" in said
         and "Traceback" not in said
     )

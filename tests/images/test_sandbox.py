@@ -25,7 +25,7 @@ from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
 from m3score.data.discover import find_images
 from m3score.images import protocol
-from m3score.images.decode import open_image
+from m3score.images.decode import asking_before_large, open_image
 from m3score.images.parallel import map_images
 from m3score.images.sandbox import Decoder
 from m3score.images.worker_pool import Crew, FailedThere, WorkerError
@@ -136,6 +136,44 @@ def test_a_worker_that_dies_hangs_or_fails_is_one_error_and_is_replaced() -> Non
         with pytest.raises(FailedThere, match="MemoryError"):
             crew.call(bytearray, 5_000_000_000)
         assert crew.call(len, "abc") == 3
+
+
+def test_an_error_comes_back_from_a_worker_with_what_it_knows(tmp_path: Path) -> None:
+    (tmp_path / "a: b.png").write_bytes(b"x")
+    with Crew() as crew, pytest.raises(M3ScoreError) as caught:
+        crew.call(open_image, str(tmp_path / "a: b.png"))
+    assert caught.value.subject == str(tmp_path / "a: b.png")
+    assert caught.value.reason == "not an image that Pillow can read" and not caught.value.transient
+    with Crew() as crew, pytest.raises(WorkerError) as caught:
+        crew.call(os.abort)
+    assert caught.value.transient and str(caught.value) == caught.value.reason
+
+
+def test_large_pictures_wait_for_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("1", (4100, 4100)).save(tmp_path / "large.png")
+    Image.new("1", (4000, 4000)).save(tmp_path / "small.png")
+    asked: list[int] = []
+    with asking_before_large(asked.append):
+        open_image(tmp_path / "small.png")
+        open_image(tmp_path / "large.png")
+    open_image(tmp_path / "large.png")
+    assert asked == [4100 * 4100]
+
+    turns: list[str] = []
+
+    class Turn:
+        def acquire(self) -> bool:
+            turns.append("in")
+            return True
+
+        def release(self) -> None:
+            turns.append("out")
+
+    monkeypatch.setattr("m3score.images.worker_pool._one_large", Turn())
+    with Crew(Limits()) as crew:
+        for name in ("small", "large", "small", "large"):
+            assert crew.call(open_image, tmp_path / f"{name}.png").mode == "RGB"
+    assert turns == ["in", "out"] * 2
 
 
 def test_closing_ends_what_is_under_way() -> None:

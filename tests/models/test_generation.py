@@ -79,6 +79,7 @@ def check(m3: M3Model, image: Any, question: str, length: int, answers: Any) -> 
     for answer in answers:
         own = one_by_one(m3, image, question, answer.tokens, length)
         assert answer.answer == m3.decode(own.ids)
+        assert answer.cut is (own.ids[-1] not in m3.stop_ids)
         assert answer.logprob == pytest.approx(own.logprob, abs=1e-3)
         assert answer.visual_tokens == m3.visual_token_count(image, answer.tokens)
         distance = (forced(m3, image, question, answer.tokens, finest.ids) - reference).abs().sum(-1) / 2

@@ -250,7 +250,7 @@ def test_places_without_a_predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ]:
         with pytest.raises(M3ScoreError, match=message):
             Predictor.load(path)
-    monkeypatch.setattr(codec, "MAX_BYTES", 1 << 10)
+    monkeypatch.setattr(codec, "MAX_PREDICTOR_BYTES", 1 << 10)
     with pytest.raises(M3ScoreError, match="larger than"):
         Predictor.load(file)
 

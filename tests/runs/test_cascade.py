@@ -15,10 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
+from m3score.cli.main import app
 from m3score.common.errors import M3ScoreError
 from m3score.runs.cascade import FEWEST, Budget, Line, path_hash, plan
 from m3score.runs.journal import journal_path
+from tests.support.fakes import FakeAnswerer
 from tests.support.predictors import small_predictor
 from tests.support.runs import kill_when, records, run, start
 
@@ -103,6 +106,18 @@ def test_table(home: Path, undisturbed: bytes) -> None:
     assert by_model["agreement_576"].notna().all() and by_model["predicted_tokens"].notna().all()
     assert table[table["scorer"] == "predictor"]["agreement_576"].isna().all()
     assert table[table["scorer"].isna()]["error"].notna().all()
+
+
+def test_where_the_model_failed_the_predictors_score_stays(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = FakeAnswerer(fail=lambda image: np.asarray(image)[0, 0, 0] % 3 == 0)
+    monkeypatch.setattr("m3score.cli.commands.rank.load", lambda *_, **__: model)
+    result = CliRunner().invoke(app, [str(one) for one in command(home, tmp_path / "s.csv")])
+    table = pd.read_csv(tmp_path / "s.csv")
+    failed = 24 - (table["scorer"] == "model").sum()
+    assert 0 < failed < 24 and f"The model failed on {failed} images" in result.output
+    assert len(table) == 61 and table["complexity"].notna().sum() == 60
 
 
 def test_killed_in_either_pass(home: Path, tmp_path: Path, undisturbed: bytes) -> None:

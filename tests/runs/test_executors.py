@@ -157,8 +157,10 @@ def test_block_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     assert done.earlier(name, 2) and not done.earlier(name, 3)
     (done.folder / f"{name}.parquet").write_bytes(written[:-9])
     assert not done.earlier(name, 2), "torn"
-    done.write(name, ['{"error": "took longer than the limit"}', '{"row": {"error": null}}'])
+    done.write(name, ['{"error": "died", "transient": true}', '{"row": {"error": null}}'])
     assert not done.earlier(name, 2), "that may pass"
+    done.write(name, ['{"error": "took longer than the limit"}', '{"row": {"error": null}}'])
+    assert done.earlier(name, 2), "words decide nothing"
 
     os.utime(tmp_path / "a.png", ns=(1, 1))
     assert done.name_of(items) != name

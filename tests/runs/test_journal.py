@@ -91,6 +91,21 @@ def test_a_journal_cut_off_anywhere_loses_only_what_was_cut(tmp_path: Path) -> N
         assert names_in(out, "a", "b", "c", "d") == [*["a", "b", "c"][:left], "d"]
 
 
+def test_damage_to_any_one_byte_costs_one_record_at_most(tmp_path: Path) -> None:
+    out = tmp_path / "s.csv"
+    filled(out, "a", "b", "c")
+    whole = journal_path(out).read_bytes()
+    begin = whole.index(b"\n") + 1
+    for position in range(begin, len(whole)):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1
+        journal_path(out).write_bytes(bytes(damaged))
+        journal = open_journal(out, RUN)
+        left = [name for name in "abc" for _, found in journal.earlier(name) if found == record(name)]
+        journal.close()
+        assert len(left) >= 1 + (whole[position] != 10), f"byte {position - begin} of the records"
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damage_never_makes_a_wrong_row(tmp_path: Path, data: st.DataObject) -> None:
@@ -313,6 +328,24 @@ def test_blocks_are_done_as_a_whole(tmp_path: Path, folder: Path) -> None:
     collected(out, folder, stop=5, block=3)
     did, rows = collected(out, folder, block=3)
     assert did == ["d.png", "e.png", "f.png", "g.png"] and len(rows) == 7
+
+
+def test_what_may_pass_is_done_again_whatever_its_words(tmp_path: Path, folder: Path) -> None:
+    def did(*, finishing: bool) -> list[str]:
+        journal = open_journal(tmp_path / "s.csv", RUN)
+        collector = Collector(journal)
+        names = []
+        for item in collector.to_do(find_images(folder)):
+            names.append(Path(item.path).name)
+            words = "the process that worked on it died" if "a.png" in item.path else "too large"
+            transient = "b.png" in item.path and not finishing
+            collector.keep({"path": item.path, "error": words}, transient=transient)
+        collector.close()
+        journal.close()
+        return names
+
+    assert len(did(finishing=False)) == 7
+    assert did(finishing=True) == ["b.png"] and did(finishing=True) == []
 
 
 def test_what_changes_meanwhile_is_done_again(tmp_path: Path, folder: Path) -> None:

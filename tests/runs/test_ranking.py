@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -43,7 +44,7 @@ def test_table_is_sorted_with_one_row_per_input(folder: Path) -> None:
     assert list(table.columns) == [
         *("rank", "path", "complexity", "effective_tokens", "required_tokens", "solved", "monotone"),
         *agreements,
-        *("questions", "width", "height", "error"),
+        *("questions", "cut_questions", "width", "height", "error"),
     ]
     assert [Path(path).stem for path in table["path"]] == [
         *("white", "light", "mid", "dim", "dark"),
@@ -179,12 +180,24 @@ def test_limit_and_progress(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"batch_size": 0}, {"rule": "last"}, {"sufficiency": "maybe"}, {"questions": []}, {"traces": "t.xlsx"}],
+    ("options", "told"),
+    [
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"rule": "last"}, "rule.*last"),
+        ({"sufficiency": "maybe"}, "sufficiency.*maybe"),
+        ({"questions": []}, "no question given"),
+        ({"traces": "t.xlsx"}, r"t\.xlsx: unknown table suffix"),
+    ],
 )
-def test_options_are_checked_before_anything_runs(folder: Path, options: dict[str, object]) -> None:
-    with pytest.raises(M3ScoreError):
-        rank(folder, model="none is loaded", **options)  # type: ignore[arg-type]
+def test_options_are_checked_before_anything_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], told: str
+) -> None:
+    monkeypatch.setattr("m3score.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        "m3score.runs.ranking.find_images", lambda *_, **__: pytest.fail("images were looked for")
+    )
+    with pytest.raises(M3ScoreError, match=told):
+        rank(folder, model="m3-tiny", **options)
 
 
 def test_several_questions_for_every_image(folder: Path) -> None:

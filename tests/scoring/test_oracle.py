@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from m3score.models.base import ScaleAnswer
 from m3score.scoring.oracle import rescore, score, score_trace, trace
 from m3score.scoring.rules import RULES, complexity_of, effective_tokens_of, is_monotone, required_tokens
 from m3score.scoring.summary import UNSOLVED, mean_tokens, summarise
+from m3score.tables.io import read_traces, write_traces
 
 LADDER = (1, 9, 36, 144, 576)
 LADDERS = st.lists(st.integers(1, 3000), min_size=1, max_size=7, unique=True).map(lambda t: tuple(sorted(t)))
@@ -299,6 +301,40 @@ def test_rescore_judges_anew() -> None:
     assert list(rescore(minimal)["required_tokens"]) == [36]
 
 
+def test_rescore_understands_what_pandas_reads_of_a_csv_file(tmp_path: Path) -> None:
+    """Not letter by letter, and not "False" as true; names and answers without the guard of spreadsheets."""
+    names = ["=a.png", "b.png", "12"]
+    said = [("-5", 0.5), ("4", 0.5), ("-5", 1.0)]
+    model = Scripted(lambda _, t: said[(9, 36, 576).index(t)], (9, 36, 576))
+    rows = trace(model, [IMAGE] * 3, [["q"]] * 3, [["-5"], ["red"], [["4", "4.0"]]], ids=names)
+    table = [*(row.to_dict() for row in rows), {"image": "c.png", "error": "truncated"}]
+    write_traces(table, tmp_path / "t.csv")
+    read = pd.read_csv(tmp_path / "t.csv")
+    assert isinstance(read["references"][0], str) and read["image"][0] == "'=a.png"
+    for metric in (None, "exact_match", "relaxed_accuracy"):
+        for rule in ("stays", "first"):
+            expected = rescore(read_traces(tmp_path / "t.csv"), rule, metric=metric)
+            assert rescore(read, rule, metric=metric).equals(expected)
+    assert list(rescore(read, "first")["path"]) == [*names, "c.png"]
+    assert list(rescore(read, "first")["required_tokens"][[0, 2]]) == [9, 36]
+    assert rescore(read.astype(object).astype({"correct": str}), "first").equals(rescore(read, "first"))
+    write_traces(table, tmp_path / "t.parquet")
+    assert rescore(pd.read_parquet(tmp_path / "t.parquet")).equals(rescore(read))
+
+
+def test_rescore_refuses_what_it_cannot_understand(tmp_path: Path) -> None:
+    rows = trace(Scripted(lambda _, t: ("None", 1.0)), [IMAGE], [["q"]], [["None"]], ids=["a.png"])
+    table = [row.to_dict() for row in rows]
+    with pytest.raises(M3ScoreError, match=r"a\.png: references need a list of texts.* not 'None'"):
+        rescore(pd.DataFrame([{**row, "references": "None"} for row in table]))
+    with pytest.raises(M3ScoreError, match=r"a\.png: a value .*\(needs true or false, not 'maybe'\)"):
+        rescore(pd.DataFrame([{**row, "consistent": "maybe"} for row in table]))
+    write_traces(table, tmp_path / "t.csv")
+    with pytest.raises(M3ScoreError, match=r"a\.png: an answer is missing; .*read_traces"):
+        rescore(pd.read_csv(tmp_path / "t.csv"))  # "None" is a missing value to pandas
+    assert rescore(read_traces(tmp_path / "t.csv"))["required_tokens"].tolist() == [1]
+
+
 def test_rescore_says_what_is_wrong() -> None:
     rows = [row.to_dict() for row in trace(knows_from(9), [IMAGE], [["q"]])]
     with pytest.raises(M3ScoreError, match="missing: agreement"):
@@ -313,6 +349,31 @@ def test_rescore_says_what_is_wrong() -> None:
         score_trace(
             [*trace(knows_from(9), [IMAGE], [["q"]])[:-1], *trace(knows_from(9), [IMAGE], [["q"]], ids=["1"])]
         )
+
+
+# ---- answers that were cut ----------------------------------------------------------------------------
+
+
+class Cut(Scripted):
+    """Every answer at 9 tokens is cut."""
+
+    def _scale(self, question: str, tokens: int) -> ScaleAnswer:
+        return replace(super()._scale(question, tokens), cut=tokens == 9 and question != "short")
+
+
+def test_answers_that_were_cut_are_marked_and_counted(tmp_path: Path) -> None:
+    model = Cut(lambda _, t: ("a long answ", 1.0))
+    rows = trace(model, [IMAGE, IMAGE], [["q", "short"], ["short"]], ids=["a", "b"])
+    assert [row.tokens for row in rows if row.cut] == [9]
+    scored = score_trace(rows)
+    assert [one.to_row()["cut_questions"] for one in scored.values()] == [1, 0]
+    assert [question.cut for question in scored["a"].questions] == [True, False]
+    assert summarise(scored.values()).cut == 1
+    for name in ("t.csv", "t.jsonl", "t.parquet"):
+        write_traces(rows, tmp_path / name)
+        assert list(rescore(read_traces(tmp_path / name))["cut_questions"]) == [1, 0]
+    older = pd.DataFrame([row.to_dict() for row in rows]).drop(columns="cut")
+    assert list(rescore(older)["cut_questions"]) == [0, 0]
 
 
 # ---- summaries ----------------------------------------------------------------------------------------

@@ -289,7 +289,7 @@ def test_repeated_rows_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture
         ("q.csv", "image,question,metric\na,q,anls\na,q,\n", r"line 3: repeats an earlier question"),
         ("q.jsonl", '{"image": "a", "question": "q"}\n{', r"q\.jsonl, line 2: not JSON"),
         ("q.jsonl", "3", r"q\.jsonl, line 1: every line has to be a JSON object"),
-        ("q.jsonl", '{"image": "a", "question": "q", "answers": [true]}', r"line 1: 'answers' has to be"),
+        ("q.jsonl", '{"image": "a", "question": "q", "answers": [true]}', r"line 1: 'answers' has to hold"),
         ("q.jsonl", '{"image": "a", "question": 3}', r"line 1: no question given"),
     ],
 )  # fmt: skip

@@ -72,8 +72,7 @@ class Demo:
             visit = Visit(open_image(path))
         except M3ScoreError as error:
             # The server's path of an upload is nobody's business, and the name is on the page already.
-            reason = str(error).removeprefix(f"{path}: ")
-            shown["problem"] = page.problem(f"{os.path.basename(path)}: {reason}")
+            shown["problem"] = page.problem(f"{os.path.basename(path)}: {error.reason}")
             return shown
         return shown | {"visit": visit, "seen": self._seen(visit, level)}
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from m3score.common.errors import M3ScoreError
-from m3score.images.decode import open_image, open_reduced, printable
+from m3score.images.decode import open_image, open_reduced
 
 if TYPE_CHECKING:
     from m3score.models.m3.model import M3Model
@@ -56,7 +56,7 @@ def _thumbnail(path: str, find: Callable[[str], str], limit: int) -> Thumbnail:
         file = find(path)
         picture, (width, height) = open_reduced(file, SIDE)
     except M3ScoreError as error:
-        return Thumbnail(None, None, None, str(error).removeprefix(f"{printable(file)}: "))
+        return Thumbnail(None, None, None, error.reason)
     content = b""
     for share, quality in _QUALITIES:
         small = picture.copy()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from m3score.common.errors import M3ScoreError, first_line
+from m3score.common.limits import MAX_EMBEDDED_BYTES
 from m3score.data.item import Columns, FoundImage, ToFetch
 from m3score.data.sources.parquet import chosen_columns, row_image
 from m3score.data.sources.remote import placed
@@ -36,6 +37,7 @@ class DataSet:
         columns: which hold the image, and maybe questions and answers; see rows.chosen_columns.
         streaming: read rows from where they lie, without a copy in the library's cache.
         config: which configuration of a hub data set, where there are several.
+        max_bytes: an encoded image of more bytes is an error.
     """
 
     name: str
@@ -43,6 +45,7 @@ class DataSet:
     columns: Columns = field(default_factory=Columns)
     streaming: bool = False
     config: str | None = None
+    max_bytes: int = MAX_EMBEDDED_BYTES
 
     def check(self) -> None:
         """M3ScoreError, with what is allowed, if there is no such data set, split or column."""
@@ -70,7 +73,7 @@ class DataSet:
         index = 0
         try:
             for row in rows:
-                yield placed(*row_image(f"{name}/{index}", str(index), row, columns))
+                yield self._placed(name, index, row, columns)
                 index += 1
         except Exception as error:  # the library, the hub and the network raise dozens of kinds
             reason = f"the data set can't be read from this row on ({first_line(error)})"
@@ -103,7 +106,13 @@ class DataSet:
         else:
             raise M3ScoreError("in a data set that is streamed, and is not fetched a second time")
         for index, row in chosen:
-            yield placed(*row_image(f"{name}/{index}", str(index), row, columns))
+            yield self._placed(name, index, row, columns)
+
+    def _placed(
+        self, name: str, index: int, row: Mapping[str, Any], columns: Columns
+    ) -> FoundImage | ToFetch:
+        found, where = row_image(f"{name}/{index}", str(index), row, columns, self.max_bytes)
+        return placed(found, where, max_bytes=self.max_bytes)
 
     @cached_property
     def _loaded(self) -> tuple[Any, str, Columns]:

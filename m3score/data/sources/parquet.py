@@ -7,8 +7,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from m3score.common.errors import M3ScoreError, one_line
-from m3score.data.item import MAX_BYTES, Columns, FoundImage, too_large
+from m3score.common.limits import MAX_EMBEDDED_BYTES
+from m3score.data.item import Columns, FoundImage, too_large
 from m3score.data.questions import Question
+from m3score.data.references import is_missing, read_texts
 from m3score.images.decode import system_error
 
 SUFFIXES = (".parquet", ".pq")
@@ -44,39 +46,44 @@ def chosen_columns(name: str, there: Sequence[str], images: Sequence[str], wante
     for option, column in (("image", image), ("question", question), ("answers", answers)):
         if column is not None and column not in there:
             raise M3ScoreError(
-                f"{name}: no column {column!r} (--{option}-column); there are {', '.join(there)}."
+                f"no column {column!r} (--{option}-column); there are {', '.join(there)}.", subject=name
             )
     return Columns(image, question, answers)
 
 
 def questions_of(row: Mapping[str, Any], columns: Columns) -> tuple[Question, ...]:
     """What a row asks about its image; M3ScoreError if that makes no sense."""
-    from m3score.data.questions import as_question
-
     asked = row[columns.question] if columns.question else None
-    if asked is None:
+    if is_missing(asked):
         return ()
     answers = row[columns.answers] if columns.answers else None
     if isinstance(asked, str):
-        return (as_question(asked, _texts(answers)),)
+        return (Question(asked, read_texts(answers, columns.answers or "answers")),)
     if not isinstance(asked, list | tuple):
         raise M3ScoreError(f"a question has to be a text or a list of texts, not {type(asked).__name__}")
-    given = [None] * len(asked) if answers is None else answers
-    if len(given) != len(asked):
-        raise M3ScoreError(f"{len(asked)} questions with {len(given)} answers")
-    return tuple(as_question(one, _texts(own)) for one, own in zip(asked, given, strict=True))
+    given: Any = [None] * len(asked) if is_missing(answers) else answers
+    if not isinstance(given, list | tuple) or len(given) != len(asked):
+        raise M3ScoreError(f"{len(asked)} questions need a list with the answers of each, not {given!r:.100}")
+    return tuple(_asked(*one, columns) for one in zip(asked, given, strict=True))
 
 
-def _texts(answers: Any) -> tuple[str, ...] | None:
-    if answers is None:
-        return None
-    return tuple(str(one) for one in answers) if isinstance(answers, list | tuple) else (str(answers),)
+def _asked(text: Any, answers: Any, columns: Columns) -> Question:
+    if not isinstance(text, str):
+        raise M3ScoreError(f"a question has to be a text, not {text!r:.100}")
+    return Question(text, read_texts(answers, columns.answers or "answers"))
 
 
 def row_image(
-    path: str, relative: str, row: Mapping[str, Any], columns: Columns
+    path: str,
+    relative: str,
+    row: Mapping[str, Any],
+    columns: Columns,
+    max_bytes: int = MAX_EMBEDDED_BYTES,
 ) -> tuple[FoundImage, str | None]:
-    """A row as an input called `path`; and where its image lies, if it is not in the row."""
+    """A row as an input called `path`; and where its image lies, if it is not in the row.
+
+    An image of more than `max_bytes` is an error.
+    """
     value: Any = row[columns.image or "image"]
     where = None
     if isinstance(value, Mapping):  # an Image column of the datasets library, not decoded
@@ -87,14 +94,14 @@ def row_image(
         asked = questions_of(row, columns)
     except M3ScoreError as error:
         return FoundImage(path, relative, str(error)), None
-    if isinstance(value, bytes) and 0 < len(value) <= MAX_BYTES:
+    if isinstance(value, bytes) and 0 < len(value) <= max_bytes:
         return FoundImage(path, relative, content=value, questions=asked), None
     if value is None and where:
         return FoundImage(path, relative, questions=asked), where
     if not value:
         return FoundImage(path, relative, "no image in this row"), None
     if isinstance(value, bytes):
-        return FoundImage(path, relative, too_large(len(value))), None
+        return FoundImage(path, relative, too_large(len(value), max_bytes)), None
     reason = f"no image in the column {columns.image}, but {type(value).__name__}"
     return FoundImage(path, relative, reason), None
 
@@ -108,11 +115,12 @@ def parquet_images(
     columns: Columns,
     *,
     wanted: Collection[int] | None = None,
+    max_bytes: int = MAX_EMBEDDED_BYTES,
 ) -> Iterator[tuple[FoundImage, str | None]]:
     """Rows of a parquet file as inputs called FILE/ROW, each with where its image lies if not in the row.
 
     Row groups that can't be read are one error each; the others are read all the same. Where the numbers of
-    the `wanted` rows are given, row groups without any are left out.
+    the `wanted` rows are given, row groups without any are left out. `max_bytes` is as in row_image.
     """
     import pyarrow.parquet as pq
 
@@ -126,24 +134,24 @@ def parquet_images(
             for group in range(table.num_row_groups):
                 rows = range(first, first + table.metadata.row_group(group).num_rows)
                 if wanted is None or any(row in rows for row in wanted):
-                    yield from _group_images(name, table, group, first, chosen)
+                    yield from _group_images(name, table, group, first, chosen, max_bytes)
                 first = rows.stop
     except M3ScoreError as error:
-        yield FoundImage(name, os.path.basename(name), str(error).removeprefix(f"{name}: ")), None
+        yield FoundImage(name, os.path.basename(name), error.reason), None
     except Exception as error:  # pyarrow's errors, and those of remote file systems
         reason = f"not a parquet file that can be read ({_detail(error)})"
         yield FoundImage(name, os.path.basename(name), reason), None
 
 
 def _group_images(
-    name: str, table: Any, group: int, first: int, columns: Columns
+    name: str, table: Any, group: int, first: int, columns: Columns, max_bytes: int
 ) -> Iterator[tuple[FoundImage, str | None]]:
     wanted = list(dict.fromkeys(filter(None, (columns.image, columns.question, columns.answers))))
     index = first
     try:
         for batch in table.iter_batches(_AT_ONCE, row_groups=[group], columns=wanted, use_threads=False):
             for row in batch.to_pylist():
-                yield row_image(f"{name}/{index}", str(index), row, columns)
+                yield row_image(f"{name}/{index}", str(index), row, columns, max_bytes)
                 index += 1
     except Exception as error:
         last = first + table.metadata.row_group(group).num_rows - 1

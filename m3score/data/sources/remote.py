@@ -18,7 +18,8 @@ from functools import partial
 from typing import IO, Any, cast
 
 from m3score.common.errors import M3ScoreError, MissingExtraError, one_line
-from m3score.data.item import MAX_BYTES, FoundImage, ToFetch, too_large
+from m3score.common.limits import MAX_EMBEDDED_BYTES
+from m3score.data.item import FoundImage, ToFetch, too_large
 from m3score.images.decode import image_suffixes
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
@@ -48,24 +49,26 @@ class RemoteFile:
     system: Any
     path: str
     """As the file system wants it."""
+    max_bytes: int = MAX_EMBEDDED_BYTES
+    """More are not read."""
 
     def open(self) -> IO[bytes]:
         """Open for reading; the file system's own exceptions."""
         return cast(IO[bytes], self.system.open(self.path, "rb"))
 
     def read(self) -> bytes:
-        """The content. M3ScoreError if it can't be had, or is larger than MAX_BYTES."""
+        """The content. M3ScoreError if it can't be had, or is larger than `max_bytes`."""
         for attempt in range(1, _TRIES + 1):
             try:
                 with self.open() as file:
-                    content = file.read(MAX_BYTES + 1)
+                    content = file.read(self.max_bytes + 1)
                 break
             except Exception as error:  # every file system has exceptions of its own
                 if attempt == _TRIES or isinstance(error, (*_FINAL, ImportError)):
                     raise M3ScoreError(f"can't be fetched ({explained(error)})") from None
                 time.sleep(0.5 * 2**attempt)  # an overloaded server may answer in a moment
-        if len(content) > MAX_BYTES:
-            raise M3ScoreError(too_large(len(content)))
+        if len(content) > self.max_bytes:
+            raise M3ScoreError(too_large(None, self.max_bytes))
         return content
 
     def to_fetch(self) -> ToFetch:
@@ -73,7 +76,9 @@ class RemoteFile:
         return ToFetch(FoundImage(self.url, self.relative), self.read)
 
 
-def remote_files(url: str, keep: Callable[[str], bool]) -> Iterator[RemoteFile]:
+def remote_files(
+    url: str, keep: Callable[[str], bool], max_bytes: int = MAX_EMBEDDED_BYTES
+) -> Iterator[RemoteFile]:
     """The files that a URL stands for: one, those below a folder, or what matches a pattern ("*"), sorted.
 
     A folder's listing is fsspec's, in memory as a whole: give many millions of files as shards, or as a list
@@ -89,7 +94,7 @@ def remote_files(url: str, keep: Callable[[str], bool]) -> Iterator[RemoteFile]:
 
     def file(found: str, relative: str) -> RemoteFile:
         name = found if is_url(found) else f"{prefix}{found.lstrip('/')}{chain}"
-        return RemoteFile(url if found == path else name, relative, system, found)
+        return RemoteFile(url if found == path else name, relative, system, found, max_bytes)
 
     try:
         if "*" in path:
@@ -128,7 +133,7 @@ def fetched(found: Iterable[FoundImage | ToFetch]) -> Iterator[FoundImage]:
                 waiting.append(item)
             else:
                 yield item
-            while len(waiting) >= _AT_ONCE or _held(waiting) > MAX_BYTES:
+            while len(waiting) >= _AT_ONCE or _held(waiting) > MAX_EMBEDDED_BYTES:
                 yield _result(waiting.popleft())
         while waiting:
             yield _result(waiting.popleft())
@@ -137,12 +142,14 @@ def fetched(found: Iterable[FoundImage | ToFetch]) -> Iterator[FoundImage]:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def placed(found: FoundImage, where: str | None, folder: str = "") -> FoundImage | ToFetch:
+def placed(
+    found: FoundImage, where: str | None, folder: str = "", *, max_bytes: int = MAX_EMBEDDED_BYTES
+) -> FoundImage | ToFetch:
     """A row's input, with its image to be taken from `where`: a URL, or a path relative to `folder`."""
     if where is None or found.error:
         return found
     if is_url(where) and local_path(where) is None:
-        return ToFetch(found, partial(_read, where))
+        return ToFetch(found, partial(_read, where, max_bytes))
     path = os.path.join(folder, local_path(where) or where)
     return replace(found, original=path)
 
@@ -179,9 +186,9 @@ def _may_be_folder(url: str) -> bool:
     return first.endswith("/") or not file
 
 
-def _read(url: str) -> bytes:
+def _read(url: str, max_bytes: int) -> bytes:
     system, path = _opened_system(url)
-    return RemoteFile(url, "", system, path).read()
+    return RemoteFile(url, "", system, path, max_bytes).read()
 
 
 def _opened_system(url: str) -> tuple[Any, str]:
@@ -189,13 +196,13 @@ def _opened_system(url: str) -> tuple[Any, str]:
     try:
         import fsspec
     except ImportError:
-        raise MissingExtraError(f"{url}: reading URLs", "remote") from None
+        raise MissingExtraError("reading URLs", "remote", subject=url) from None
     try:
         return cast("tuple[Any, str]", fsspec.core.url_to_fs(url))
     except ImportError as error:  # fsspec says which package it is that the protocol needs
-        raise M3ScoreError(f"{url}: {str(error).rstrip('.')}.") from None
+        raise M3ScoreError(f"{str(error).rstrip('.')}.", subject=url) from None
     except Exception as error:
-        raise M3ScoreError(f"{url}: can't be opened ({explained(error)}).") from None
+        raise M3ScoreError(f"can't be opened ({explained(error)}).", subject=url) from None
 
 
 def _around(url: str) -> tuple[str, str]:

@@ -18,7 +18,8 @@ from dataclasses import replace
 from typing import IO, Any, cast
 
 from m3score.common.errors import M3ScoreError, one_line
-from m3score.data.item import MAX_BYTES, Columns, FoundImage, too_large
+from m3score.common.limits import MAX_EMBEDDED_BYTES
+from m3score.data.item import Columns, FoundImage, too_large
 from m3score.data.questions import Question, question_of
 from m3score.data.sources.parquet import questions_of
 from m3score.images.decode import image_suffixes, printable, system_error
@@ -42,6 +43,7 @@ def shard_images(
     *,
     ask: bool = True,
     wanted: Collection[str] | None = None,
+    max_bytes: int = MAX_EMBEDDED_BYTES,
 ) -> Iterator[FoundImage]:
     """The images of one shard, as SHARD/MEMBER. Where the shard is damaged, the last one is an error.
 
@@ -51,11 +53,12 @@ def shard_images(
         on_skip: called with the name of every member that is neither an image nor a sample's json.
         ask: whether what the json files ask is of interest.
         wanted: members; no others are read where a shard is a plain tar file that can be sought in.
+        max_bytes: an image of more bytes is not read, but an error.
     """
     sample: list[FoundImage] = []
     questions: tuple[Question, ...] = ()
     stem = problem = ""
-    for member in _members(name, open_shard, on_skip, wanted):
+    for member in _members(name, open_shard, on_skip, wanted, max_bytes):
         own_stem, suffix = os.path.splitext(member.relative)
         if own_stem != stem or len(sample) >= _MOST_IN_A_SAMPLE:
             yield from (_asked(image, questions, problem) for image in sample)
@@ -98,6 +101,7 @@ def _members(
     open_shard: Callable[[], IO[bytes]],
     on_skip: Callable[[str], None],
     wanted: Collection[str] | None,
+    max_bytes: int,
 ) -> Iterator[FoundImage]:
     """Images and json files of a shard, with their content."""
     last = reading = None
@@ -112,7 +116,7 @@ def _members(
                     continue
                 usable = member.isreg() and not os.path.basename(reading).startswith(".")
                 if usable and suffix in image_suffixes():
-                    yield _image(f"{name}/{reading}", tar, member)
+                    yield _image(f"{name}/{reading}", tar, member, max_bytes)
                 elif usable and suffix == ".json" and member.size <= _LARGEST_JSON:
                     content = cast(IO[bytes], tar.extractfile(member)).read()
                     yield FoundImage(f"{name}/{reading}", reading, content=content)
@@ -128,11 +132,11 @@ def _tar(plain: IO[bytes], wanted: Collection[str] | None, file: IO[bytes]) -> t
     return tarfile.open(fileobj=plain, mode="r:" if skips else "r|", tarinfo=_Header, encoding="utf-8")
 
 
-def _image(path: str, tar: tarfile.TarFile, member: tarfile.TarInfo) -> FoundImage:
+def _image(path: str, tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> FoundImage:
     if member.size == 0:
         return FoundImage(path, member.name, "empty file (0 bytes)")
-    if member.size > MAX_BYTES:
-        return FoundImage(path, member.name, too_large(member.size))
+    if member.size > max_bytes:
+        return FoundImage(path, member.name, too_large(member.size, max_bytes))
     return FoundImage(path, member.name, content=cast(IO[bytes], tar.extractfile(member)).read())
 
 

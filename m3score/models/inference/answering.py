@@ -93,4 +93,5 @@ def _scale_answer(
         answer=model.decode(verdict.ids) if known else None,
         agreement=verdict.agreement,
         logprob=verdict.logprob if known else math.nan,
+        cut=known and verdict.ids[-1] not in model.stop_ids,
     )

@@ -14,7 +14,7 @@ import math
 
 import numpy as np
 
-from m3score.common.limits import MAX_BYTES, MAX_PIXELS
+from m3score.common.limits import MAX_FILE_BYTES, MAX_PIXELS
 from m3score.images.decode import ImageSource, open_reduced
 from m3score.images.parallel import available_processors, map_images
 from m3score.routing.features import measures
@@ -119,7 +119,7 @@ IMAGE_FEATURES: tuple[str, ...] = tuple(MEANINGS)
 
 
 def image_features(
-    img: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_BYTES
+    img: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_FILE_BYTES
 ) -> np.ndarray:
     """Features of one picture: float32 (len(IMAGE_FEATURES),), finite.
 

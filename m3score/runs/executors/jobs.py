@@ -6,7 +6,7 @@ Knows no cluster; that is ray_cluster.py. A job is sent to the machines, results
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from m3score.common.errors import M3ScoreError
@@ -48,6 +48,7 @@ class RankedElsewhere:
 
     row: dict[str, Any]
     traces: list[dict[str, Any]]
+    transient: bool = False
 
     def to_row(self) -> dict[str, Any]:
         """See RankedImage.to_row."""
@@ -91,7 +92,8 @@ class ModelJob:
         model = self._loaded()
 
         def data(result: RankedImage) -> dict[str, Any]:
-            return {"row": result.to_row(), "traces": result.trace_rows() if self.traces else []}
+            traced = result.trace_rows() if self.traces else []
+            return {"row": result.to_row(), "traces": traced, "transient": result.transient}
 
         def work(items: Sequence[FoundImage]) -> list[dict[str, Any]]:
             return [data(result) for result in rank_stream(items, model, self.book, **self.how)]
@@ -129,7 +131,7 @@ class PredictorJob:
         }
 
         def work(items: Sequence[FoundImage]) -> list[dict[str, Any]]:
-            return [one.to_dict() for one in predict_many(items, self.question, workers=1, **how)]
+            return [asdict(one) for one in predict_many(items, self.question, workers=1, **how)]
 
         return work
 

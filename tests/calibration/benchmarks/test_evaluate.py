@@ -188,4 +188,4 @@ def test_tables_fit_a_terminal(width):
 
 def test_the_tasks_are_listed():
     shown = CliRunner().invoke(app, ["evaluate", "--list"]).stdout
-    assert len(shown.splitlines()) == 19 and "vinoground" in shown
+    assert len(shown.splitlines()) == 20 and "vinoground" in shown

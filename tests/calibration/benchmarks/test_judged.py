@@ -360,3 +360,15 @@ def test_the_paper_has_rows_of_both_models() -> None:
         ("LLaVA-1.5-7B-M3", 78.4, True),
         ("LLaVA-NeXT-7B-M3", 83.38, True),
     ]
+
+
+def test_answers_that_were_cut_are_counted() -> None:
+    source = source_of(TASK, [[plain("a")] for _ in range(3)])
+    traces = traces_of(source, [[["a", "a", "a"]] for _ in range(3)])
+    said = "questions have an answer that reached the most tokens"
+    assert judge(traces, source, resamples=10).cut == 0  # a table of an older version does not say
+    traces["cut"] = pd.array([True, True, None, *[False] * 6], dtype="boolean")
+    judged = judge(traces, source, resamples=10)
+    assert judged.cut == 1 and any(said in one for one in sentences(judged))
+    traces["cut"] = False
+    assert not any(said in one for one in sentences(judge(traces, source, resamples=10)))

@@ -12,9 +12,19 @@ import datasets
 import pytest
 
 from m3score.calibration.benchmarks.task_data import TaskSource, load_own, load_task
-from m3score.calibration.benchmarks.tasks import Task, asked_of, find_task, tasks
+from m3score.calibration.benchmarks.tasks import (
+    LeftOut,
+    Task,
+    asked_of,
+    find_task,
+    names_options,
+    own_question,
+    tasks,
+)
 from m3score.common.errors import M3ScoreError
-from m3score.data.metrics import METRICS
+from m3score.data.metrics import METRICS, grade
+from m3score.data.questions import Question
+from m3score.models.m3.conversation import place_image_tags
 from tests.support.fakes import grey
 
 WORD = "\nAnswer the question using a single word or phrase."
@@ -119,7 +129,7 @@ def test_a_saved_data_set_is_asked_as_declared(name: str, tmp_path: Path) -> Non
 
 
 def test_every_task_is_declared_whole() -> None:
-    assert len(tasks()) == 19
+    assert len(tasks()) == 20
     for task in tasks().values():
         assert task.metric in METRICS and (task.open_metric or task.metric) in METRICS
         assert bool(task.hub and task.split) != bool(task.file and task.origin and task.path)
@@ -331,3 +341,93 @@ def test_answers_may_be_objects() -> None:
     held = find_task("vizwiz")
     row = {"question": "what", "answers": [{"answer": "can", "answer_confidence": "yes"}] * 10}
     assert asked_of(held, row).question.answers == ("can",) * 10
+
+
+# ---- texts that look like something else ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("label", "right", "wrong"), [("[2013, 2016]", "[2013, 2016]", "2013"), ("['a', 'b']", "['a', 'b']", "a")]
+)
+def test_a_list_as_a_label_of_chartqa_is_one_text(label: str, right: str, wrong: str) -> None:
+    """As in ChartQA's metric, which compares the label as it is written (9 of 2,373 labels are lists)."""
+    one = asked_of(find_task("chartqa"), {"question": "Which years?", "answer": label, "type": "human"})
+    assert one.question.answers == (label,)
+    assert grade("relaxed_accuracy", right, one.question.answers).correct
+    assert not grade("relaxed_accuracy", wrong, one.question.answers).correct
+
+
+def test_only_a_missing_value_is_missing() -> None:
+    seed = find_task("seed")
+    row = {"question": "How many?", "choice_a": "One", "choice_b": "None", "choice_c": "Two",
+           "choice_d": "Three", "answer": "D", "data_type": "image"}  # fmt: skip
+    one = asked_of(seed, row)
+    assert one.question.options == ("One", "None", "Two", "Three") and one.question.answers == ("D",)
+    assert "B. None" in one.question.question
+    for name in ("chartqa", "gqa", "msvd-qa"):
+        assert asked_of(find_task(name), {"question": "?", "answer": "none"}).question.answers == ("none",)
+        assert asked_of(find_task(name), {"question": "?", "answer": "nan"}).question.answers == ("nan",)
+        for missing in (None, float("nan"), ""):
+            with pytest.raises(LeftOut, match="no reference answer"):
+                asked_of(find_task(name), {"question": "?", "answer": missing})
+
+
+def test_a_gap_among_options_is_left_out(tmp_path: Path) -> None:
+    row = {"index": 5, "question": "?", "hint": "nan", "answer": "C", "A": "none", "B": "nan", "C": "fly"}
+    with pytest.raises(LeftOut, match="an option is missing"):
+        asked_of(find_task("mmbench"), row)
+    assert asked_of(find_task("mmbench"), {**row, "B": "two"}).question.options == ("none", "two", "fly")
+
+
+@pytest.mark.parametrize("answer", ["7", "-1", "B"])
+def test_a_position_beyond_the_options_is_an_error(answer: str) -> None:
+    with pytest.raises(M3ScoreError, match="is no position among 2 options"):
+        asked_of(find_task("ai2d"), {"question": "?", "options": OPTIONS, "answer": answer})
+
+
+def test_mmbench_has_two_prompts(tmp_path: Path) -> None:
+    rows, _ = CASES["mmbench"]
+    data_set("mmbench", rows).save_to_disk(str(tmp_path / "mmbench"))  # the data is the same
+    source = load_task(find_task("mmbench-lmms"), tmp_path)
+    assert asked(source) == [
+        (f"Look. Which? There are several options:{LISTED}\n{LETTER}", ("A",), 2),
+        (f"Which? There are several options:\nA. ant\nB. bee\n{LETTER}", ("B",), 2),
+    ]
+    assert [entry.name for entry in source.entries] == ["mmbench-lmms/0", "mmbench-lmms/1"]
+    assert {entry.asked[0].unit for entry in source.entries} == {"5"}
+
+
+@pytest.mark.parametrize("name", ["seed", "temporalbench", "vinoground"])
+def test_tasks_that_go_by_the_first_character(name: str) -> None:
+    assert find_task(name).metric == "first_letter"
+
+
+def test_mmmu_may_name_its_image_twice() -> None:
+    row = {"question": "In <image 1>, what does <image 1> show?", "options": "['<image 1>', 'ant']",
+           "answer": "A"}  # fmt: skip
+    text = asked_of(find_task("mmmu"), row).question.question
+    assert text.startswith("In <image>, what does <image 1> show?\nA. <image 1>\nB. ant")
+    assert place_image_tags(text, 1) == text  # one image for one tag
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "named"),
+    [
+        ("How many people stood in line in 2013?", ["0", "1", "2", "3"], False),
+        ("Which of the 2 dogs is in 3 of the pictures?", ["2", "3"], False),
+        ("Is it a bee or an ant?", OPTIONS, True),
+        ("Is it an ant or a bee?", OPTIONS, False),  # then a letter would be wrong
+        ("Which?\nA. bee\nB. ant", OPTIONS, True),
+        ("Which? (a) Bee (b) Ant", OPTIONS, True),
+        ("Which? 1) bee; 2) ant", OPTIONS, True),
+        ("bee, fly or ant?", ["bee", "fly", "ant"], True),
+        ("Is the beekeeper in the pantry?", OPTIONS, False),
+        ("Does the bee sit where the ant runs?", OPTIONS, False),
+        ("$5 or $6?", ["$5", "$6"], True),
+        ("C++ or C?", ["C++", "C"], True),
+    ],
+)
+def test_options_that_a_question_names(text: str, options: list[str], named: bool) -> None:
+    assert names_options(text, options) is named
+    asked = own_question(Question(text, ("A",), tuple(options))).question
+    assert asked == text if named else "\nA. " in asked and asked.endswith(LETTER)
