@@ -158,7 +158,10 @@ def test_calibrate_takes_videos(clips: tuple[Path, Any], tmp_path: Path) -> None
         np.testing.assert_array_equal(held.features()["values"][0], image_features(clip))
     refused = "another run (source differ)", "labels of other --frames (2 and none)"
     for more, reason in zip(
-        ((*words, "--work", works[2]), ("calibrate", *works.values(), "--out", tmp_path / "x.predictor")),
+        (
+            (*words, "--work", works[2]),
+            ("calibrate", *works.values(), "--out", tmp_path / "x.predictor", "--anyway"),
+        ),
         refused,
         strict=True,
     ):
