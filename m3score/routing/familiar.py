@@ -26,6 +26,8 @@ import numpy as np
 
 from m3score.common.errors import M3ScoreError
 
+_ROWS = 512
+"""Looked at together: what they take fits a processor's cache, or nearly."""
 LEVEL = 0.05
 """Share of the pictures like the calibration's that may be taken for others: they cost tokens, no answers."""
 
@@ -84,11 +86,14 @@ class Familiarity:
     def strangeness(self, X: np.ndarray) -> np.ndarray:
         """float32 (n,): minus the log density, up to a constant, of (n, features) rows."""
         rows = (np.asarray(X, np.float64) - self.middle) / self.scale
-        found = np.empty((len(self.offsets), len(rows)))
-        for k, triangle in enumerate(self._triangles):  # a row's sum must not hang on the batch: no BLAS
-            away = np.einsum("nd,de->ne", rows - self.means[k], triangle)
-            found[k] = self.offsets[k] - 0.5 * np.square(away).sum(axis=1)
-        return -np.logaddexp.reduce(found, axis=0).astype(np.float32)
+        found = np.empty(len(rows), np.float32)
+        for start in range(0, len(rows), _ROWS):
+            away = rows[start : start + _ROWS, None] - self.means
+            # one product per row and part: in a larger one BLAS would round a row as its neighbours have it
+            away = np.matmul(away[:, :, None], self._triangles)[:, :, 0]
+            logs = self.offsets - 0.5 * np.square(away).sum(axis=2)
+            found[start : start + _ROWS] = -np.logaddexp.reduce(logs, axis=1)
+        return found
 
     def p_values(self, X: np.ndarray) -> np.ndarray:
         """float64 (n,) in (0, 1]: small for pictures that the calibration holds hardly any like."""

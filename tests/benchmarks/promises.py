@@ -69,13 +69,14 @@ def broken(
         _, first = np.unique(image[order], return_index=True)
         single, kept = rows[order[first]], {}
 
-        def of(margin: float, rows: np.ndarray) -> np.ndarray:
+        def single_at(margin: float, rows: np.ndarray = single) -> np.ndarray:
             return regrets[place[margin]][rows]
 
-        kept["image"] = certify(grid, lambda m, r=single: of(m, r), max_drop, confidence)
-        kept["question"] = certify_questions(
-            grid, lambda m, r=rows: of(m, r), image, MOST, max_drop, confidence
-        )
+        def all_at(margin: float, rows: np.ndarray = rows) -> np.ndarray:
+            return regrets[place[margin]][rows]
+
+        kept["image"] = certify(grid, single_at, max_drop, confidence)
+        kept["question"] = certify_questions(grid, all_at, image, MOST, max_drop, confidence)
         for per, held in (("image", "image"), ("image", "question"), ("question", "question")):
             k = place[kept[per].margin]
             name = f"per {per}" if per == held else f"per {per}, held to all questions"

@@ -193,9 +193,9 @@ def test_a_model_that_answers_next_to_nothing_gets_a_sentence(labels: Path, tmp_
     """No "200 % of the accuracy kept" of 5 %."""
     weak = tmp_path / "labels"
     shutil.copytree(labels, weak)
-    for path in weak.glob("traces-*.parquet"):
+    for path in sorted(weak.glob("traces-*.parquet")):
         traces = pd.read_parquet(path)
-        some = traces["image"].isin(sorted(set(traces["image"]))[::2]) & (traces["question_id"] == 0)
+        some = (traces["question_id"] == 0) & (traces["question"].str.len() % 2 == 0)
         traces["correct"] = some & (traces["tokens"] >= 9)
         traces["metric_score"] = traces["correct"].astype(float)
         traces.to_parquet(path)

@@ -194,8 +194,9 @@ def test_without_a_question_complexity_is_the_mean_over_the_panel(predictor: Pre
     found = told.decide(rows, wish=Wish(spread=True))
     asked = np.stack([question_features(text) for text in panel])
     each = [predictor.decide(np.stack([row, row]), asked, Wish(spread=True)) for row in rows]
-    np.testing.assert_allclose(found.complexity, [one.complexity.mean() for one in each])  # type: ignore[union-attr]
-    np.testing.assert_allclose(found.spread, [one.spread.mean() for one in each])  # type: ignore[union-attr]
+    for name in ("complexity", "spread"):
+        means = [getattr(one, name).mean() for one in each]
+        np.testing.assert_allclose(getattr(found, name), means)
     np.testing.assert_array_equal(found.tokens, predictor.decide(rows).tokens)  # the image alone routes
 
 
