@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import IO, TypeAlias
+from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -32,6 +32,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from m3score.common.errors import M3ScoreError, one_line
 from m3score.common.files import check_bytes, open_regular, printable, system_error, why_not_a_file
 from m3score.common.limits import MAX_FILE_BYTES, MAX_PIXELS
+from m3score.images.given import ImageSource, as_source
 from m3score.images.reduce import QUICK, averaged, quick_jpeg
 from m3score.images.video import VIDEO_SUFFIXES, looks_like_video, video_grid, video_suffixes
 
@@ -46,8 +47,6 @@ __all__ = [
     "system_error",
     "why_not_a_file",
 ]
-
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
 
 LARGE = 16_777_216
 """Pixels of a picture whose decoding takes memory worth speaking of."""
@@ -157,8 +156,6 @@ def _open(
 ) -> tuple[Image.Image, tuple[int, int]]:
     """The image, averaged over blocks where it is longer than `side`, and its full size."""
     if not isinstance(source, str | os.PathLike | bytes | Image.Image):
-        from m3score.images.given import as_source  # which needs this module
-
         source = as_source(source)
     with _quiet_pillow():
         if isinstance(source, np.ndarray):

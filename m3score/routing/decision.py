@@ -7,16 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from m3score.routing.certify import Certificate
-from m3score.routing.familiar import LEVEL
+from m3score.routing.familiar import LEVEL, Familiarity
 from m3score.routing.features.question import question_features
-
-if TYPE_CHECKING:
-    from m3score.routing.predictor import Predictor
 
 NO_PROMISE = "no promise was asked for"
 BUDGET = "a budget of tokens promises nothing"
@@ -41,6 +38,50 @@ class Wish:
 DEFAULT = Wish()
 
 
+class Decider(Protocol):
+    """What decisions are made with: a Predictor, where these are explained."""
+
+    @property
+    def ladder(self) -> tuple[int, ...]:
+        """Tokens per grid, coarsest first."""
+
+    @property
+    def familiar(self) -> Familiarity | None:
+        """Notices pictures unlike those of the calibration."""
+
+    @property
+    def probe_panel(self) -> tuple[str, ...]:
+        """What complexity is about where nothing is asked."""
+
+    def predict(self, X_image: Any, X_question: Any = None) -> np.ndarray:
+        """ln(tokens)."""
+
+    def spread(self, X_image: Any, X_question: Any = None) -> np.ndarray:
+        """How unsure that is."""
+
+    def complexity(self, predictions: Any) -> np.ndarray:
+        """In [0, 1]."""
+
+    def certificate(
+        self, max_drop: float, confidence: float, *, with_question: bool, per: str
+    ) -> Certificate:
+        """The promise."""
+
+    def route(
+        self,
+        predictions: Any,
+        *,
+        max_drop: float | None = 0.02,
+        confidence: float = 0.95,
+        with_question: bool = False,
+        per: str = "image",
+    ) -> np.ndarray:
+        """Scales, with a margin."""
+
+    def route_within(self, mean_tokens: float, X_image: Any, X_question: Any = None) -> np.ndarray:
+        """Scales, within a budget."""
+
+
 @dataclass(frozen=True, eq=False)
 class Decision:
     """About n rows."""
@@ -59,7 +100,7 @@ class Decision:
     """float64 (n,): how unsure the complexity is, in ln(tokens)."""
 
     @classmethod
-    def of(cls, predictor: Predictor, rows: np.ndarray, asked: Any, wish: Wish) -> Decision:
+    def of(cls, predictor: Decider, rows: np.ndarray, asked: Any, wish: Wish) -> Decision:
         """See Predictor.decide."""
         predicted = predictor.predict(rows, asked)
         certificate = None
@@ -98,7 +139,7 @@ def strange(p_value: float) -> str:
 
 
 def _complexity(
-    predictor: Predictor, rows: np.ndarray, predicted: np.ndarray, panel: tuple[str, ...]
+    predictor: Decider, rows: np.ndarray, predicted: np.ndarray, panel: tuple[str, ...]
 ) -> np.ndarray:
     if not panel:
         return predictor.complexity(predicted)
@@ -106,7 +147,7 @@ def _complexity(
     return np.asarray(values.reshape(len(rows), len(panel)).mean(axis=1))
 
 
-def _spread(predictor: Predictor, rows: np.ndarray, asked: Any, panel: tuple[str, ...]) -> np.ndarray:
+def _spread(predictor: Decider, rows: np.ndarray, asked: Any, panel: tuple[str, ...]) -> np.ndarray:
     if not panel:
         return predictor.spread(rows, asked)
     values = predictor.spread(*_probed(rows, panel))

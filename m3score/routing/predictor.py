@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
 from m3score.common.errors import M3ScoreError
-from m3score.routing import certify
+from m3score.routing import certify, codec
 from m3score.routing.certify import Certificate
 from m3score.routing.decision import DEFAULT, Decision, Wish
 from m3score.routing.ensemble import Ensemble
@@ -32,6 +32,7 @@ from m3score.routing.record import (
     check_record,
 )
 from m3score.scoring.rules import choose
+from m3score.tables.schema import printable
 
 FEATURE_SETS = ("pixels", "vision")
 """What image features are made of: the picture (image.py), or the model's own vision tower."""
@@ -318,16 +319,16 @@ class Predictor:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file (safetensors; suffix .predictor). M3ScoreError where it cannot be written."""
-        from m3score.routing.codec import save
-
-        save(self, path)
+        codec.save({each.name: getattr(self, each.name) for each in fields(self) if each.init}, path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Predictor:
         """Read a file; never executes anything in it. M3ScoreError, in one sentence, if it cannot."""
-        from m3score.routing.codec import load
-
-        return load(path)
+        contents = codec.load(path)
+        try:
+            return Predictor(**contents)
+        except M3ScoreError as error:
+            raise M3ScoreError(str(error), subject=printable(str(path))) from None
 
 
 def clip_predictions(values: Any, ladder: Sequence[int]) -> np.ndarray:
