@@ -6,6 +6,7 @@ Knows folders and files; each step has a module of its own. `m3score calibrate` 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from m3score.calibration.predictor.judge import Verdict
 from m3score.calibration.predictor.sources import Source, find_source
 from m3score.common.errors import M3ScoreError, MissingExtraError
 from m3score.models.base import LadderAnswerer
+from m3score.routing.certify import images_needed
 from m3score.routing.features.image import IMAGE_FEATURES
 from m3score.scoring.scorers.model_stream import check_frames
 from m3score.tables.io import write_whole
@@ -53,8 +55,54 @@ class FitOptions:
     sufficiency: str = "auto"
     max_drop: float = 0.02
     confidence: float = 0.95
+    per: str = "image"
     seed: int = 0
     workers: int | None = None
+
+
+@dataclass(frozen=True)
+class ImageNeeds:
+    """How many images it takes to certify anything, and how many there are."""
+
+    options: FitOptions
+    images: int | None
+    """None where that shows only when all are read."""
+
+    @property
+    def share(self) -> float:
+        """Of the images, those that certify."""
+        return self.options.shares[1] / sum(self.options.shares)
+
+    @property
+    def needed(self) -> int:
+        """Calibration images that it takes."""
+        return images_needed(self.options.max_drop, self.options.confidence)
+
+    @property
+    def enough(self) -> bool | None:
+        """Whether there are so many; None where that is not known yet."""
+        return None if self.images is None else self.images * self.share >= self.needed
+
+    @property
+    def least_drop(self) -> float:
+        """The smallest max_drop, in thousandths, that the images could certify."""
+        calibrating = max(1, int((self.images or 0) * self.share))
+        least = -math.expm1(math.log1p(-self.options.confidence) / calibrating)
+        return math.ceil(1000 * least) / 1000
+
+    @property
+    def text(self) -> str:
+        """Sentences for people."""
+        asked = self.options
+        more = " (more where images have unequal numbers of questions)" if asked.per == "question" else ""
+        there = "How many there are shows when all are read."
+        return (
+            f"A promise of at most {asked.max_drop:.4g} lost per {asked.per}, at confidence "
+            f"{asked.confidence:.4g}, needs at least {self.needed:,} calibration images{more}; with "
+            f"{self.share:.0%} of the images for calibration that is "
+            f"{math.ceil(self.needed / self.share - 1e-9):,} in all. "
+            + (there if self.images is None else f"There are {self.images:,}.")
+        )
 
 
 # ---- labels ---------------------------------------------------------------------------------------------
@@ -76,6 +124,16 @@ def label_folders(found: Mapping[str, Source | None], work: Path) -> dict[str, P
         slug = re.sub(r"[^\w.-]+", "-", os.path.basename(os.path.normpath(name)))
         folders[name] = Path(name) if source is None else work if alone else work / f"{i}-{slug}"
     return folders
+
+
+def promise_needs(found: Mapping[str, Source | None], limit: int | None, options: FitOptions) -> ImageNeeds:
+    """How many images the promise of `options` needs and how many there are, before any is asked about."""
+    counts = [
+        open_collection(Path(name)).traces()["image"].nunique() if source is None else _count(source, limit)
+        for name, source in found.items()
+    ]
+    known = [count for count in counts if count is not None]
+    return ImageNeeds(options, sum(known) if len(known) == len(counts) else None)
 
 
 def collect_labels(
@@ -121,7 +179,10 @@ def fit_labels(
         _check_alike(first, other)
     labels = labels_of([*folders], sufficiency=options.sufficiency, workers=options.workers)
     further = {str(folder): labels_of([folder], sufficiency=options.sufficiency) for folder in tests}
-    fitted = fit_predictor(
+    known: dict[str, Any] = {"sufficiency": str(options.sufficiency)}
+    if first.frames is not None:
+        known["frames"] = first.frames
+    return fit_predictor(
         labels,
         fingerprint=first.fingerprint,
         feature_set=first.feature_set,
@@ -130,14 +191,11 @@ def fit_labels(
         shares=options.shares,
         max_drop=options.max_drop,
         confidence=options.confidence,
+        per=options.per,
         tests=further,
+        facts=known,
         progress=say,
     )
-    known: dict[str, Any] = {"sufficiency": str(options.sufficiency)}
-    if first.frames is not None:
-        known["frames"] = first.frames
-    predictor = replace(fitted.predictor, data={**fitted.predictor.data, **known})
-    return replace(fitted, predictor=predictor)
 
 
 def _check_alike(first: Collection, other: Collection) -> None:
@@ -167,7 +225,7 @@ def write_predictor(fitted: Fitted, out: Path, folder: Path, options: FitOptions
     write_whole(folder / "card.md", card.encode())
     results = [verdict.to_dict() for verdict in fitted.verdicts]
     write_whole(folder / "results.json", json.dumps(results, indent=1).encode())
-    return write_frontiers(fitted.verdicts, folder, f"{predictor.model}: accuracy kept against visual tokens")
+    return write_frontiers(fitted.verdicts, folder, f"{predictor.model}: accuracy against visual tokens")
 
 
 def write_frontiers(verdicts: Sequence[Verdict], folder: Path, title: str) -> str:
@@ -180,7 +238,8 @@ def write_frontiers(verdicts: Sequence[Verdict], folder: Path, title: str) -> st
         stem = "frontier" if number == 1 else f"frontier-{number}"
         write_csv(verdict.curves, folder / f"{stem}.csv")
         try:
-            write_png(verdict.curves, folder / f"{stem}.png", f"{title} ({verdict.name})", verdict.marks())
+            named = f"{title} ({verdict.name})"
+            write_png(verdict.curves, folder / f"{stem}.png", named, verdict.marks(), kept=not verdict.weak)
         except MissingExtraError as error:
             missing = str(error)
     return missing
