@@ -17,14 +17,14 @@ from m3score.cli.console import plain
 
 if TYPE_CHECKING:
     from m3score.analysis.compare import Comparison, Correlation, Pair
-    from m3score.calibration.benchmarks.judged import Judged
-    from m3score.calibration.benchmarks.scoreboard import Grid
+    from m3score.calibration.benchmarks.results import BenchmarkResult
+    from m3score.calibration.benchmarks.scoreboard import TextTable
 
 WIDE = 100
 """From so many columns on a table has room around its figures."""
 
 
-def show(judged: list[Judged]) -> None:
+def show(judged: list[BenchmarkResult]) -> None:
     """Tables on a terminal, Markdown elsewhere."""
     from m3score.calibration.benchmarks import scoreboard
 
@@ -42,7 +42,7 @@ def show(judged: list[Judged]) -> None:
         screen.print()
 
 
-def table_of(grid: Grid, roomy: bool) -> Table:
+def table_of(grid: TextTable, roomy: bool) -> Table:
     """Figures are never broken, headings between words only."""
     table = Table(title=plain(grid.title), title_justify="left", box=SIMPLE, padding=(0, 1) if roomy else 0)
     for i, column in enumerate(grid.header):

@@ -166,7 +166,7 @@ def compare(
 
     check_target(out, format, overwrite=overwrite)
     from m3score.analysis.compare import compare as compare_tables
-    from m3score.analysis.compare_picture import check_plot, draw_comparison
+    from m3score.analysis.compare_plot import check_plot, draw_comparison
     from m3score.tables.compact import read_compact
     from m3score.tables.schema import SCORES
 

@@ -18,7 +18,7 @@ from m3score.common.errors import M3ScoreError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from m3score.calibration.benchmarks.judged import Judged
+    from m3score.calibration.benchmarks.results import BenchmarkResult
     from m3score.calibration.benchmarks.task_data import TaskSource
 
 EPILOG = """Examples:
@@ -251,7 +251,7 @@ def _judge(
     loading: dict[str, Any],
     how: dict[str, Any],
     console: Console,
-) -> list[Judged]:
+) -> list[BenchmarkResult]:
     from m3score.calibration.benchmarks.evaluate import evaluate_task
     from m3score.cli.progress import progress, repeat
     from m3score.models.fingerprint import fingerprint
@@ -275,7 +275,7 @@ def _judge(
 
 
 def _write(
-    judged: list[Judged],
+    judged: list[BenchmarkResult],
     folders: list[Path],
     out: Path | None,
     plot: Path | None,
@@ -292,7 +292,9 @@ def _write(
     else:
         write_table([row for one in judged for row in scoreboard.rows(one)], out, scoreboard.FIGURES)
     if plot is not None:
-        scoreboard.write_png(judged, plot)
+        from m3score.calibration.benchmarks.plot import write_png
+
+        write_png(judged, plot)
     if traces is not None:
         _write_traces(folders, traces)
     for one in judged if out is not None else ():

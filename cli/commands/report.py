@@ -17,7 +17,7 @@ from m3score.cli.console import SOME_FAILED, plain, set_up
 from m3score.common.errors import M3ScoreError
 
 if TYPE_CHECKING:
-    from m3score.analysis.report.page import Report
+    from m3score.analysis.report.content import Report
     from m3score.data.item import Columns
     from m3score.data.sources.hf_datasets import DataSet
     from m3score.runs.request import Inputs
@@ -35,7 +35,7 @@ m3score report scores.csv --dataset lmms-lab/DocVQA --split validation"""
 
 @dataclass(frozen=True)
 class Places:
-    """Where pictures lie that are no files; see picture_sources.within_reach."""
+    """Where pictures lie that are no files; see picture_sources.opened_images."""
 
     data_sets: Sequence[DataSet] = ()
     columns: Columns | None = None
@@ -146,7 +146,7 @@ def report(
     """
     console = set_up(quiet=quiet, verbose=verbose)
     check_page(out, overwrite=overwrite)
-    from m3score.analysis.report.page import gather
+    from m3score.analysis.report.content import gather
 
     places = places_of(dataset, split, image_column, fetch)
     with _steps(console, "Reading") as step:
@@ -202,7 +202,8 @@ def finish(
         predictor: of the router; None for a bundled one, if there is one for this model.
         places: where pictures lie that are no files.
     """
-    from m3score.analysis.report.page import add_maps, add_pictures, add_router, save
+    from m3score.analysis.report.content import add_maps, add_pictures, add_router
+    from m3score.analysis.report.page import save
 
     chosen = _router(page, predictor)
     with _within_reach(page, scores, places, console, router=chosen is not None) as find:
@@ -235,13 +236,13 @@ def _within_reach(
     page: Report, scores: Any, places: Places, console: Console, *, router: bool
 ) -> Iterator[Callable[[str], str]]:
     from m3score.analysis.report.pictures import folder_of_table
-    from m3score.data.extract import within_reach
+    from m3score.data.extract import opened_images
 
     wanted = page.wanted(router=router)
     how: dict[str, Any] = {"data_sets": places.data_sets, "columns": places.columns, "fetch": places.fetch}
     with ExitStack() as reaching:
         with _steps(console, "Finding pictures", len(set(wanted))) as step:
-            near = within_reach(wanted, folder_of_table(scores), **how, on_picture=step)
+            near = opened_images(wanted, folder_of_table(scores), **how, on_picture=step)
             find = reaching.enter_context(near)
         yield find
 
@@ -262,7 +263,7 @@ def page_of_run(
 
     The others are those of the run.
     """
-    from m3score.analysis.report.page import gather
+    from m3score.analysis.report.content import gather
 
     rows = [path for path in inputs.paths if not isinstance(path, str | PathLike)]
     places = Places(rows, inputs.columns, fetch=True)

@@ -192,14 +192,14 @@ def select(
     from m3score.runs.request import check_target
 
     check_target(out, "csv" if kind is Format.list else kind, overwrite=overwrite)
-    from m3score.analysis.select import choose
+    from m3score.analysis.select import select_rows
     from m3score.cli.commands.report import places_of
     from m3score.tables.compact import read_compact
     from m3score.tables.schema import SCORES
 
     reach = places_of(dataset, split, image_column, fetch)
     table = read_compact(scores, SCORES)
-    chosen = choose(
+    chosen = select_rows(
         table,
         by=by,
         min=least,
@@ -260,11 +260,11 @@ def _place(
     console: Console,
 ) -> tuple[int, list[str | None]]:
     """The exit code, and where each row's image lies now."""
-    from m3score.analysis.export import How, common_folder, place
+    from m3score.analysis.export import ExportMode, common_folder, export_images
     from m3score.cli.progress import progress
 
     start = os.fspath(root or "")
-    how = How.copy if copies else How.link
+    mode = ExportMode.copy if copies else ExportMode.link
     paths = rows["path"].astype(str).tolist()
     results: list[Any] = []
     interrupted = False
@@ -272,7 +272,7 @@ def _place(
     with sigterm_as_interrupt():
         try:
             with progress(console, lambda: len(paths), "Copying" if copies else "Linking") as advance:
-                for placed in place(paths, folder, how, root=start, base=base, **vars(reach)):
+                for placed in export_images(paths, folder, mode, root=start, base=base, **vars(reach)):
                     results.append(placed)
                     advance()
         except KeyboardInterrupt:

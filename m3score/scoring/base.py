@@ -14,12 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from itertools import chain, islice
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from m3score.common.errors import M3ScoreError, image_failure
 from m3score.common.limits import Limits
 from m3score.data.item import FoundImage
 from m3score.data.loader import Opened, QuestionBook, batches, in_halves, open_item, opened_ahead
+
+if TYPE_CHECKING:
+    from m3score.images.sandbox import Preparation
 
 BLOCK_BATCHES = 4
 """No batch reaches over a multiple of so many times its size, in inputs: a run that goes on at such a place
@@ -186,7 +189,7 @@ def open_batches(
     workers: int | None = None,
     book: QuestionBook | None = None,
     prepare: Callable[[Any], Any] | None = None,
-    settings: Any = None,
+    preparation: Preparation | None = None,
     frames: int | None = None,
 ) -> Iterator[list[Opened]]:
     """Inputs opened in worker processes, a few ahead, in batches.
@@ -198,7 +201,7 @@ def open_batches(
         workers: processes that open images; by default one per CPU, at most OPENERS.
         book: what images are asked; by default nothing of interest.
         prepare: makes of an image what the model is to be handed in its place.
-        settings: the image handling of a model (M3Settings), which the worker processes do then.
+        preparation: what the worker processes make of an opened picture, such as a model's preprocessing.
         frames: of a video, so many pictures in place of one.
     """
     from m3score.images.sandbox import Decoder
@@ -207,7 +210,7 @@ def open_batches(
     asked = book or QuestionBook("unasked")
     with (
         ThreadPoolExecutor(threads, thread_name_prefix="m3score-open") as pool,
-        Decoder(limits, settings, frames) as decode,
+        Decoder(limits, preparation, frames) as decode,
     ):
         try:
             open_one = partial(open_item, book=asked, prepare=prepare, decode=decode)

@@ -149,7 +149,7 @@ def test_rank_by_adaptive_tokens(pictures: Path, tokenizer: Path) -> None:
 
 
 def test_the_bundled_tokenizer(pictures: Path) -> None:
-    from m3score.calibration.drawings.drawn import draw
+    from m3score.calibration.drawings.drawing import draw
 
     for kind in ("plane", "chart"):
         draw(11, 0, kind).image.save(pictures / f"{kind}.png")

@@ -17,7 +17,6 @@ from m3score.common.limits import Limits
 from m3score.data.item import FoundImage
 from m3score.data.loader import Opened, QuestionBook, in_halves
 from m3score.models.base import LadderAnswerer
-from m3score.models.m3.config import M3Settings
 from m3score.scoring.base import batches_within_blocks, open_batches
 from m3score.scoring.oracle import SUFFICIENCY, Complexity, score_trace
 from m3score.scoring.rules import RULES, choose
@@ -88,9 +87,7 @@ def rank_stream(
     check_frames(frames, model)
     size = images_at_once(model, batch_size)
     # A model that preprocesses images lets the workers do it; tiles are smaller to send than large pictures.
-    prepare, settings = getattr(model, "tiles", None), getattr(model, "settings", None)
-    if not (prepare and isinstance(settings, M3Settings)):
-        settings = None
+    prepare, preparation = getattr(model, "tiles", None), getattr(model, "preparation", None)
     opened = open_batches(
         found,
         size,
@@ -98,7 +95,7 @@ def rank_stream(
         workers=workers,
         book=questions or QuestionBook(),
         prepare=prepare,
-        settings=settings,
+        preparation=preparation,
         frames=frames,
     )
 
@@ -138,15 +135,15 @@ def check_frames(frames: int | None, model: LadderAnswerer, tokens: int | None =
         raise M3ScoreError(f"frames must be at least 1, not {frames}.")
     if not hasattr(model, "tiles"):
         raise M3ScoreError(f"{model.name} takes whole pictures only: leave frames out.")
-    settings = getattr(model, "settings", None)
-    if settings is None:
+    config = getattr(model, "config", None)
+    if config is None:
         return
     each = tokens or max(model.ladder)
-    room = (settings.max_length - len(model.prompt_ids(""))) // each  # type: ignore[attr-defined]
+    room = (config.max_length - len(model.prompt_ids(""))) // each  # type: ignore[attr-defined]
     if frames > room:
         raise M3ScoreError(
             f"--frames {frames} makes {frames * each:,} visual tokens at scale {each}, more than the "
-            f"{settings.max_length:,} tokens that {model.name} takes: give at most --frames {room}, or leave "
+            f"{config.max_length:,} tokens that {model.name} takes: give at most --frames {room}, or leave "
             "it out for six frames as one picture."
         )
 

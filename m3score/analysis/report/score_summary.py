@@ -1,6 +1,6 @@
-"""What a report says about all rows of a score table, and the few of them that it shows.
+"""A score table in numbers, and a sample of its rows to show.
 
-One pass, whatever the table's length: counts, and a stratified sample by reservoirs. Opens no image.
+Makes one pass over a table of any length, with counts and a stratified reservoir sample. Opens no image.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Any
 BINS = 40
 """Bars of the histogram over complexity."""
 ENDS = 12
-"""So many of the simplest and of the most complex pictures are shown in any case,"""
+"""This many of the simplest and of the most complex pictures are always shown."""
 ODD = 24
-"""and so many that are not monotone."""
+"""Up to this many pictures that are not monotone are shown."""
 ERRORS = 500
 """Failed inputs that are listed; all are counted."""
 FOLDERS = 5_000
-"""Folders that are told apart; beyond, deep ones count as the folder that they lie in."""
+"""Folders that are counted separately. If there are more, deep ones count as the folder above them."""
 REASONS = 1_000
 
 _AGREEMENT = re.compile(r"agreement_(\d+)")
 
 Row = dict[str, Any]
-"""A row of a score table, without its absent values."""
+"""A row of a score table, without absent values."""
 
 
 class Reservoir:
@@ -49,26 +49,26 @@ class Reservoir:
 
 
 @dataclass
-class Survey:
-    """All rows in numbers, and the rows that are shown."""
+class ScoreSummary:
+    """All rows in numbers, and the rows to show."""
 
     rows: int = 0
     failed: int = 0
     unsolved: int = 0
     non_monotone: int = 0
     ladder: tuple[int, ...] = ()
-    """Of the table's agreement columns; () where it has none, as a predictor's."""
+    """Scales of the table's agreement columns; () if it has none, as a predictor's table."""
     column: str | None = None
-    """required_tokens, or predicted_tokens where only that is known; None where neither is."""
+    """required_tokens, else predicted_tokens; None if the table has neither."""
     levels: dict[int, int] = field(default_factory=dict)
-    """How many pictures need so many tokens, by tokens, ascending."""
+    """By required tokens, ascending: the number of pictures."""
     histogram: list[int] = field(default_factory=lambda: [0] * BINS)
-    """Pictures by complexity: BINS equal steps from 0 to 1."""
+    """Number of pictures in BINS equal ranges of complexity from 0 to 1."""
     mean_complexity: float | None = None
     mean_effective_tokens: float | None = None
     folders: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
-    """Errors by reason, the most frequent first."""
+    """Number of errors by reason, most frequent first."""
     shown: list[Row] = field(default_factory=list)
     """The sample, simplest first."""
     errors: list[Row] = field(default_factory=list)
@@ -79,15 +79,15 @@ class Survey:
 
     @property
     def finest(self) -> int | None:
-        """Tokens of the finest scale, as far as the table tells."""
+        """Tokens of the finest scale that occurs in the table."""
         return max([*self.ladder, *self.levels], default=None)
 
 
-def survey(rows: Iterable[Row], pictures: int, seed: int = 0) -> Survey:
-    """Count all rows and draw about `pictures` of them, as many from every level of the ladder as it has.
+def summarise_scores(rows: Iterable[Row], pictures: int, seed: int = 0) -> ScoreSummary:
+    """Count all rows, and sample about `pictures` of them evenly from all levels of the ladder.
 
-    The ENDS simplest and most complex are among them, and some of the non-monotone. Deterministic by seed and
-    order.
+    The sample always has the ENDS simplest and most complex rows, and some that are not monotone. It depends
+    on the seed and the order of the rows only.
     """
     counting = _Counting(pictures, seed)
     for row in rows:
@@ -98,7 +98,7 @@ def survey(rows: Iterable[Row], pictures: int, seed: int = 0) -> Survey:
 class _Counting:
     def __init__(self, pictures: int, seed: int) -> None:
         self.pictures, self.seed = pictures, seed
-        self.out = Survey()
+        self.out = ScoreSummary()
         self.strata: dict[Any, Reservoir] = {}
         self.odd = Reservoir(min(ODD, pictures), f"{seed}/odd")
         self.errors: list[Row] = []
@@ -160,7 +160,7 @@ class _Counting:
         if len(self.errors) < ERRORS:
             self.errors.append(row)
 
-    def result(self) -> Survey:
+    def result(self) -> ScoreSummary:
         out = self.out
         out.ladder = tuple(sorted(self.scales))
         if out.scored:
@@ -181,7 +181,7 @@ class _Counting:
         chosen |= dict(others[: max(0, self.pictures - len(chosen))])
         left, draw = max(0, self.pictures - len(chosen)), random.Random(f"{self.seed}/shares")
         pools = [[item for item in r.items if item[0] not in chosen] for r in self.strata.values()]
-        for pool in sorted(pools, key=len):  # small strata leave their share to the large ones
+        for pool in sorted(pools, key=len):  # small strata leave their share to large ones
             share = left // max(1, sum(1 for other in pools if other))
             taken = draw.sample(pool, share) if len(pool) > share else list(pool)
             chosen |= dict(taken)
@@ -193,13 +193,13 @@ class _Counting:
 
 
 def _reason(row: Mapping[str, Any]) -> str:
-    """An error without the file name that it may begin with, so that equal ones count together."""
+    """A row's error without the file name that it may begin with, so that equal reasons count together."""
     error = str(row.get("error") or "no score")
     return error.removeprefix(f"{row.get('path', '')}: ")[:200]
 
 
 def folder_of(path: str, depth: int | None = None) -> str:
-    """The folder that a path lies in, "" for none; cut after `depth` parts."""
+    """The folder of a path, "" for none, cut after `depth` parts."""
     parts = path.rpartition("/")[0].split("/")
     return "/".join(parts if depth is None else parts[:depth])
 

@@ -1,7 +1,7 @@
-"""What a report takes from a trace table: the answers about the pictures it shows, and accuracy by tokens.
+"""What a report needs of a trace table: answers about the shown pictures, and accuracy by tokens.
 
-One pass over the table, of which only the shown pictures' answers, two bytes per judged question, and the
-questions that the pass is in the middle of are kept. Runs no model.
+Makes one pass over the table. It keeps only the answers about shown pictures, two bytes per graded question,
+and the questions whose rows are not complete yet. Runs no model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from m3score.analysis.report.survey import Reservoir, Row
+from m3score.analysis.report.score_summary import Reservoir, Row
 from m3score.common.errors import M3ScoreError
 from m3score.routing.certify import route_levels
 from m3score.scoring.rules import required_tokens
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from m3score.routing.predictor import Predictor
 
 QUESTIONS = 12
-"""Questions shown of one picture."""
+"""Most questions that are shown of one picture."""
 ROUTED = 400
-"""Questions that the router is judged on: a uniform sample."""
+"""Size of the uniform sample of questions that the router is evaluated on."""
 ROUTER_POINTS = 60
 TEXT = 300
-"""Characters of an answer that are kept."""
+"""Most characters of an answer that are kept."""
 
 
 @dataclass
@@ -39,15 +39,15 @@ class Answers:
 
     ladder: tuple[int, ...]
     images: dict[str, dict[Any, dict[int, Row]]] = field(default_factory=dict)
-    """Trace rows of the shown pictures by image, question and tokens."""
+    """Trace rows of the shown pictures, by image, question and tokens."""
     patterns: array[int] = field(default_factory=lambda: array("H"))
-    """Of every question with a ground truth, one bit per scale: right there (bit 0 = coarsest)."""
+    """Per question with a ground truth, one bit per scale: whether it is right (bit 0: coarsest)."""
     sample: list[tuple[str, str, int]] = field(default_factory=list)
-    """(image, question, pattern): ROUTED of them, drawn uniformly."""
+    """A uniform sample of up to ROUTED (image, question, pattern)."""
     models: set[str] = field(default_factory=set)
 
     def sufficient(self) -> np.ndarray:
-        """bool (questions, scales), coarsest first."""
+        """bool (questions, scales): which scales are right, coarsest first."""
         return _bits(self.patterns, len(self.ladder))
 
 
@@ -57,15 +57,16 @@ def _bits(patterns: Iterable[int], scales: int) -> np.ndarray:
 
 
 def collect(rows: Iterable[Row], shown: Collection[str], ladder: Sequence[int], seed: int = 0) -> Answers:
-    """Go through a trace table once.
+    """Read a trace table once.
 
     Args:
         rows: its rows, without absent values.
         shown: the images whose answers are kept.
         ladder: the scales of the score table, coarsest first.
+        seed: of the sample.
 
     Raises:
-        M3ScoreError: a scale that the score table does not have.
+        M3ScoreError: the traces have a scale that the score table does not have.
     """
     answers, wanted = Answers(tuple(ladder)), set(shown)
     places = {tokens: place for place, tokens in enumerate(ladder)}
@@ -75,7 +76,7 @@ def collect(rows: Iterable[Row], shown: Collection[str], ladder: Sequence[int], 
     for row in rows:
         image, tokens = row.get("image", ""), row.get("tokens")
         if tokens is None:
-            continue  # an image that could not be traced
+            continue  # the image has no traces
         if tokens not in places:
             scales = ", ".join(map(str, ladder)) or "none"
             raise M3ScoreError(
@@ -101,7 +102,7 @@ def collect(rows: Iterable[Row], shown: Collection[str], ladder: Sequence[int], 
 
 
 def question_tables(answers: Answers, image: str) -> list[dict[str, Any]]:
-    """A picture's questions with what was answered at every scale, finest first: JSON-ready."""
+    """A picture's questions with the answers at every scale, finest first, as JSON-ready values."""
     tables = []
     for scales in list(answers.images.get(image, {}).values())[:QUESTIONS]:
         finest = max(scales)
@@ -135,10 +136,10 @@ def _rounded(value: float | None) -> float | None:
 
 
 def frontier(answers: Answers) -> dict[str, Any] | None:
-    """Accuracy against mean tokens: every fixed scale, and the oracle; None without a ground truth.
+    """Accuracy against mean tokens, of every fixed scale and the oracle; None without a ground truth.
 
-    The oracle is the M3 paper's (arXiv 2405.17430, section 4.2): the fewest tokens with a right answer, under
-    the rule "first" whatever the scores' rule, since no router can do better. A question that no scale solves
+    The oracle is the M3 paper's (arXiv 2405.17430, section 4.2): the fewest tokens with a right answer. The
+    rule is "first" whatever the scores' rule, since no router can do better. A question that no scale solves
     costs the coarsest scale.
     """
     if not answers.patterns:
@@ -165,12 +166,12 @@ def routed(
     find: Callable[[str], str],
     progress: Callable[[], None] = lambda: None,
 ) -> dict[str, Any] | None:
-    """A router's curve on the sampled questions, by its safety margin; None if no picture can be opened.
+    """A router's curve over safety margins, on the sampled questions; None if no picture can be opened.
 
     Args:
-        answers: of a table with a ground truth.
-        predictor: of pixel features, and of this ladder.
-        find: the file of an image by its name in the table.
+        answers: from traces with a ground truth.
+        predictor: one that uses pixel features and has this ladder.
+        find: gives the file of an image by its name in the table.
         progress: called once per question.
     """
     from m3score.routing.features.image import image_features

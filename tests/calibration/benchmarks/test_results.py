@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from m3score.calibration.benchmarks.chance import luck_of
-from m3score.calibration.benchmarks.judged import Judged, judge
+from m3score.calibration.benchmarks.results import BenchmarkResult, benchmark_result
 from m3score.calibration.benchmarks.scoreboard import (
     grids,
     needs,
@@ -21,7 +21,7 @@ from m3score.calibration.benchmarks.scoreboard import (
     to_markdown,
 )
 from m3score.calibration.benchmarks.task_data import Entry, TaskSource
-from m3score.calibration.benchmarks.tasks import Asked, Task, asked_of, find_task
+from m3score.calibration.benchmarks.tasks import Task, TaskQuestion, find_task, task_question
 from m3score.common.errors import M3ScoreError
 from m3score.data.metrics import grade
 from m3score.data.questions import Question
@@ -30,7 +30,7 @@ from tests.support.fakes import LADDER
 THREE = (1, 9, 36)
 
 
-def source_of(task: Task, asked: list[list[Asked]]) -> TaskSource:
+def source_of(task: Task, asked: list[list[TaskQuestion]]) -> TaskSource:
     entries = [Entry(f"{task.name}/{i}", tuple(own), lambda: None) for i, own in enumerate(asked)]
     return TaskSource(task, "here", tuple(entries))
 
@@ -41,7 +41,7 @@ def traces_of(
     """`said[image][question]` holds one answer per scale."""
     out = []
     for entry, per_image in zip(source.entries, said, strict=True):
-        for number, (asked, answers) in enumerate(zip(entry.asked, per_image, strict=True)):
+        for number, (asked, answers) in enumerate(zip(entry.questions, per_image, strict=True)):
             question = asked.question
             for tokens, answer in zip(ladder, answers, strict=True):
                 verdict = grade(question.metric, answer, question.answers, question.options)
@@ -54,30 +54,30 @@ def traces_of(
 
 def judged_of(
     task: Task,
-    asked: list[list[Asked]],
+    asked: list[list[TaskQuestion]],
     said: list[list[list[str]]],
     ladder: tuple[int, ...] = THREE,
     **more: Any,
-) -> Judged:
+) -> BenchmarkResult:
     source = source_of(task, asked)
-    return judge(traces_of(source, said, ladder), source, resamples=200, **more)
+    return benchmark_result(traces_of(source, said, ladder), source, resamples=200, **more)
 
 
-def plain(*references: str, metric: str = "exact_match", **more: Any) -> Asked:
-    return Asked(Question("?", references, metric=metric), **more)
+def plain(*references: str, metric: str = "exact_match", **more: Any) -> TaskQuestion:
+    return TaskQuestion(Question("?", references, metric=metric), **more)
 
 
 TASK = Task("mine", "Mine", "exact_match")
 
 
 @pytest.fixture
-def four() -> Judged:
+def four() -> BenchmarkResult:
     """Right at (1, 9, 36): yyy, nyy, yny, nnn."""
     said = [[["a", "a", "a"]], [["x", "a", "a"]], [["a", "x", "a"]], [["x", "x", "x"]]]
     return judged_of(TASK, [[plain("a")] for _ in said], said)
 
 
-def test_accuracy_and_oracle_by_hand(four: Judged) -> None:
+def test_accuracy_and_oracle_by_hand(four: BenchmarkResult) -> None:
     assert [four.score(t).value for t in THREE] == [0.5, 0.5, 0.75]
     assert [four.get("visual tokens", tokens=t).value for t in THREE] == [5, 45, 180]
     assert four.get("solved", rule="first").value == four.get("solved", rule="stays").value == 0.75
@@ -131,7 +131,7 @@ def test_temporalbench_has_multiple_binary_accuracy() -> None:
         "v3": ["A. He sits."],
     }
     asked = [
-        [asked_of(task, {"video_name": v, "question": f"{i}?", "GT": gt, "category": 1 + i % 2})
+        [task_question(task, {"video_name": v, "question": f"{i}?", "GT": gt, "category": 1 + i % 2})
          for i, gt in enumerate(truth)]
         for v, truth in videos.items()
     ]  # fmt: skip
@@ -165,7 +165,7 @@ def test_vinoground_has_text_video_and_group_score() -> None:
         for pair, sides in enumerate(pairs):
             for side, gt, is_right in zip(("pos", "neg"), truth[kind], sides, strict=True):
                 row = {"idx": f"{pair}_{side}", "question": "Which?", "GT": gt, "kind": kind}
-                asked.append([asked_of(task, row)])
+                asked.append([task_question(task, row)])
                 said.append([[gt if is_right else "BA"["AB".index(gt)]] * 3])
     judged = judged_of(task, asked, said)
     group, text, video = (judged.get("score", tokens=36, category=c).value for c in (None, "text", "video"))
@@ -180,10 +180,10 @@ def test_a_group_with_a_failed_image_is_left_out() -> None:
     traces = traces_of(source, [[["a"] * 3]] * 4)
     broken = traces[traces["image"] != "groups/3"]
     failure = {"image": "groups/3", "tokens": math.nan, "error": "not an image"}
-    judged = judge(pd.concat([broken, pd.DataFrame([failure])]), source, resamples=10)
+    judged = benchmark_result(pd.concat([broken, pd.DataFrame([failure])]), source, resamples=10)
     assert judged.units == 1 and judged.failed == {"groups/3": "not an image"}
     with pytest.raises(M3ScoreError, match=r"none of its images was answered \(nothing was asked\)"):
-        judge(traces[traces["image"] == "x"], source)
+        benchmark_result(traces[traces["image"] == "x"], source)
 
 
 def test_f1_of_yes() -> None:
@@ -334,7 +334,7 @@ def test_the_papers_figures_stand_beside() -> None:
 def test_the_paper_has_rows_of_both_models() -> None:
     said = [[["yes"] * 5]]
     judged = judged_of(find_task("pope"), [[plain("yes", metric="yes_no")]], said, LADDER)
-    named = {name: published(Judged(**{**judged.__dict__, "model": name})) for name in
+    named = {name: published(BenchmarkResult(**{**judged.__dict__, "model": name})) for name in
              ("mucai/llava-v1.5-7b-m3", "mucai/llava-next-vicuna-7b-m3")}  # fmt: skip
     assert [one and (one.title, one.accuracy[1], one.same_model) for one in named.values()] == [
         ("LLaVA-1.5-7B-M3", 78.4, True),
@@ -346,9 +346,9 @@ def test_answers_that_were_cut_are_counted() -> None:
     source = source_of(TASK, [[plain("a")] for _ in range(3)])
     traces = traces_of(source, [[["a", "a", "a"]] for _ in range(3)])
     said = "questions have an answer that reached the most tokens"
-    assert judge(traces, source, resamples=10).cut == 0  # a table of an older version does not say
+    assert benchmark_result(traces, source, resamples=10).cut == 0  # a table of an older version does not say
     traces["cut"] = pd.array([True, True, None, *[False] * 6], dtype="boolean")
-    judged = judge(traces, source, resamples=10)
+    judged = benchmark_result(traces, source, resamples=10)
     assert judged.cut == 1 and any(said in one for one in sentences(judged))
     traces["cut"] = False
-    assert not any(said in one for one in sentences(judge(traces, source, resamples=10)))
+    assert not any(said in one for one in sentences(benchmark_result(traces, source, resamples=10)))

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m3score.calibration.benchmarks.evaluate import EVALUATION_SEED
-from m3score.calibration.drawings import canvas, wordings
-from m3score.calibration.drawings.drawn import KINDS, draw
+from m3score.calibration.drawings import canvas, questions
+from m3score.calibration.drawings.drawing import KINDS, draw
 from m3score.calibration.drawings.shapes import place_name
+from m3score.calibration.training.tiny.dense_labels import split_labels
 from m3score.calibration.training.tiny.model import FIRST_LOOKS, build_model, build_tokenizer, place_code
-from m3score.calibration.training.tiny.symbols import split_labels
 
 seeds = st.integers(0, 2**31)
 
@@ -31,9 +31,9 @@ def _glyphs(drawing) -> np.ndarray:
 def test_a_drawing_is_a_function_of_its_seed(seed, index, kind):
     one, two = draw(seed, index, kind), draw(seed, index, kind)
     assert one.image.tobytes() == two.image.tobytes()
-    assert one.asked == two.asked
+    assert one.questions == two.questions
     assert one.image.size == (336, 336) and one.image.mode == "RGB"
-    assert all(asked.question and asked.answer for asked in one.asked)
+    assert all(asked.question and asked.answer for asked in one.questions)
     assert one.canvas.labels().shape == (576, canvas.LABEL_WIDTH)
 
 
@@ -48,7 +48,7 @@ def test_streams_do_not_share_images():
 @settings(max_examples=60, deadline=None)
 def test_the_word_on_a_sign_can_be_read_off_its_labels(seed):
     drawing = draw(seed, 0, "sign")
-    asked = drawing.asked[0]
+    asked = drawing.questions[0]
     if asked.detail["height"] < canvas.PATCH:
         return  # smaller letters share patches
     per_slot = _glyphs(drawing).astype(int).sum(axis=0)
@@ -60,7 +60,7 @@ def test_the_word_on_a_sign_can_be_read_off_its_labels(seed):
 @settings(max_examples=60, deadline=None)
 def test_the_number_of_shapes_is_the_number_of_centres(seed):
     drawing = draw(seed, 1, "shapes")
-    assert drawing.asked[0].answer == str(len(drawing.canvas.centres))
+    assert drawing.questions[0].answer == str(len(drawing.canvas.centres))
     kinds = {canvas.COLOURED[label // len(canvas.COLOURS)] for label, _, _ in drawing.canvas.centres}
     assert kinds <= set(canvas.SHAPES)
 
@@ -69,7 +69,7 @@ def test_the_number_of_shapes_is_the_number_of_centres(seed):
 @settings(max_examples=40, deadline=None)
 def test_the_colour_asked_for_is_the_colour_painted(seed):
     drawing = draw(seed, 2, "shapes")
-    for asked in drawing.asked:
+    for asked in drawing.questions:
         if asked.task == "colour":
             colours = {
                 canvas.COLOUR_NAMES[label % len(canvas.COLOURS)] for label, _, _ in drawing.canvas.centres
@@ -81,7 +81,7 @@ def test_questions_about_pixels_have_the_truth_of_the_pixels():
     picture = np.zeros((336, 336, 3), np.uint8)
     picture[:, :112] = canvas.COLOURS["blue"]
     picture[:, 112:] = canvas.COLOURS["yellow"]
-    found = wordings.pixel_questions(np.random.default_rng(0), picture, 30)
+    found = questions.pixel_questions(np.random.default_rng(0), picture, 30)
     assert {task for task, _, _ in found} >= {"pixel_colour", "brighter", "texture"}
     for task, question, answer in found:
         if task == "pixel_colour":
@@ -94,7 +94,7 @@ def test_questions_about_pixels_have_the_truth_of_the_pixels():
 
 @pytest.mark.parametrize("name", [name for name in canvas.COLOURS])
 def test_every_colour_is_called_by_its_name(name):
-    assert wordings.colour_name(*canvas.COLOURS[name]) in (name, None)
+    assert questions.colour_name(*canvas.COLOURS[name]) in (name, None)
 
 
 def test_places_are_named_as_a_reader_would():

@@ -1,10 +1,10 @@
 """Fine-tune a LLaVA on instruction data with the M3 objective, in transformers' Trainer.
 
-The loss of a step is, per scale, the mean over all answer tokens of the whole batch, however many processes
-and parts it is spread over; then the plain mean over scales. So any number of processes gives the same curve.
-(The authors average per device first; with one device and one part it is the same.) `OUT` holds the
-checkpoints, `log.jsonl` (losses of every step), `left-out.jsonl` (records that were not learnt from, and why)
-and at the end the `model`, a transformers folder.
+The loss of a step is, per scale, the mean over all answer tokens of the whole batch, and then the plain mean
+over scales. How many processes and parts a batch is spread over does not matter: the loss curve is the same.
+(The authors average per device first; with one device and one part the result is the same.) `OUT` holds the
+checkpoints, `log.jsonl` (losses of every step), `left-out.jsonl` (records that were not used, and why) and at
+the end `model`, a transformers folder.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from torch import nn
 from transformers import PrinterCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
+from m3score.calibration.training.finetune.config import FinetuneConfig
 from m3score.calibration.training.finetune.instructions import (
     FILLER,
     InstructionCollator,
     Instructions,
     Records,
     check_records,
+    conversation_lengths,
     grouped_order,
-    lengths_of,
     read_records,
 )
-from m3score.calibration.training.finetune.trainer import InstructionTrainer, StartedAt, Tuned
-from m3score.calibration.training.finetune.tuning import Tuning
+from m3score.calibration.training.finetune.trainer import FinetuneModule, InstructionTrainer, ResumeCallback
 from m3score.calibration.training.tiny.train import ProgressBar, last_whole_checkpoint
 from m3score.common.errors import M3ScoreError, MissingExtraError
 from m3score.models import loading
@@ -49,14 +49,14 @@ logger = logging.getLogger(__name__)
 _DECODER_LAYERS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
-def choose_trained(llava: Any, tuning: Tuning) -> None:
-    """Which weights may change. What no loss reaches never does: processes would wait for its gradients."""
+def set_trainable(llava: Any, config: FinetuneConfig) -> None:
+    """Mark the weights to train. What no loss reaches stays frozen: processes would wait for gradients."""
     llava.requires_grad_(False)
     core = llava.model
     parts: list[nn.Module] = [core.multi_modal_projector]
-    if tuning.tune_decoder and tuning.lora is None:
+    if config.tune_decoder and config.lora is None:
         parts += [core.language_model, llava.lm_head]
-    if tuning.tune_tower:
+    if config.tune_tower:
         tower, layer = core.vision_tower, llava.config.vision_feature_layer
         layers = tower.encoder.layers
         used = layer if layer >= 0 else len(layers) + 1 + layer
@@ -67,80 +67,81 @@ def choose_trained(llava: Any, tuning: Tuning) -> None:
         core.image_newline.requires_grad_(True)
 
 
-def tune(tuning: Tuning, out: Path, *, show_progress: bool = False) -> Path:
-    """Fine-tune by a recipe; returns the folder of the finished model.
+def finetune(config: FinetuneConfig, out: Path, *, show_progress: bool = False) -> Path:
+    """Fine-tune a model; returns the folder of the finished model.
 
     Args:
-        tuning: what to train on what; `data` and `model` must be given.
-        out: folder of everything that is written; a run that was cut off goes on from what lies there.
+        config: the recipe; `data` must be given.
+        out: folder of everything that is written; an interrupted run resumes from what is there.
         show_progress: draw progress bars on stderr.
 
-    Raises M3ScoreError for data, images or a model that can't be read, or a folder of another run.
+    Raises:
+        M3ScoreError: data, images or a model that can't be read, or `out` holds another run.
     """
-    if not tuning.data:
-        raise M3ScoreError(f"The recipe {tuning.name} names no data: give --data FILE.")
+    if not config.data:
+        raise M3ScoreError(f"The recipe {config.name} names no data: give --data FILE.")
     if (out / "model").is_dir():
         logger.info("%s is done already.", out)
         return out / "model"
     state = PartialState(cpu=not torch.cuda.is_available())
     transformers_logging.disable_progress_bar()
     out.mkdir(parents=True, exist_ok=True)
-    records, kept = _checked_records(tuning, out, state, show_progress)
-    parts = _load(tuning)
-    scales = tuple(sorted(tuning.scales)) or parts.settings.ladder
-    make_ladder(scales, parts.settings.grid)  # complains about others
-    choose_trained(parts.hf_model, tuning)
-    adapted = _with_lora(parts.hf_model, tuning)
-    if tuning.gradient_checkpointing:
+    records, kept = _checked_records(config, out, state, show_progress)
+    parts = _load(config)
+    scales = tuple(sorted(config.scales)) or parts.config.ladder
+    make_ladder(scales, parts.config.grid)  # raises for others
+    set_trainable(parts.hf_model, config)
+    adapted = _with_lora(parts.hf_model, config)
+    if config.gradient_checkpointing:
         parts.hf_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    places = grouped_order(lengths_of(records, kept), tuning.batch_size, tuning.epochs, tuning.seed)
+    places = grouped_order(conversation_lengths(records, kept), config.batch_size, config.epochs, config.seed)
     order = np.where(places == FILLER, FILLER, kept[places])
     trainer = InstructionTrainer(
-        tuning,
+        config,
         out / "log.jsonl",
-        model=Tuned(parts, tuning, scales),
-        args=_arguments(tuning, out, len(order) // tuning.batch_size),
+        model=FinetuneModule(parts, config, scales),
+        args=_arguments(config, out, len(order) // config.batch_size),
         train_dataset=Instructions(
-            records, order, _folder(tuning), parts.tokenizer, parts.settings, out / "left-out.jsonl"
+            records, order, _image_folder(config), parts.tokenizer, parts.config, out / "left-out.jsonl"
         ),
-        data_collator=InstructionCollator(parts.settings, scales),
+        data_collator=InstructionCollator(parts.config, scales),
     )
     trainer.remove_callback(PrinterCallback)  # it would print to stdout
-    trainer.add_callback(StartedAt(trainer))
+    trainer.add_callback(ResumeCallback(trainer))
     if show_progress and trainer.is_world_process_zero():
-        trainer.add_callback(ProgressBar(tuning.name))
+        trainer.add_callback(ProgressBar(config.name))
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(out))
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered, where it is sharded
     if trainer.is_world_process_zero():
-        _save_model(parts, tuning, weights if trainer.is_fsdp_enabled else None, adapted, out)
+        _save_model(parts, config, weights if trainer.is_fsdp_enabled else None, adapted, out)
     trainer.accelerator.wait_for_everyone()
     return out / "model"
 
 
 def left_out(out: Path) -> int:
-    """How many records the run in `out` couldn't learn from."""
+    """How many records the run in `out` did not use."""
     file = out / "left-out.jsonl"
     rows = file.read_text().splitlines() if file.exists() else []
     return len({json.loads(row)["record"] for row in rows})
 
 
-def _folder(tuning: Tuning) -> Path:
-    return Path(tuning.image_folder) if tuning.image_folder else Path(tuning.data).parent
+def _image_folder(config: FinetuneConfig) -> Path:
+    return Path(config.image_folder) if config.image_folder else Path(config.data).parent
 
 
 def _checked_records(
-    tuning: Tuning, out: Path, state: PartialState, show_progress: bool
+    config: FinetuneConfig, out: Path, state: PartialState, show_progress: bool
 ) -> tuple[Records, np.ndarray]:
-    """The records, and which to learn from: found once, so that all processes and resumed runs agree."""
-    records = read_records(tuning.data)
-    facts = {"records": len(records), **dataclasses.asdict(tuning)}
+    """The records, and which of them to use: decided once, so that all processes and resumed runs agree."""
+    records = read_records(config.data)
+    facts = {"records": len(records), **dataclasses.asdict(config)}
     chosen = out / "records.npy"
     if state.is_main_process:
-        _same_run(out / "run.json", json.loads(json.dumps(facts)))
+        _check_same_run(out / "run.json", json.loads(json.dumps(facts)))
         if not chosen.exists():
             with Progress(console=Console(stderr=True), disable=not show_progress) as bar:
                 line = bar.add_task("Checking the records", total=len(records))
-                kept, rest = check_records(records, _folder(tuning), lambda n: bar.advance(line, n))
+                kept, rest = check_records(records, _image_folder(config), lambda n: bar.advance(line, n))
             (out / "left-out.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rest))
             partial = out / "records.partial.npy"
             np.save(partial, kept)
@@ -149,14 +150,14 @@ def _checked_records(
     return records, np.load(chosen, allow_pickle=False)
 
 
-# What may differ between a run and its resumption without changing what is learnt.
-_FREE = ("batch_per_device", "workers", "save_steps", "log_steps", "packed", "gradient_checkpointing")
+# Settings that a resumed run may change: the result is the same.
+_MAY_DIFFER = ("batch_per_device", "workers", "save_steps", "log_steps", "packed", "gradient_checkpointing")
 
 
-def _same_run(file: Path, facts: dict[str, Any]) -> None:
+def _check_same_run(file: Path, facts: dict[str, Any]) -> None:
     if file.exists():
         before = json.loads(file.read_text())
-        for name in facts.keys() - set(_FREE):
+        for name in facts.keys() - set(_MAY_DIFFER):
             if before.get(name) != facts[name]:
                 raise M3ScoreError(
                     f"{file.parent} holds a run with {name} {before.get(name)!r}, not {facts[name]!r}: "
@@ -165,43 +166,43 @@ def _same_run(file: Path, facts: dict[str, Any]) -> None:
     file.write_text(json.dumps(facts, indent=2))
 
 
-def _load(tuning: Tuning) -> loading.Parts:
-    """Weights that learn are float32; with LoRA the others may be bfloat16."""
-    dtype = "bfloat16" if tuning.lora and tuning.bf16 else "float32"
+def _load(config: FinetuneConfig) -> loading.ModelParts:
+    """Load the model. Trained weights are float32; with LoRA the others may be bfloat16."""
+    dtype = "bfloat16" if config.lora and config.bf16 else "float32"
     place = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-    if sharded and tuning.lora:
+    if sharded and config.lora:
         raise M3ScoreError("LoRA needs no sharding: start it with torchrun, without an FSDP configuration.")
     parts = loading.load(
-        tuning.model, device="cpu" if sharded else place, dtype=dtype, quantize=None, revision=None
+        config.model, device="cpu" if sharded else place, dtype=dtype, quantize=None, revision=None
     )
-    parts.hf_model.set_attn_implementation({"text_config": tuning.attention, "vision_config": "sdpa"})
-    if tuning.lora:
+    parts.hf_model.set_attn_implementation({"text_config": config.attention, "vision_config": "sdpa"})
+    if config.lora:
         parts.hf_model.model.multi_modal_projector.float()
-        if tuning.tune_tower:
+        if config.tune_tower:
             parts.hf_model.model.vision_tower.float()
-    # The Trainer places models itself, and leaves alone those that say they are placed.
+    # The Trainer places models itself, but not those with a device map.
     if hasattr(parts.hf_model, "hf_device_map"):
         del parts.hf_model.hf_device_map
     return parts
 
 
-def _with_lora(llava: Any, tuning: Tuning) -> Any:
-    """peft's view of the network, whose layers are replaced in place; None without LoRA."""
-    if tuning.lora is None:
+def _with_lora(llava: Any, config: FinetuneConfig) -> Any:
+    """peft's wrapper of the network, whose layers are replaced in place; None without LoRA."""
+    if config.lora is None:
         return None
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         raise MissingExtraError("Training with LoRA", "lora") from None
-    torch.manual_seed(tuning.seed)
+    torch.manual_seed(config.seed)
     trained = {name for name, value in llava.named_parameters() if value.requires_grad}
     adapted = get_peft_model(
         llava,
         LoraConfig(
-            r=tuning.lora.rank,
-            lora_alpha=tuning.lora.alpha,
-            lora_dropout=tuning.lora.dropout,
+            r=config.lora.rank,
+            lora_alpha=config.lora.alpha,
+            lora_dropout=config.lora.dropout,
             target_modules=_DECODER_LAYERS,
         ),
     )
@@ -211,44 +212,48 @@ def _with_lora(llava: Any, tuning: Tuning) -> Any:
     return adapted
 
 
-def _arguments(tuning: Tuning, out: Path, steps: int) -> TrainingArguments:
+def _arguments(config: FinetuneConfig, out: Path, steps: int) -> TrainingArguments:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    each = min(tuning.batch_per_device, max(1, tuning.batch_size // processes))
-    if tuning.batch_size % (processes * each):
+    each = min(config.batch_per_device, max(1, config.batch_size // processes))
+    if config.batch_size % (processes * each):
         raise M3ScoreError(
-            f"A batch of {tuning.batch_size} can't be spread over {processes} processes with parts of "
+            f"A batch of {config.batch_size} can't be spread over {processes} processes with parts of "
             f"{each}: batch_size must be a multiple of processes times batch_per_device."
         )
-    steps = max(1, round(tuning.share * steps))
+    steps = max(1, round(config.share * steps))
     return TrainingArguments(
         output_dir=str(out),
         max_steps=steps,
         per_device_train_batch_size=each,
-        gradient_accumulation_steps=tuning.batch_size // (processes * each),
-        learning_rate=tuning.learning_rate,
+        gradient_accumulation_steps=config.batch_size // (processes * each),
+        learning_rate=config.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=math.ceil(tuning.warmup * steps),
-        weight_decay=tuning.weight_decay,
-        bf16=tuning.bf16,
+        warmup_steps=math.ceil(config.warmup * steps),
+        weight_decay=config.weight_decay,
+        bf16=config.bf16,
         use_cpu=not torch.cuda.is_available(),
-        save_steps=tuning.save_steps,
+        save_steps=config.save_steps,
         save_total_limit=2,
-        logging_steps=tuning.log_steps,
-        dataloader_num_workers=tuning.workers,
+        logging_steps=config.log_steps,
+        dataloader_num_workers=config.workers,
         ddp_find_unused_parameters=False,
         remove_unused_columns=False,
         report_to="none",
-        seed=tuning.seed,
+        seed=config.seed,
         disable_tqdm=True,
     )
 
 
 def _save_model(
-    parts: loading.Parts, tuning: Tuning, gathered: dict[str, torch.Tensor] | None, adapted: Any, out: Path
+    parts: loading.ModelParts,
+    config: FinetuneConfig,
+    gathered: dict[str, torch.Tensor] | None,
+    adapted: Any,
+    out: Path,
 ) -> None:
-    """Write OUT/model, and OUT/adapter beside it; whole or not at all.
+    """Write OUT/model atomically, and OUT/adapter beside it for LoRA.
 
-    gathered: the whole weights, where this process holds a part of them only.
+    `gathered` holds the full weights where this process has only a shard of them.
     """
     llava = parts.hf_model
     if adapted is not None:
@@ -256,15 +261,15 @@ def _save_model(
         llava = adapted.merge_and_unload()
     elif gathered is not None:
         llava = _unsharded(llava, gathered)
-    if tuning.bf16:
+    if config.bf16:
         llava = llava.to(torch.bfloat16)
     partial = out / "model.partial"
-    M3Model(llava, parts.tokenizer, parts.settings, tuning.name).save(partial)
+    M3Model(llava, parts.tokenizer, parts.config, config.name).save(partial)
     partial.rename(out / "model")
 
 
 def _unsharded(llava: Any, weights: dict[str, torch.Tensor]) -> Any:
-    """The network on the CPU with gathered weights."""
+    """The network on the CPU, with gathered weights."""
     with torch.device("meta"):
         whole = type(llava)(llava.config)
     stripped = {name.removeprefix("llava."): value.cpu() for name, value in weights.items()}

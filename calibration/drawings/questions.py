@@ -1,4 +1,4 @@
-"""How drawn images are asked about: varied wordings, and questions that the pixels of any picture answer."""
+"""Questions about drawn images: their wordings, and questions that the pixels of any picture answer."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from m3score.calibration.drawings.canvas import SIZE
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question about a drawn image, its answer, and what it tests."""
+class DrawnQuestion:
+    """A question about a drawn image, its answer, and the skill that it tests."""
 
     task: str
     question: str
     answer: str
     detail: dict[str, Any] = field(default_factory=dict)
-    """What an analysis may want: the letter height in px, the size of a shape."""
+    """For analyses: the letter height or the size of a shape, in pixels."""
 
 
 WORDINGS: dict[str, tuple[str, ...]] = {
@@ -58,7 +58,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
     "texture": ("Is there fine texture at the {place}?", "Is the {place} finely textured?"),
 }
 SHORT = " Answer the question using a single word or phrase."
-"""LLaVA's suffix for short answers: seen in training, so that benchmark prompts are no surprise."""
+"""LLaVA's suffix for short answers. Training uses it at times, because benchmark prompts have it."""
 
 PLACES = {
     f"{row} {column}".strip() or "middle": (x, y)
@@ -68,7 +68,7 @@ PLACES = {
 
 
 def wording(rng: np.random.Generator, task: str, **words: str) -> str:
-    """One of the wordings of a task, filled in; at times with LLaVA's suffix for short answers."""
+    """One of a task's wordings, filled in; at times with LLaVA's suffix for short answers."""
     text = str(rng.choice(WORDINGS[task])).format(**words)
     return text + SHORT if task != "describe" and rng.random() < 0.15 else text
 
@@ -81,11 +81,11 @@ _HUES = {
     "blue": (205, 250),
     "purple": (268, 300),
 }
-"""Degrees within which nobody would argue."""
+"""Ranges of hue, in degrees, whose names people agree on."""
 
 
 def colour_name(red: float, green: float, blue: float) -> str | None:
-    """The basic colour name of an RGB value (0..255), or None where people would argue."""
+    """The basic colour name of an RGB value (0 to 255), or None where people would disagree."""
     hue, light, _ = colorsys.rgb_to_hls(red / 255, green / 255, blue / 255)
     chroma = (max(red, green, blue) - min(red, green, blue)) / 255
     if light < 0.1:
@@ -108,7 +108,7 @@ def colour_name(red: float, green: float, blue: float) -> str | None:
 
 
 def _block(values: np.ndarray, place: str) -> np.ndarray:
-    """The middle of one of the nine places: a square of a sixth of the side."""
+    """The middle of one of the nine places: a square with a sixth of the picture's side."""
     x, y = PLACES[place]
     step = SIZE // 3
     start_x, start_y = x * step + step // 4, y * step + step // 4
@@ -136,7 +136,7 @@ def _texture(rng: np.random.Generator, pixels: np.ndarray, place: str) -> tuple[
     energy = np.abs(np.diff(block, axis=0)).mean() + np.abs(np.diff(block, axis=1)).mean()
     if 3 < energy < 9:
         return None
-    # Smooth places are far more common; asking about all of them would teach the word "no".
+    # Smooth places are far more common; asking about all of them would teach the answer "no".
     if energy <= 3 and rng.random() < 0.6:
         return None
     return "texture", wording(rng, "texture", place=place), "yes" if energy >= 9 else "no"

@@ -1,9 +1,9 @@
-"""What the dense labels of a drawing mean to the language model.
+"""Dense labels of a drawing as inputs of the language model, and as targets of the vision tower.
 
 A decoder of a few million weights learns to read, count and compare far sooner from symbols than from
-pictures: here every patch is the sum of the embeddings of what was drawn in it. The vision tower is then
-trained to hand over the same sums. Since a squared error is smallest at the posterior mean, and pooling
-is linear, a tower that is unsure hands over the mixture, at any scale of the ladder.
+pictures. So every patch becomes the sum of the embeddings of what was drawn in it, and the vision tower is
+then trained to produce the same sums. A squared error is smallest at the posterior mean, and pooling is
+linear: a tower that is unsure produces the mixture, at any scale of the ladder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def split_labels(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torc
     return glyphs, objects, centres, pixels
 
 
-class Symbols(nn.Module):
+class SymbolEmbedding(nn.Module):
     """Dense labels (batch, patches, LABEL_WIDTH) uint8 -> embeddings (batch, patches, width)."""
 
     def __init__(self, width: int) -> None:
@@ -52,9 +52,11 @@ class Symbols(nn.Module):
 
     @torch.no_grad()
     def start_as_words(self, embedding: torch.Tensor, tokenizer: Any) -> None:
-        """Begin as the words for what is shown: a red star as "red" + "star", a letter as that letter.
+        """Initialise from the words for what is drawn: a red star as "red" + "star", a letter as itself.
 
-        embedding: (vocabulary, width), the language model's own.
+        Args:
+            embedding: (vocabulary, width), the language model's own.
+            tokenizer: the model's.
         """
 
         def word(text: str) -> torch.Tensor:
@@ -70,11 +72,17 @@ class Symbols(nn.Module):
     def forward(
         self, labels: torch.Tensor, patches: torch.Tensor | None = None, noise: float = 0.0
     ) -> torch.Tensor:
-        """Embed labels; `patches` (batch, patches) says which of the grid they are, where not all."""
+        """Embed dense labels.
+
+        Args:
+            labels: (batch, patches, LABEL_WIDTH) uint8.
+            patches: (batch, patches) int64: which patches of the grid the labels are of. None: all.
+            noise: strength of confused characters and of Gaussian noise; 0 for none.
+        """
         values = labels.float() / 255
         glyphs, objects, centres, pixels = split_labels(values)
         if noise:
-            glyphs = self._confused(glyphs, noise)
+            glyphs = self._with_misread(glyphs, noise)
         letters = (self.char[:, None] + self.slot[None, :]).flatten(0, 1) + self.char_slot
         table = torch.cat([letters, self.objects, self.centres, self.pixels])
         out = torch.cat([glyphs, objects, centres, pixels - 0.5], dim=-1) @ table
@@ -85,8 +93,8 @@ class Symbols(nn.Module):
             out = out + torch.randn_like(out) * strength * out.detach().pow(2).mean().sqrt()
         return out
 
-    def _confused(self, glyphs: torch.Tensor, noise: float) -> torch.Tensor:
-        """Some patches show another character, as a real tower would misread them."""
+    def _with_misread(self, glyphs: torch.Tensor, noise: float) -> torch.Tensor:
+        """Replace the character in some patches, as a real tower would misread it."""
         table = glyphs.unflatten(-1, (len(CHARS), SLOTS))
         other = table.roll(int(torch.randint(1, len(CHARS), ())), dims=2)
         share = noise * 0.5 * torch.rand(len(glyphs), 1, 1, 1, device=glyphs.device)
@@ -95,7 +103,7 @@ class Symbols(nn.Module):
 
 
 class DenseHeads(nn.Module):
-    """Linear heads on the tower's patch features that name what is drawn in each patch."""
+    """Linear heads on the tower's patch features that predict what is drawn in each patch."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -123,14 +131,14 @@ class DenseHeads(nn.Module):
 
 
 def patch_weights(labels: torch.Tensor) -> torch.Tensor:
-    """(batch, patches): patches with characters or centres count more; there is far more background."""
+    """(batch, patches): more weight for patches with characters or centres, since most are background."""
     glyphs, _, centres, _ = split_labels(labels)
     text = glyphs.float().sum(-1).clamp(max=255) / 255
     return 1 + 4 * text + 4 * (centres.amax(-1) > 0)
 
 
 def _soft_loss(logits: torch.Tensor, coverage: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy against coverage, with the uncovered rest as a last class; text weighs more."""
+    """Cross-entropy against coverage; the uncovered rest is the last class. Covered patches weigh more."""
     covered = coverage.sum(-1, keepdim=True)
     coverage = coverage / covered.clamp(min=1)
     target = torch.cat([coverage, (1 - covered).clamp(min=0)], dim=-1)

@@ -7,8 +7,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from m3score.calibration.drawings.drawn import draw
-from m3score.calibration.drawings.varied import LOCAL_TASKS, vary
+from m3score.calibration.drawings.drawing import draw
+from m3score.calibration.drawings.variations import LOCAL_TASKS, vary
 from m3score.calibration.predictor.sources import find_source, image_named, questions_named
 
 
@@ -29,7 +29,7 @@ def test_they_are_the_drawings_of_the_same_stream():
         back = Image.open(io.BytesIO(varied.content)).convert("RGB").resize((24, 24), Image.Resampling.BOX)
         same = drawing.image.resize((24, 24), Image.Resampling.BOX)
         assert np.abs(np.asarray(back, float) - np.asarray(same, float)).mean() < 8
-        assert {a.question for a in varied.asked} <= {a.question for a in drawing.asked}
+        assert {a.question for a in varied.questions} <= {a.question for a in drawing.questions}
 
 
 def test_what_hangs_on_places_is_not_asked_of_stretched_pictures():
@@ -37,7 +37,7 @@ def test_what_hangs_on_places_is_not_asked_of_stretched_pictures():
         varied = vary(3, index)
         width, height = Image.open(io.BytesIO(varied.content)).size
         if width != height:
-            assert not {a.task for a in varied.asked} & LOCAL_TASKS
+            assert not {a.task for a in varied.questions} & LOCAL_TASKS
 
 
 def test_a_source_of_labels():

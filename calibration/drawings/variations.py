@@ -1,7 +1,7 @@
-"""Drawings the way pictures come: in other sizes and shapes, blurred, saved as JPEG. Answers stay known.
+"""Drawings as picture files: in other sizes and shapes, blurred, saved as JPEG. Answers stay known.
 
-Drawings are all 336x336 and without loss. A predictor that learnt from them alone has never seen what a
-resize, a compression or a camera's proportions do to its features.
+All drawings are lossless and 336x336. A predictor trained on them alone has never seen what resizing,
+compression or a camera's proportions do to its features.
 """
 
 from __future__ import annotations
@@ -13,28 +13,29 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from m3score.calibration.drawings.canvas import SIZE
-from m3score.calibration.drawings.drawn import draw
-from m3score.calibration.drawings.wordings import Asked
+from m3score.calibration.drawings.drawing import draw
+from m3score.calibration.drawings.questions import DrawnQuestion
 
 LOCAL_TASKS = frozenset({"place", "pixel_colour", "brighter", "texture"})
-"""Whose answers hang on where things are, or on single pixels: not asked of a picture that isn't square (the
-model sees it padded to a square) or that is blurred."""
+"""Tasks whose answers depend on positions or on single pixels. They are left out for pictures that are not
+square (which the model sees padded to a square) and for blurred ones."""
 
 
 @dataclass(frozen=True)
-class Varied:
-    """A drawing as a picture file, with the questions that still have the answers they had."""
+class VariedDrawing:
+    """A drawing as a picture file, with the questions whose answers have not changed."""
 
     content: bytes
     """The file: JPEG or PNG."""
-    asked: tuple[Asked, ...]
+    questions: tuple[DrawnQuestion, ...]
 
 
-def vary(seed: int, index: int) -> Varied:
+def vary(seed: int, index: int) -> VariedDrawing:
     """The `index`-th varied drawing of the stream `seed`; a pure function of its arguments.
 
-    The sides are those of the drawing, 336, times 0.6 to 3 (log-uniform); half of the pictures are stretched
-    by up to 1.6 one way; a quarter is blurred by up to 1.5 px; three of four are JPEGs of quality 35 to 95.
+    The drawing's side, 336 pixels, is scaled by 0.6 to 3 (log-uniform). Half of the pictures are stretched by
+    up to 1.6 in one direction, a quarter is blurred by up to 1.5 px, and three of four are JPEGs of quality
+    35 to 95.
     """
     drawing = draw(seed, index)
     rng = np.random.default_rng((seed, index, 1))
@@ -51,5 +52,5 @@ def vary(seed: int, index: int) -> Varied:
     else:
         image.save(content, "PNG")
     moved = blurred or stretch != 1.0
-    asked = tuple(a for a in drawing.asked if not (moved and a.task in LOCAL_TASKS))
-    return Varied(content.getvalue(), asked)
+    questions = tuple(q for q in drawing.questions if not (moved and q.task in LOCAL_TASKS))
+    return VariedDrawing(content.getvalue(), questions)

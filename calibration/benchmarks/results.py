@@ -1,8 +1,8 @@
-"""What a trace table says of a benchmark: accuracy per scale, the oracle, tokens needed, luck, intervals.
+"""A benchmark's figures from a trace table: accuracy per scale, oracle, tokens needed, luck, intervals.
 
-Knows traces and tasks, no models and no files. Everything is a ratio of sums over units (questions, or groups
-of questions that count as one), so that intervals come from drawing images anew: the bootstrap resamples
-images, with all their questions, since these are not independent.
+Knows traces and tasks, no models and no files. Every figure is a ratio of sums over units (questions, or
+groups of questions that count as one). Intervals come from a bootstrap over images: an image is resampled
+with all its questions, since these are not independent.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ import numpy as np
 
 from m3score.calibration.benchmarks.chance import luck_of
 from m3score.calibration.benchmarks.task_data import TaskSource
-from m3score.calibration.benchmarks.tasks import Asked, Task
+from m3score.calibration.benchmarks.tasks import Task, TaskQuestion
 from m3score.common.errors import M3ScoreError
-from m3score.data.metrics import find_metric, yes_or_no
+from m3score.data.metrics import yes_or_no
 from m3score.scoring.rules import RULES, is_monotone, required_tokens
-from m3score.scoring.summary import UNSOLVED
 from m3score.tables.schema import absent
 
 if TYPE_CHECKING:
     import pandas as pd
 
+UNSOLVED = ("one", "answerable", "finest")
+"""How a mean of required tokens counts a question that no scale solves: "one": as a single token, as the M3
+authors do (this lowers the mean); "answerable": not at all; "finest": as the finest scale."""
 RESAMPLES = 1000
 LEVEL = 0.95
 WITHIN = 0.01
-"""A scale is as good as the best one if its score is at most this much lower: one point."""
+"""A scale is as good as the best one if its score is lower by at most this: one percentage point."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A benchmark's figures for one model."""
+class BenchmarkResult:
+    """All figures of one model on one benchmark."""
 
     task: Task
     model: str
@@ -57,12 +59,13 @@ class Judged:
     questions: int
     units: int
     failed: dict[str, str]
-    """Images without answers, and why."""
+    """Images without answers, with the reason."""
     left_out: Mapping[str, int]
+    """Rows that are not asked, by reason."""
     cut: int
-    """Questions with an answer that was cut at the task's most tokens: they are judged as far as they go."""
+    """Questions with an answer that was cut at the task's limit of tokens; it is graded as far as it goes."""
     whole: bool
-    """False where only a part of the task was asked."""
+    """False if only a part of the task was asked."""
     figures: tuple[Figure, ...]
     needed: int
     """The fewest tokens whose score is within a point of the best scale's."""
@@ -71,7 +74,7 @@ class Judged:
     """The scale with the best score."""
 
     def get(self, measure: str, **where: Any) -> Figure:
-        """The figure with these fields; those not named are None."""
+        """The figure with these fields; fields not named must be None. Raises KeyError."""
         wanted = {"tokens": None, "rule": None, "unsolved": None, "category": None, **where}
         for figure in self.figures:
             if figure.measure == measure and all(getattr(figure, k) == v for k, v in wanted.items()):
@@ -83,7 +86,7 @@ class Judged:
         return self.get("f1" if self.task.headline == "f1" else "score", tokens=tokens)
 
 
-def judge(
+def benchmark_result(
     traces: pd.DataFrame,
     source: TaskSource,
     *,
@@ -91,21 +94,21 @@ def judge(
     keys: Mapping[str, str] | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Judged:
-    """Judge a task's traces.
+) -> BenchmarkResult:
+    """Compute a benchmark's figures.
 
     Args:
-        traces: a trace table that holds the source's images, others are ignored.
+        traces: a trace table with the source's images; other images are ignored.
         source: the task and its questions.
         limit: only the first images of the source.
-        keys: equal for copies of an image, by its name: copies are resampled together.
+        keys: by image name, a key that copies of an image share: copies are resampled together.
         resamples: of the bootstrap.
-        seed: of the bootstrap, and of the partners that luck is estimated with.
+        seed: of the bootstrap, and of the sampling that luck is estimated with.
 
     Raises:
-        M3ScoreError: no answers at all, or traces of several ladders or models.
+        M3ScoreError: no image was answered, or no group of questions as a whole.
     """
-    table = _Table(traces, source, limit, keys or {})
+    table = _TraceTable(traces, source, limit, keys or {})
     right = np.array([table.right[members].all(axis=0) for members in table.units])
     luck = luck_of(table.questions, table.answers, table.units, right, seed)
     sums = _sums(table, right, luck, source.task)
@@ -121,7 +124,7 @@ def judge(
         figures += _f1(columns, table.ladder)
     enough = _first_within(headline)
     low, high = np.quantile(enough[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="nearest").astype(int)
-    return Judged(
+    return BenchmarkResult(
         task=source.task,
         model=table.model,
         ladder=table.ladder,
@@ -139,8 +142,8 @@ def judge(
     )
 
 
-class _Table:
-    """Traces as arrays: questions that were answered, in the order of the source, and the units they form."""
+class _TraceTable:
+    """Traces as arrays: the answered questions, in the order of the source, and the units they form."""
 
     def __init__(
         self, traces: pd.DataFrame, source: TaskSource, limit: int | None, keys: Mapping[str, str]
@@ -155,14 +158,14 @@ class _Table:
             raise M3ScoreError(f"{source.task.name}: none of its images was answered ({_why(self.failed)}).")
         self.ladder = tuple(sorted(int(tokens) for tokens in rows["tokens"].unique()))
         self.model = str(rows["model"].iloc[0])
-        said: dict[tuple[str, int], dict[int, Any]] = {}
+        answered: dict[tuple[str, int], dict[int, Any]] = {}
         row: Any  # typed as a tuple of anything otherwise
         for row in rows.itertuples(index=False):
-            said.setdefault((row.image, int(row.question_id)), {})[int(row.tokens)] = row
-        held: list[tuple[str, Asked, list[Any]]] = []
+            answered.setdefault((row.image, int(row.question_id)), {})[int(row.tokens)] = row
+        held: list[tuple[str, TaskQuestion, list[Any]]] = []
         for entry in entries:
-            for number, asked in enumerate(entry.asked):
-                scales = said.get((entry.name, number), {})
+            for number, asked in enumerate(entry.questions):
+                scales = answered.get((entry.name, number), {})
                 if len(scales) == len(self.ladder):
                     held.append((entry.name, asked, [scales[tokens] for tokens in self.ladder]))
         self.images = [name for name, _, _ in held]
@@ -176,7 +179,7 @@ class _Table:
         grouped: dict[str, list[int]] = {}
         whole: dict[str, int] = {}
         for entry in entries:
-            for asked in entry.asked:
+            for asked in entry.questions:
                 if asked.unit is not None:
                     whole[asked.unit] = whole.get(asked.unit, 0) + 1
         for place, (_, asked, _) in enumerate(held):
@@ -199,8 +202,8 @@ def _why(failed: Mapping[str, str]) -> str:
 # ---- sums over units ------------------------------------------------------------------------------------
 
 
-def _sums(table: _Table, right: np.ndarray, luck: Any, task: Task) -> dict[str, np.ndarray]:
-    """What the figures are ratios of: a number for each unit, by name."""
+def _sums(table: _TraceTable, right: np.ndarray, luck: Any, task: Task) -> dict[str, np.ndarray]:
+    """The sums that figures are ratios of: by name, a number for each unit."""
     finest = table.ladder[-1]
     single = task.unit == "question"
     score = np.array([table.scores[m[0]] for m in table.units]) if single else right.astype(float)
@@ -223,7 +226,7 @@ def _sums(table: _Table, right: np.ndarray, luck: Any, task: Task) -> dict[str, 
     return {name: np.asarray(values, float) for name, values in sums.items()}
 
 
-def _confusion(table: _Table) -> dict[str, np.ndarray]:
+def _confusion(table: _TraceTable) -> dict[str, np.ndarray]:
     truth = np.array([bool(yes_or_no(table.questions[m[0]].answers[0])) for m in table.units])
     sums = {"yes": truth}
     for k in range(len(table.ladder)):
@@ -233,7 +236,7 @@ def _confusion(table: _Table) -> dict[str, np.ndarray]:
 
 
 def _resampled(totals: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """(resamples, sums): images drawn with replacement, as many as there are."""
+    """(resamples, sums): as many images as there are, drawn with replacement."""
     rng = np.random.default_rng(seed)
     count = len(totals)
     out = np.empty((resamples, totals.shape[1]))
@@ -245,7 +248,7 @@ def _resampled(totals: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 # ---- figures --------------------------------------------------------------------------------------------
 
 Columns = Mapping[str, np.ndarray]
-"""Each sum: over all units first, then over those of each resample."""
+"""By name, each sum: over all units first, then over the units of each resample."""
 
 
 def _figure(measure: str, values: np.ndarray, **where: Any) -> Figure:
@@ -323,8 +326,8 @@ def _first_within(headline: np.ndarray) -> np.ndarray:
     return np.argmax(headline >= headline.max(axis=0) - WITHIN - 1e-12, axis=0)
 
 
-def _categories(table: _Table, resamples: int, seed: int) -> list[Figure]:
-    """Score of each category; a unit is right in a category if its questions there are."""
+def _categories(table: _TraceTable, resamples: int, seed: int) -> list[Figure]:
+    """The score of each category. A unit is right in a category if all its questions there are."""
     names = sorted({name for name in table.categories if name is not None})
     out = []
     for name in names if len(names) > 1 else []:
@@ -343,8 +346,3 @@ def _categories(table: _Table, resamples: int, seed: int) -> list[Figure]:
             for k, tokens in enumerate(table.ladder)
         ]
     return out
-
-
-def metric_is_soft(task: Task) -> bool:
-    """Whether scores lie between 0 and 1, so that "right" means to reach the metric's threshold."""
-    return bool(task.metric) and find_metric(task.metric).threshold < 1

@@ -1,4 +1,4 @@
-"""The picture of a comparison: a panel for every two tables, and one for every table beside the ratings."""
+"""The plot of a comparison: one panel per pair of tables, and one per table against the ratings."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from m3score.images.decode import printable
 SUFFIXES = (".png", ".svg", ".pdf")
 MOST_PANELS = 12
 MOST_POINTS = 3_000
-"""Beyond these a panel shows how many images are where, not each of them."""
+"""With more images a panel shows their density instead of points."""
 
 
 def check_plot(path: str | os.PathLike[str]) -> None:
-    """M3ScoreError for a picture that cannot be drawn: its suffix, or no matplotlib."""
+    """M3ScoreError if the plot can't be drawn: a wrong suffix, or no matplotlib."""
     if Path(path).suffix.lower() not in SUFFIXES:
         raise M3ScoreError(f"{printable(str(path))}: a plot's name ends in {', '.join(SUFFIXES)}.")
     try:
@@ -68,7 +68,7 @@ def _panel(axes: Any, comparison: Comparison, pair: Pair) -> None:
         axes.plot(both[pair.first], both[pair.second], "o", ms=3, alpha=0.5)
     if pair.second != "rating" and len(both) and _alike(axes.get_xlim(), axes.get_ylim()):
         limits = axes.get_xlim(), axes.get_ylim()
-        axes.axline((0, 0), slope=1, color="0.6", lw=1, zorder=0)  # where both are the same
+        axes.axline((0, 0), slope=1, color="0.6", lw=1, zorder=0)  # where both scores are equal
         axes.set_xlim(limits[0])
         axes.set_ylim(limits[1])
     axes.set_xlabel(f"{comparison.by}: {_text(pair.first)}")
@@ -78,7 +78,7 @@ def _panel(axes: Any, comparison: Comparison, pair: Pair) -> None:
 
 
 def _spearman(comparison: Comparison, pair: Pair) -> str:
-    """Of a panel; with ratings the mean over categories, within which alone they are comparable."""
+    """A panel's correlation. With ratings, the mean over categories: ratings compare only within one."""
     within = [
         one.spearman.value
         for one in comparison.rated
@@ -90,11 +90,11 @@ def _spearman(comparison: Comparison, pair: Pair) -> str:
 
 
 def _text(name: object) -> str:
-    """A name as matplotlib shows it: no formulas."""
+    """A name, escaped so that matplotlib reads no formula."""
     return str(name).replace("$", r"\$")
 
 
 def _alike(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Whether two ranges are of one scale; those of different scorers may lie far apart."""
+    """Whether two ranges overlap by half, so that both axes can be compared."""
     shared = min(one[1], other[1]) - max(one[0], other[0])
     return shared > 0.5 * max(one[1] - one[0], other[1] - other[0])
