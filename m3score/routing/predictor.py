@@ -22,7 +22,7 @@ from m3score.routing.ensemble import Ensemble
 from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES, QUESTION_FEATURES
 from m3score.routing.gains import Gains, over_coarsest
 from m3score.routing.prices import Chances, levels, price_for
-from m3score.scoring.rules import choose
+from m3score.scoring.rules import check_choice
 
 FEATURE_SETS = ("pixels", "vision")
 """What image features are made of: the picture (image.py), or the model's own vision tower."""
@@ -107,7 +107,7 @@ class Predictor:
         self._check_gains()
 
     def _check_features(self) -> None:
-        choose("feature set", self.feature_set[:60], FEATURE_SETS)
+        check_choice("feature set", self.feature_set[:60], FEATURE_SETS)
         if self.feature_version != FEATURE_VERSION:
             raise M3ScoreError(
                 f"fitted on feature version {self.feature_version}, but this m3score computes version "

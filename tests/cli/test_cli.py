@@ -43,7 +43,8 @@ def folder(tmp_path: Path) -> Path:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeAnswerer:
     """The model that every command loads."""
     model = FakeAnswerer()
-    monkeypatch.setattr(m3score, "load_model", lambda name, **options: model)
+    for place in ("m3score.load_model", "m3score.scoring.scorers.model.load_model"):
+        monkeypatch.setattr(place, lambda name, **options: model)
     return model
 
 
@@ -273,7 +274,7 @@ def test_model_from_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatc
         loaded.append(name)
         return FakeAnswerer()
 
-    monkeypatch.setattr(m3score, "load_model", load)
+    monkeypatch.setattr("m3score.scoring.scorers.model.load_model", load)
     monkeypatch.setenv("M3SCORE_MODEL", "from-the-environment")
     run("rank", folder)
     run("rank", folder, "--model", "from-the-flag")
@@ -315,8 +316,8 @@ def test_info(monkeypatch: pytest.MonkeyPatch) -> None:
 SLOW = """
 import sys, time
 from pathlib import Path
-import m3score
 from m3score.cli.main import main
+from m3score.scoring.scorers import model
 from tests.support.fakes import FakeAnswerer
 
 class Slow(FakeAnswerer):
@@ -326,7 +327,7 @@ class Slow(FakeAnswerer):
             time.sleep(30)
         return super().answer_ladder(*arguments, **options)
 
-m3score.load_model = lambda name, **options: Slow()
+model.load_model = lambda name, **options: Slow()
 main()
 """
 
