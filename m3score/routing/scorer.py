@@ -26,7 +26,7 @@ MAX_DROP, CONFIDENCE = 0.02, 0.95
 
 @dataclass(frozen=True)
 class PredictorOptions(ScorerOptions):
-    """What the scorer `predictor` may be told."""
+    """Options of the scorer `predictor`."""
 
     predictor: str | os.PathLike[str] | Predictor = "m3-tiny"
     """A bundled predictor, a file that m3score calibrate wrote, or a loaded one."""
@@ -37,7 +37,7 @@ class PredictorOptions(ScorerOptions):
 
     def __post_init__(self) -> None:
         if self.question is not None and not isinstance(self.question, str) and len(self.question) > 1:
-            raise M3ScoreError("a predictor is told one --question.")
+            raise M3ScoreError("a predictor takes one --question.")
 
     @property
     def asked(self) -> str | None:
@@ -134,7 +134,7 @@ class UnsureScorer(PredictorScorer):
 
 @dataclass(frozen=True)
 class RouterOptions(PredictorOptions):
-    """What `m3score predict` may be told; see predict_scale."""
+    """Options of `m3score predict`; see predict_scale."""
 
     max_drop: float | None = None
     """Of the promise; by default MAX_DROP, unless there is a budget."""

@@ -72,7 +72,7 @@ def alit_folder(name: str | None) -> Path:
 
 @dataclass(frozen=True)
 class AlitOptions(ScorerOptions):
-    """What the scorer `alit` may be told."""
+    """Options of the scorer `alit`."""
 
     alit_model: str | None = None
     """A folder with a tokenizer; by default the bundled one."""

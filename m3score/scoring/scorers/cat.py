@@ -134,7 +134,7 @@ class Rating:
 
 @dataclass(frozen=True)
 class CatOptions(ScorerOptions):
-    """What the scorer `cat` may be told."""
+    """Options of the scorer `cat`."""
 
     cat_llm: str | None = None
     """Hub id or folder of the language model that rates descriptions; needed."""
