@@ -99,6 +99,6 @@ def _as_pixels(array: np.ndarray) -> np.ndarray:
         return array
     if not array.size or not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
         raise M3ScoreError(
-            "an array of floats has to lie in [0, 1]; give uint8 for 0 to 255.", subject="the image"
+            "an array of floats must lie in [0, 1]; give uint8 for 0 to 255.", subject="the image"
         )
     return np.rint(array * 255).astype(np.uint8)

@@ -23,7 +23,6 @@ from m3score.routing.feature_jobs import Asked, look, lost, order_of, with_quest
 from m3score.routing.features.image import map_images, question_features
 from m3score.routing.predictor import Predictor
 from m3score.routing.registry import check_model, load_predictor, warn_once
-from m3score.scoring.rules import choose
 
 
 @dataclass(frozen=True)
@@ -243,7 +242,7 @@ def predict_many(
             f"this predictor needs {chosen.feature_set} features, which a picture alone does not give: take "
             "them from M3Model.vision_features and use Predictor.predict and Predictor.route."
         )
-    choose("promise", per, PROMISES)
+    check_choice("promise", per, PROMISES)
     wish = Wish(
         None if mean_tokens is not None else max_drop, confidence, per, mean_tokens, complexity, spread
     )

@@ -31,7 +31,7 @@ from m3score.routing.record import (
     check_questions,
     check_record,
 )
-from m3score.scoring.rules import choose
+from m3score.scoring.rules import check_choice
 from m3score.tables.schema import printable
 
 FEATURE_SETS = ("pixels", "vision")
@@ -93,7 +93,7 @@ class Predictor:
         self._check_gains()
 
     def _check_features(self) -> None:
-        choose("feature set", self.feature_set[:60], FEATURE_SETS)
+        check_choice("feature set", self.feature_set[:60], FEATURE_SETS)
         if self.feature_version != FEATURE_VERSION:
             raise M3ScoreError(
                 f"fitted on feature version {self.feature_version}, but this m3score computes version "
@@ -209,7 +209,7 @@ class Predictor:
             with_question: of the form that sees the question.
             per: "image": of one question about each image; "question": of all questions. See certify.py.
         """
-        key = (max_drop, confidence, with_question, choose("promise", per, certify.PROMISES))
+        key = (max_drop, confidence, with_question, check_choice("promise", per, certify.PROMISES))
         if key not in self._certificates:
             self._certificates[key] = self._certify(*key)
         return self._certificates[key]

@@ -18,7 +18,7 @@ from m3score.routing.predict import Prediction, frames_to_look_at, predict_many
 from m3score.routing.predictor import Predictor
 from m3score.routing.registry import load_predictor, predictor_digest
 from m3score.scoring.base import Scored, ScorerOptions
-from m3score.scoring.rules import choose, effective_tokens_of
+from m3score.scoring.rules import effective_tokens_of
 
 MAX_DROP, CONFIDENCE, PER = 0.02, 0.95, "image"
 """What is promised unless something else is asked for."""
@@ -26,7 +26,7 @@ MAX_DROP, CONFIDENCE, PER = 0.02, 0.95, "image"
 
 @dataclass(frozen=True)
 class PredictorOptions(ScorerOptions):
-    """What the scorer `predictor` may be told."""
+    """Options of the scorer `predictor`."""
 
     predictor: str | os.PathLike[str] | Predictor = "m3-tiny"
     """A bundled predictor, a file that m3score calibrate wrote, or a loaded one."""
@@ -37,7 +37,7 @@ class PredictorOptions(ScorerOptions):
 
     def __post_init__(self) -> None:
         if self.question is not None and not isinstance(self.question, str) and len(self.question) > 1:
-            raise M3ScoreError("a predictor is told one --question.")
+            raise M3ScoreError("a predictor takes one --question.")
 
     @property
     def asked(self) -> str | None:
@@ -134,7 +134,7 @@ class UnsureScorer(PredictorScorer):
 
 @dataclass(frozen=True)
 class RouterOptions(PredictorOptions):
-    """What `m3score predict` may be told; see predict_scale."""
+    """Options of `m3score predict`; see predict_scale."""
 
     max_drop: float | None = None
     """Of the promise; by default MAX_DROP, unless there is a budget."""
@@ -147,7 +147,7 @@ class RouterOptions(PredictorOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choose("promise", self.routing["per"], PROMISES)
+        check_choice("promise", self.routing["per"], PROMISES)
         if self.mean_tokens is None:
             check_levels(self.routing["max_drop"], self.routing["confidence"])
             return

@@ -98,7 +98,7 @@ class Plan:
         place = int(np.searchsorted(self.chosen, number))
         return place < len(self.chosen) and bool(self.chosen[place] == number)
 
-    def told(self, number: int) -> tuple[float, bool]:
+    def prediction(self, number: int) -> tuple[float, bool]:
         """complexity and drawn of a path_hash that was chosen."""
         place = int(np.searchsorted(self.chosen, np.uint64(number)))
         return float(self.complexity[place]), bool(self.drawn[place])

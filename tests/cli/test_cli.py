@@ -379,6 +379,23 @@ def test_installed_command_from_end_to_end(folder: Path, tmp_path: Path) -> None
     assert run("rescore", tmp_path / "t.parquet").stdout == done.stdout
 
 
+@pytest.mark.skipif(os.name == "nt", reason="locales of POSIX")
+def test_questions_in_a_locale_without_their_letters(folder: Path, tmp_path: Path) -> None:
+    bare = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "POSIX"}
+
+    def m3score(*arguments: object) -> str:
+        command = [sys.executable, "-m", "m3score", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, env=bare, cwd=ROOT)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+    traces = tmp_path / "t.jsonl"
+    m3score("rank", folder, "--question", "Qué?", "--limit", 1, "--traces", traces)
+    assert json.loads(traces.read_text().splitlines()[0])["question"] == "Qué?"
+    assert "Qué?" in m3score("ask", folder / "mid.png", "Qué?", "--all", "--answer", "más")
+    m3score("predict", folder / "mid.png", "--question", "Qué?")
+
+
 def test_python_dash_m() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "m3score", "--version"], capture_output=True, text=True, cwd=ROOT

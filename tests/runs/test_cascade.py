@@ -54,7 +54,7 @@ def test_plan_keeps_to_the_budget(n: int, most: int, seed: int) -> None:
     assert len(chosen.chosen) == min(most, known) == len(set(chosen.chosen.tolist()))
     asked = np.array([str(i) in chosen for i in range(n)], bool)
     assert asked.sum() == len(chosen.chosen) and not np.isnan(complexity[asked]).any()
-    by_spread = [i for i in range(n) if asked[i] and not chosen.told(int(hashes[i]))[1]]
+    by_spread = [i for i in range(n) if asked[i] and not chosen.prediction(int(hashes[i]))[1]]
     left = [i for i in range(n) if not asked[i] and not math.isnan(complexity[i])]
     if by_spread and left:
         assert spread[by_spread].min() >= spread[left].max()

@@ -17,7 +17,7 @@ from m3score.scoring.scorers.alit_score import alit_folder
 
 @dataclass(frozen=True)
 class AlitOptions(ScorerOptions):
-    """What the scorer `alit` may be told."""
+    """Options of the scorer `alit`."""
 
     alit_model: str | None = None
     """A folder with a tokenizer; by default the bundled one."""

@@ -18,7 +18,7 @@ from m3score.scoring.scorers.cat_prompts import read_prompts
 
 @dataclass(frozen=True)
 class CatOptions(ScorerOptions):
-    """What the scorer `cat` may be told."""
+    """Options of the scorer `cat`."""
 
     cat_llm: str | None = None
     """Hub id or folder of the language model that rates descriptions; needed."""

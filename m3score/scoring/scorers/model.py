@@ -37,7 +37,7 @@ QUESTION_FILES = (".csv", ".jsonl", ".ndjson")
 
 @dataclass(frozen=True)
 class ModelOptions(ScorerOptions):
-    """What the scorer `model` may be told."""
+    """Options of the scorer `model`."""
 
     model: Any = "m3-tiny"
     """What load_model takes (a bundled model, a hub id, a folder), or a loaded model."""
