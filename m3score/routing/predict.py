@@ -23,6 +23,7 @@ from m3score.routing.feature_jobs import Asked, look, lost, order_of, with_quest
 from m3score.routing.features.image import map_images, question_features
 from m3score.routing.predictor import Predictor
 from m3score.routing.registry import check_model, load_predictor, warn_once
+from m3score.scoring.rules import check_choice
 
 
 @dataclass(frozen=True)

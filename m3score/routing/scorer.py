@@ -18,7 +18,7 @@ from m3score.routing.predict import Prediction, frames_to_look_at, predict_many
 from m3score.routing.predictor import Predictor
 from m3score.routing.registry import load_predictor, predictor_digest
 from m3score.scoring.base import Scored, ScorerOptions
-from m3score.scoring.rules import effective_tokens_of
+from m3score.scoring.rules import check_choice, effective_tokens_of
 
 MAX_DROP, CONFIDENCE, PER = 0.02, 0.95, "image"
 """What is promised unless something else is asked for."""
