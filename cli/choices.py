@@ -35,20 +35,6 @@ class Promise(StrEnum):
     question = "question"
 
 
-class Scorer(StrEnum):
-    """What makes scores: the model, a predictor of it, both (cascade), or one of
-    m3score.scoring.scorers.SCORERS."""
-
-    model = "model"
-    predictor = "predictor"
-    cascade = "cascade"
-    jpeg = "jpeg"
-    edges = "edges"
-    entropy = "entropy"
-    cat = "cat"
-    alit = "alit"
-
-
 class Engine(StrEnum):
     """Where the work is done."""
 

@@ -74,11 +74,23 @@ class _Group(TyperGroup):
             raise typer.Exit(CANNOT_WRITE if isinstance(error, OutputError) else USAGE) from None
 
 
+class _Command(TyperCommand):
+    """A command whose help names the scorers of installed packages too."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        for param in self.params:
+            if param.name == "scorer":
+                from m3score.scoring.registry import scorer_names
+
+                param.metavar = f"<{'|'.join(scorer_names())}>"
+        super().format_help(ctx, formatter)
+
+
 def load_command(name: str) -> Any:
     """The click command of this name, one of COMMANDS."""
     module = import_module(f"m3score.cli.commands.{name.replace('-', '_')}")
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    alone.command(name, epilog=module.EPILOG)(getattr(module, name.replace("-", "_")))
+    alone.command(name, cls=_Command, epilog=module.EPILOG)(getattr(module, name.replace("-", "_")))
     return get_command(alone)
 
 

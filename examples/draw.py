@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from m3score.calibration.drawings.canvas import COLOURS
-from m3score.calibration.drawings.drawn import draw
+from m3score.calibration.drawings.drawing import draw
 
 HERE = Path(__file__).parent
 TEXT = (

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from m3score.routing.predict import predict_complexity, predict_scale
     from m3score.routing.predictor import Predictor
     from m3score.routing.registry import load_predictor
-    from m3score.runs.ranking import rank
+    from m3score.runs.ranking import rank, rank_iter
     from m3score.scoring.oracle import score
 
     __version__: str
@@ -39,6 +39,7 @@ __all__ = [
     "predict_complexity",
     "predict_scale",
     "rank",
+    "rank_iter",
     "score",
     "select",
 ]
@@ -53,6 +54,7 @@ _WHERE = {
     "predict_complexity": "m3score.routing.predict",
     "predict_scale": "m3score.routing.predict",
     "rank": "m3score.runs.ranking",
+    "rank_iter": "m3score.runs.ranking",
     "score": "m3score.scoring.oracle",
     "select": "m3score.analysis.select",
 }

@@ -57,7 +57,7 @@ def ask(
     """Ask about an image with few visual tokens, or compare the answers at every scale."""
     from m3score.images.sandbox import open_visual
     from m3score.images.video import Frames
-    from m3score.runs.ranking import check_frames
+    from m3score.scoring.scorers.model_stream import check_frames
 
     if every and tokens is not None:
         raise M3ScoreError("--tokens and --all exclude each other.")

@@ -119,10 +119,10 @@ def _report(
     name: str,
     console: Console,
 ) -> None:
+    from m3score.calibration.predictor.calibrate import write_frontiers
     from m3score.calibration.predictor.card import verdict_lines
     from m3score.calibration.predictor.fit import budget_prices, worth_of
     from m3score.calibration.predictor.judge import FORMS, judge
-    from m3score.cli.calibrating import write_frontiers
     from m3score.tables.io import write_whole
 
     forms = FORMS if predictor.with_question is not None else FORMS[:1]
@@ -139,5 +139,7 @@ def _report(
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"# {predictor.model} on {name}", "", *verdict_lines(verdict)]
     write_whole(folder / "report.md", ("\n".join(lines).rstrip() + "\n").encode())
-    write_frontiers([verdict], folder, f"{predictor.model}: accuracy against visual tokens", console)
+    title = f"{predictor.model}: accuracy against visual tokens"
+    if missing := write_frontiers([verdict], folder, title):
+        console.print(f"[yellow]{plain(missing)}[/]")
     console.print(f"Wrote {plain(folder)}.")

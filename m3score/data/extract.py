@@ -63,7 +63,7 @@ def _spellings(path: str) -> Iterator[str]:
 
 
 @contextmanager
-def within_reach(
+def opened_images(
     paths: Iterable[str],
     folder: str | os.PathLike[str] | None,
     *,
@@ -77,7 +77,7 @@ def within_reach(
     Args:
         paths: the pictures that will be asked for, by their names in the table.
         folder: the table's own, which paths may be relative to.
-        data_sets, columns, fetch: as in `taken_out`.
+        data_sets, columns, fetch: as in `extract_images`.
         on_picture: called once per path.
 
     Yields:
@@ -87,7 +87,7 @@ def within_reach(
     wanted = dict.fromkeys(paths)
     with tempfile.TemporaryDirectory(prefix="m3score-pictures-") as temporary:
         copies = _Copies(Path(temporary))
-        for path, found in taken_out(wanted, here, data_sets=data_sets, columns=columns, fetch=fetch):
+        for path, found in extract_images(wanted, here, data_sets=data_sets, columns=columns, fetch=fetch):
             copies.keep(path, found)
             del wanted[path]
             on_picture()
@@ -96,7 +96,7 @@ def within_reach(
         yield lambda path: copies.file(path) or here(path)
 
 
-def taken_out(
+def extract_images(
     paths: Iterable[str],
     here: Find,
     *,

@@ -122,7 +122,8 @@ def open_image(
 
     Args:
         source: a path, the bytes of an image file, a PIL image, or a numpy array: uint8 of shape (H, W),
-            (H, W, 1), (H, W, 3) or (H, W, 4), or uint16 of shape (H, W).
+            (H, W, 1), (H, W, 3) or (H, W, 4), or uint16 of shape (H, W); or what given.as_source makes one
+            of these of.
         max_pixels: refuse, before decoding, an image of more pixels than this.
         max_bytes: refuse, before reading, a file (or bytes) of more bytes than this.
 
@@ -155,18 +156,21 @@ def _open(
     source: ImageSource, max_pixels: int, max_bytes: int, side: int | None
 ) -> tuple[Image.Image, tuple[int, int]]:
     """The image, averaged over blocks where it is longer than `side`, and its full size."""
+    if not isinstance(source, str | os.PathLike | bytes | Image.Image):
+        from m3score.images.given import as_source  # which needs this module
+
+        source = as_source(source)
     with _quiet_pillow():
         if isinstance(source, np.ndarray):
             return _to_rgb(_from_array(source), "the array", max_pixels, side)
         if isinstance(source, Image.Image):
             name = getattr(source, "filename", "") or "the image"
             return _to_rgb(source, printable(name), max_pixels, side)
-        if isinstance(source, bytes | bytearray | memoryview):
-            data = bytes(source)
-            if not data:
+        if isinstance(source, bytes):
+            if not source:
                 raise M3ScoreError("no data (0 bytes)", subject="the image")
-            check_bytes(len(data), "the image", max_bytes)
-            return _decode(io.BytesIO(data), "the image", max_pixels, side)
+            check_bytes(len(source), "the image", max_bytes)
+            return _decode(io.BytesIO(source), "the image", max_pixels, side)
         if isinstance(source, str | os.PathLike):
             name = printable(source)
             with open_regular(source, max_bytes) as file:

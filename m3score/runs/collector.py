@@ -18,7 +18,7 @@ from typing import Any
 from m3score.common.errors import OutputError
 from m3score.data.discover import FoundImage
 from m3score.runs.external_sort import external_sort
-from m3score.runs.input_state import digest_of, has_changed, is_same, key_of
+from m3score.runs.input_state import digest_of, has_changed, input_key, is_same
 from m3score.runs.journal import Journal, Record
 
 HASHERS = 2
@@ -56,7 +56,7 @@ class Collector:
         """The inputs that no earlier run did. Every one of them has to be answered by `keep`, in order."""
         items = iter(found)
         while chunk := list(islice(items, self.block)):
-            keys = [key_of(item) for item in chunk]
+            keys = [input_key(item) for item in chunk]
             places = [self._earlier(key) for key in keys]
             if all(place is not None for place in places):
                 self._places.extend(place for place in places if place is not None)
@@ -73,7 +73,7 @@ class Collector:
         """Inputs that were replaced or deleted while they were worked on, to be done again, as in `to_do`."""
         again, self._changed = self._changed, []
         for number, item in again:
-            yield self._given(number, item, key_of(item))
+            yield self._given(number, item, input_key(item))
 
     def keep(
         self, row: Mapping[str, Any], traces: Sequence[Mapping[str, Any]] = (), *, transient: bool = False

@@ -21,7 +21,7 @@ LARGEST_HASHED = 1 << 28
 """Bytes; of larger files only size, times and inode count."""
 
 
-def key_of(item: FoundImage) -> dict[str, Any]:
+def input_key(item: FoundImage) -> dict[str, Any]:
     """What is known about an input without reading it: before it is opened, so that it is never too new."""
     key: dict[str, Any] = {"path": item.path}
     if item.questions:

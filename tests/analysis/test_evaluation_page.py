@@ -11,7 +11,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from m3score.calibration.benchmarks.judged import judge
+from m3score.calibration.benchmarks.results import benchmark_result
 from m3score.calibration.benchmarks.task_data import load_own
 from m3score.cli.main import app
 from m3score.tables.io import read_traces
@@ -34,9 +34,11 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = Path("results.md").read_text()
     assert "m3-tiny on 4 questions about 3 images" in text and re.search(r"needs \d+ tokens? per grid", text)
     assert Path("evaluations/m3-tiny/examples-mine/collection.json").exists()
-    judged = judge(read_traces("traces.parquet"), load_own("examples/mine.csv", None, None), resamples=10)
+    judged = benchmark_result(
+        read_traces("traces.parquet"), load_own("examples/mine.csv", None, None), resamples=10
+    )
     assert [
-        q.question.metric for e in load_own("examples/mine.csv", None, None).entries for q in e.asked
+        q.question.metric for e in load_own("examples/mine.csv", None, None).entries for q in e.questions
     ] == [
         None,
         None,

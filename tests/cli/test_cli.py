@@ -17,8 +17,6 @@ import pytest
 from typer.testing import CliRunner
 
 import m3score
-from m3score.cli.commands import ask as ask_command
-from m3score.cli.commands import rank as rank_command
 from m3score.cli.main import app
 from m3score.data.questions import PROBE_PANEL
 from tests.support.fakes import FakeAnswerer, grey
@@ -45,8 +43,7 @@ def folder(tmp_path: Path) -> Path:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeAnswerer:
     """The model that every command loads."""
     model = FakeAnswerer()
-    for command in (rank_command, ask_command):
-        monkeypatch.setattr(command, "load", lambda name, **options: model)
+    monkeypatch.setattr(m3score, "load_model", lambda name, **options: model)
     return model
 
 
@@ -218,7 +215,7 @@ def test_questions_for_all_and_for_each(folder: Path, tmp_path: Path, fake: Fake
 
 
 def test_results_survive_a_crash(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from m3score.runs.ranking import RankedImage
+    from m3score.scoring.scorers.model_stream import RankedImage
 
     real = RankedImage.to_row
 
@@ -276,7 +273,7 @@ def test_model_from_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatc
         loaded.append(name)
         return FakeAnswerer()
 
-    monkeypatch.setattr(rank_command, "load", load)
+    monkeypatch.setattr(m3score, "load_model", load)
     monkeypatch.setenv("M3SCORE_MODEL", "from-the-environment")
     run("rank", folder)
     run("rank", folder, "--model", "from-the-flag")
@@ -318,7 +315,7 @@ def test_info(monkeypatch: pytest.MonkeyPatch) -> None:
 SLOW = """
 import sys, time
 from pathlib import Path
-from m3score.cli.commands import rank
+import m3score
 from m3score.cli.main import main
 from tests.support.fakes import FakeAnswerer
 
@@ -329,7 +326,7 @@ class Slow(FakeAnswerer):
             time.sleep(30)
         return super().answer_ladder(*arguments, **options)
 
-rank.load = lambda name, **options: Slow()
+m3score.load_model = lambda name, **options: Slow()
 main()
 """
 

@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 import m3score
-from m3score.calibration.drawings.drawn import draw
+from m3score.calibration.drawings.drawing import draw
 from m3score.calibration.predictor import fit
 from m3score.calibration.predictor.collect import open_collection
 from m3score.cli.main import app

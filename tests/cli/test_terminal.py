@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from m3score.cli.extremes import show_extremes
 from m3score.cli.main import COMMANDS as LISTED
 from m3score.cli.main import load_command
+from m3score.cli.summary import show_extremes
 
 ROOT = Path(__file__).parents[2]
 INSTALLED = Path(sys.executable).with_name("m3score")

@@ -23,8 +23,7 @@ IMAGES = 60
 SCRIPT = """
 import os, time
 from m3score.calibration.predictor import collect
-from m3score.cli import calibrating
-from m3score.cli.commands import evaluate
+import m3score
 from m3score.cli.main import main
 from tests.support.fakes import FakeAnswerer
 
@@ -36,7 +35,7 @@ class Model(FakeAnswerer):
         return super().answer_ladder(images, questions, **options)
 
 collect.SECONDS_PER_SHARD = 0.2
-calibrating.load = evaluate.load = lambda name, **options: Model()
+m3score.load_model = lambda name, **options: Model()
 main()
 """
 

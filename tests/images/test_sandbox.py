@@ -10,6 +10,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,10 @@ from m3score.data.discover import find_images
 from m3score.images import protocol
 from m3score.images.decode import asking_before_large, open_image
 from m3score.images.parallel import map_images
-from m3score.images.sandbox import Decoder
+from m3score.images.sandbox import Decoder, Preparation
 from m3score.images.worker_pool import Crew, FailedThere, WorkerError
-from m3score.models.m3.config import M3Settings
-from m3score.models.m3.preprocess import preprocess
+from m3score.models.m3.config import M3Config
+from m3score.models.m3.preprocess import preprocess, tiles_from_worker, tiles_in_worker
 from m3score.routing.predict import predict_many
 from m3score.runs.ranking import rank
 from m3score.tables.formats import guard_cell
@@ -39,6 +40,8 @@ from tests.benchmarks.fuzz import cases, originals, outcome
 from tests.support.fakes import FakeAnswerer
 from tests.support.fragile import DIES, HANGS, fragile
 from tests.support.predictors import small_predictor
+
+TILES = Preparation(tiles_in_worker, (asdict(M3Config()),), tiles_from_worker)
 
 
 def noise(width: int = 40, height: int = 30) -> Image.Image:
@@ -194,7 +197,7 @@ def test_closing_ends_what_is_under_way() -> None:
 
 def test_isolated_pictures_and_tiles_are_the_same_to_the_last_bit(tmp_path: Path) -> None:
     noise(700, 300).save(tmp_path / "a.jpg")
-    with Decoder() as decode, Decoder(settings=M3Settings()) as tiles:
+    with Decoder() as decode, Decoder(preparation=TILES) as tiles:
         sources: tuple[Any, ...] = (
             tmp_path / "a.jpg",
             (tmp_path / "a.jpg").read_bytes(),
@@ -205,7 +208,7 @@ def test_isolated_pictures_and_tiles_are_the_same_to_the_last_bit(tmp_path: Path
             there = decode(source)
             assert isinstance(there, Image.Image) and there.tobytes() == here.tobytes()
         cut: Any = tiles(tmp_path / "a.jpg")
-        expected = preprocess(open_image(tmp_path / "a.jpg"), M3Settings())
+        expected = preprocess(open_image(tmp_path / "a.jpg"), M3Config())
         assert np.array_equal(cut.pixel_values, expected.pixel_values) and cut.size == (700, 300)
 
 
@@ -240,7 +243,7 @@ def test_a_pipe_that_takes_a_files_place_is_not_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(tmp_path / "a.png")
-    monkeypatch.setattr(files, "why_not_a_file", lambda path: None)  # as if it had been a file a moment ago
+    monkeypatch.setattr(files, "why_not_a_file", lambda *_: None)  # as if it had been a file a moment ago
     with pytest.raises(M3ScoreError, match="is a named pipe"):
         open_image(tmp_path / "a.png")
 

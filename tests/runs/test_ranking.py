@@ -20,7 +20,8 @@ from m3score.data.loader import Opened, QuestionBook, opened_ahead
 from m3score.data.questions import PROBE_PANEL, Question
 from m3score.images.decode import open_image
 from m3score.images.sandbox import Decoder
-from m3score.runs.ranking import RankedImage, rank, rank_stream
+from m3score.runs.ranking import rank
+from m3score.scoring.scorers.model_stream import RankedImage, rank_stream
 from tests.support.fakes import LADDER, FakeAnswerer, grey
 
 LEVELS = {"dark": 0, "dim": 60, "mid": 120, "light": 180, "white": 255}
@@ -194,7 +195,7 @@ def test_options_are_checked_before_anything_runs(
 ) -> None:
     monkeypatch.setattr("m3score.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     monkeypatch.setattr(
-        "m3score.runs.ranking.find_images", lambda *_, **__: pytest.fail("images were looked for")
+        "m3score.runs.request.find_images", lambda *_, **__: pytest.fail("images were looked for")
     )
     with pytest.raises(M3ScoreError, match=told):
         rank(folder, model="m3-tiny", **options)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 _SCRIPT = """
 import os, sys, time
-from m3score.cli.commands import rank
+import m3score
 from m3score.cli.main import main
 from tests.support.fakes import FakeAnswerer
 
@@ -27,7 +27,7 @@ class Model(FakeAnswerer):
         time.sleep(float(os.environ["SECONDS_PER_BATCH"]))
         return super().answer_ladder(*arguments, **options)
 
-rank.load = lambda name, **options: Model()
+m3score.load_model = lambda name, **options: Model()
 main()
 """
 
