@@ -86,10 +86,8 @@ def what_a_promise_needs(
 ) -> str:
     """A sentence, before anything is asked: how many images it takes to certify something, and how many there
     are. M3ScoreError where there are too few, unless `anyway`."""
-    needed, share = (
-        images_needed(options.max_drop, options.confidence),
-        options.shares[1] / sum(options.shares),
-    )
+    needed = images_needed(options.max_drop, options.confidence)
+    share = options.shares[1] / sum(options.shares)
     counts = [
         open_collection(name).traces()["image"].nunique() if source is None else _count(source, limit)
         for name, source in found.items()
@@ -97,8 +95,8 @@ def what_a_promise_needs(
     more = " (more where images have unequal numbers of questions)" if options.per == "question" else ""
     promise = (
         f"A promise of at most {options.max_drop:.4g} lost per {options.per}, at confidence "
-        f"{options.confidence:.4g}, needs at least {needed:,} calibration images{more}; with {share:.0%} of the "
-        f"images for calibration that is {math.ceil(needed / share - 1e-9):,} in all."
+        f"{options.confidence:.4g}, needs at least {needed:,} calibration images{more}; with {share:.0%} of "
+        f"the images for calibration that is {math.ceil(needed / share - 1e-9):,} in all."
     )
     known = [count for count in counts if count is not None]
     if len(known) < len(counts):

@@ -153,8 +153,8 @@ class RouterOptions(PredictorOptions):
             return
         if self.max_drop is not None or self.confidence is not None or self.per is not None:
             raise M3ScoreError(
-                "--mean-tokens is a budget in place of the promise of --max-drop, --confidence and --per: give "
-                "one or the other."
+                "--mean-tokens is a budget in place of the promise of --max-drop, --confidence and --per: "
+                "give one or the other."
             )
         self.loaded.price(self.mean_tokens, with_question=self.asked is not None)  # complains by itself
 

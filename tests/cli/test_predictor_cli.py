@@ -156,7 +156,9 @@ def test_nothing_certified_is_said(predictor: Path, pictures: Path) -> None:
 def test_how_many_images_a_promise_needs_is_said_before_anything_is_asked(
     labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m3score.cli.calibrating.load", lambda *a, **k: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(
+        "m3score.cli.commands.calibrate.load", lambda *a, **k: pytest.fail("a model was loaded")
+    )
     out = tmp_path / "a.predictor"
     said = refused("calibrate", "drawn", "--limit", 100, "--out", out)
     assert "needs at least 149 calibration images; with 20% of the images for calibration that is 745" in said

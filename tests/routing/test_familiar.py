@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from m3score.calibration.drawings.drawn import draw
+from m3score.calibration.drawings.drawing import draw
 from m3score.calibration.predictor.familiarity import fit_familiarity
 from m3score.common.errors import M3ScoreError
 from m3score.routing.decision import BUDGET, NO_PROMISE, UNCERTIFIED, Wish

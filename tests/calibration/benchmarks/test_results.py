@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from m3score.calibration.benchmarks.chance import luck_of
-from m3score.calibration.benchmarks.results import BenchmarkResult, benchmark_result
+from m3score.calibration.benchmarks.results import UNSOLVED, BenchmarkResult, benchmark_result
 from m3score.calibration.benchmarks.scoreboard import (
     grids,
     needs,
@@ -25,7 +25,6 @@ from m3score.calibration.benchmarks.tasks import Task, TaskQuestion, find_task, 
 from m3score.common.errors import M3ScoreError
 from m3score.data.metrics import grade
 from m3score.data.questions import Question
-from m3score.scoring.summary import UNSOLVED
 from tests.support.fakes import LADDER
 
 THREE = (1, 9, 36)
