@@ -60,51 +60,6 @@ class FitOptions:
     workers: int | None = None
 
 
-@dataclass(frozen=True)
-class ImageNeeds:
-    """How many images it takes to certify anything, and how many there are."""
-
-    options: FitOptions
-    images: int | None
-    """None where that shows only when all are read."""
-
-    @property
-    def share(self) -> float:
-        """Of the images, those that certify."""
-        return self.options.shares[1] / sum(self.options.shares)
-
-    @property
-    def needed(self) -> int:
-        """Calibration images that it takes."""
-        return images_needed(self.options.max_drop, self.options.confidence)
-
-    @property
-    def enough(self) -> bool | None:
-        """Whether there are so many; None where that is not known yet."""
-        return None if self.images is None else self.images * self.share >= self.needed
-
-    @property
-    def least_drop(self) -> float:
-        """The smallest max_drop, in thousandths, that the images could certify."""
-        calibrating = max(1, int((self.images or 0) * self.share))
-        least = -math.expm1(math.log1p(-self.options.confidence) / calibrating)
-        return math.ceil(1000 * least) / 1000
-
-    @property
-    def text(self) -> str:
-        """Sentences for people."""
-        asked = self.options
-        more = " (more where images have unequal numbers of questions)" if asked.per == "question" else ""
-        there = "How many there are shows when all are read."
-        return (
-            f"A promise of at most {asked.max_drop:.4g} lost per {asked.per}, at confidence "
-            f"{asked.confidence:.4g}, needs at least {self.needed:,} calibration images{more}; with "
-            f"{self.share:.0%} of the images for calibration that is "
-            f"{math.ceil(self.needed / self.share - 1e-9):,} in all. "
-            + (there if self.images is None else f"There are {self.images:,}.")
-        )
-
-
 # ---- labels ---------------------------------------------------------------------------------------------
 
 
@@ -126,14 +81,36 @@ def label_folders(found: Mapping[str, Source | None], work: Path) -> dict[str, P
     return folders
 
 
-def promise_needs(found: Mapping[str, Source | None], limit: int | None, options: FitOptions) -> ImageNeeds:
-    """How many images the promise of `options` needs and how many there are, before any is asked about."""
+def what_a_promise_needs(
+    found: Mapping[str, Source | None], limit: int | None, options: FitOptions, *, anyway: bool = False
+) -> str:
+    """A sentence, before anything is asked: how many images it takes to certify something, and how many there
+    are. M3ScoreError where there are too few, unless `anyway`."""
+    needed = images_needed(options.max_drop, options.confidence)
+    share = options.shares[1] / sum(options.shares)
     counts = [
-        open_collection(Path(name)).traces()["image"].nunique() if source is None else _count(source, limit)
+        open_collection(name).traces()["image"].nunique() if source is None else _count(source, limit)
         for name, source in found.items()
     ]
+    more = " (more where images have unequal numbers of questions)" if options.per == "question" else ""
+    promise = (
+        f"A promise of at most {options.max_drop:.4g} lost per {options.per}, at confidence "
+        f"{options.confidence:.4g}, needs at least {needed:,} calibration images{more}; with {share:.0%} of "
+        f"the images for calibration that is {math.ceil(needed / share - 1e-9):,} in all."
+    )
     known = [count for count in counts if count is not None]
-    return ImageNeeds(options, sum(known) if len(known) == len(counts) else None)
+    if len(known) < len(counts):
+        return f"{promise} How many there are shows when all are read."
+    there = f"There are {sum(known):,}."
+    if sum(known) * share >= needed:
+        return f"{promise} {there}"
+    if anyway:
+        return f"{promise} {there} Nothing will be certified."
+    least = -math.expm1(math.log1p(-options.confidence) / max(1, int(sum(known) * share)))
+    raise M3ScoreError(
+        f"{promise} {there} Give more images, or --max-drop {math.ceil(1000 * least) / 1000:g} or more; "
+        "--anyway fits a predictor that promises nothing."
+    )
 
 
 def collect_labels(
@@ -179,9 +156,9 @@ def fit_labels(
         _check_alike(first, other)
     labels = labels_of([*folders], sufficiency=options.sufficiency, workers=options.workers)
     further = {str(folder): labels_of([folder], sufficiency=options.sufficiency) for folder in tests}
-    known: dict[str, Any] = {"sufficiency": str(options.sufficiency)}
+    facts: dict[str, Any] = {"sufficiency": str(options.sufficiency)}
     if first.frames is not None:
-        known["frames"] = first.frames
+        facts["frames"] = first.frames
     return fit_predictor(
         labels,
         fingerprint=first.fingerprint,
@@ -193,7 +170,7 @@ def fit_labels(
         confidence=options.confidence,
         per=options.per,
         tests=further,
-        facts=known,
+        facts=facts,
         progress=say,
     )
 

@@ -17,7 +17,7 @@ from m3score.cli.progress import progress, repeat
 from m3score.common.errors import M3ScoreError
 
 if TYPE_CHECKING:
-    from m3score.calibration.predictor.calibrate import FitOptions, ImageNeeds
+    from m3score.calibration.predictor.calibrate import FitOptions
     from m3score.calibration.predictor.fit import Fitted
 
 EPILOG = """Examples:
@@ -178,7 +178,7 @@ def calibrate(
         question=question_column, answers=answers_column, frames=frames,
     )  # fmt: skip
     if out is not None and not collect_only:
-        _say_needs(steps.promise_needs(found, limit, fitting), anyway, console)
+        console.print(plain(steps.what_a_promise_needs(found, limit, fitting, anyway=anyway)))
     folders = steps.label_folders(found, work or Path(str(out)).with_suffix(".labels"))
     if any(found.values()):
         collecting = steps.CollectOptions(
@@ -197,19 +197,6 @@ def calibrate(
     pages = report or out.with_suffix(".report")
     missing = steps.write_predictor(fitted, out, pages, fitting, text)
     _show(fitted, out, pages, fitting, missing, console)
-
-
-def _say_needs(needs: ImageNeeds, anyway: bool, console: Console) -> None:
-    """Before hours of work: whether anything can be certified. M3ScoreError where not, unless `anyway`."""
-    if needs.enough is not False:
-        console.print(plain(needs.text))
-    elif anyway:
-        console.print(f"[yellow]{plain(f'{needs.text} Nothing will be certified.')}[/]")
-    else:
-        raise M3ScoreError(
-            f"{needs.text} Give more images, or --max-drop {needs.least_drop:g} or more; --anyway fits a "
-            "predictor that promises nothing."
-        )
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from m3score.routing.registry import load_predictor, predictor_digest
 from m3score.scoring.base import Scored, ScorerOptions
 from m3score.scoring.rules import check_choice, effective_tokens_of
 
-MAX_DROP, CONFIDENCE, PER = 0.02, 0.95, "image"
+MAX_DROP, CONFIDENCE = 0.02, 0.95
 """What is promised unless something else is asked for."""
 
 
@@ -141,7 +141,7 @@ class RouterOptions(PredictorOptions):
     confidence: float | None = None
     """Of the promise; by default CONFIDENCE."""
     per: str | None = None
-    """What the promise is a share of, one of certify.PROMISES; by default PER."""
+    """What the promise is of, one of certify.PROMISES; by default the first."""
     mean_tokens: float | None = None
     """A budget in place of a promise."""
 
@@ -151,7 +151,7 @@ class RouterOptions(PredictorOptions):
         if self.mean_tokens is None:
             check_levels(self.routing["max_drop"], self.routing["confidence"])
             return
-        if any(one is not None for one in (self.max_drop, self.confidence, self.per)):
+        if self.max_drop is not None or self.confidence is not None or self.per is not None:
             raise M3ScoreError(
                 "--mean-tokens is a budget in place of the promise of --max-drop, --confidence and --per: "
                 "give one or the other."
@@ -164,7 +164,7 @@ class RouterOptions(PredictorOptions):
         return {
             "max_drop": MAX_DROP if self.max_drop is None else self.max_drop,
             "confidence": CONFIDENCE if self.confidence is None else self.confidence,
-            "per": PER if self.per is None else self.per,
+            "per": PROMISES[0] if self.per is None else self.per,
             "mean_tokens": self.mean_tokens,
         }
 
@@ -173,8 +173,8 @@ class RouterOptions(PredictorOptions):
         """Why there is no promise to keep; None where there is one, or none was asked for."""
         if self.mean_tokens is not None:
             return None
-        told = {name: self.routing[name] for name in ("max_drop", "confidence", "per")}
-        found = self.loaded.certificate(**told, with_question=self.asked is not None)
+        promise = {name: self.routing[name] for name in ("max_drop", "confidence", "per")}
+        found = self.loaded.certificate(**promise, with_question=self.asked is not None)
         return None if found.certified else found.note
 
     def identity(self) -> dict[str, Any]:
