@@ -6,6 +6,7 @@ A command's module is imported when the command is used: `m3score --help` needs 
 from __future__ import annotations
 
 import errno
+import io
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -39,6 +40,9 @@ folder is the command, its docstring (which begins with these words) the help, E
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where there is no room for an output."""
+
+
+ASCII = ("ascii", "ansi_x3.4-1968", "us-ascii")
 
 
 class _Group(TyperGroup):
@@ -126,6 +130,8 @@ def callback(
 
 def main() -> None:
     """Entry point of the `m3score` script."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() in ASCII:
+        sys.stdout.reconfigure(encoding="utf-8")  # as tables are, whatever the locale
     try:
         app(prog_name="m3score")
     except OSError as error:

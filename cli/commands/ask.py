@@ -10,6 +10,7 @@ import typer
 
 from m3score.cli import options
 from m3score.cli.console import load, plain, set_up
+from m3score.cli.scorer_options import as_utf8
 from m3score.common.errors import M3ScoreError
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def ask(
         raise M3ScoreError("--answer, --metric and --json need --all.")
     if metric and not answer:
         raise M3ScoreError("--metric needs --answer.")
+    question, answer = as_utf8(question), [*map(as_utf8, answer or ())]
     console = set_up(quiet=quiet, verbose=verbose)
     opened = open_visual(image, frames)
     answerer = load(model, device=device, dtype=dtype, quantize=quantize, revision=revision, console=console)
@@ -87,7 +89,7 @@ def ask(
         for row in rows:
             typer.echo(json.dumps(row.to_dict(), ensure_ascii=False))
     else:
-        _show(rows, answer or [])
+        _show(rows, answer)
 
 
 def _show(rows: Sequence[TraceRow], references: Sequence[str]) -> None:

@@ -40,7 +40,7 @@ _FIRST_PASS = ("--predictor", "--question", "--questions", "--max-pixels", "--ma
 
 @dataclass(frozen=True)
 class CascadeOptions(ModelOptions):
-    """What the scorer `cascade` may be told: all that the model may, and these."""
+    """Options of the scorer `cascade`: those of the model, and these."""
 
     budget: str | None = None
     """The share of the images that the model is asked about, such as "10%"."""
@@ -219,7 +219,7 @@ class CascadeRun(Run):
             number = path_hash(record.key["path"])
             places[number] = place
             if complexity is not None:
-                predicted, drawn = self.plan.told(number)
+                predicted, drawn = self.plan.prediction(number)
                 pairs.append((predicted, complexity, drawn))
         ours, theirs, random = np.array(pairs).reshape(-1, 3).T
         self.by_model, self.line = len(pairs), LinearMap.through(ours, theirs)

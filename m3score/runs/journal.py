@@ -105,7 +105,7 @@ class Journal:
 
     def begin(self, run: Mapping[str, Any], *, anew: bool) -> None:
         """Take up what an earlier run with the same options left; see open_journal."""
-        with _says_so(self.path):
+        with _translate_os_errors(self.path):
             if anew:
                 os.ftruncate(self._file, 0)
             size = os.fstat(self._file).st_size
@@ -193,7 +193,7 @@ class Journal:
         parts = (json.dumps(part, default=_plain).encode() for part in (key, row, list(traces)))
         body = b"\t".join(parts) + b"\n"
         line = b"%08x\t%b" % (zlib.crc32(body), body)
-        with _says_so(self.path):
+        with _translate_os_errors(self.path):
             place = os.fstat(self._file).st_size
             if self._torn:  # never glue a record to a torn one
                 line, place = b"\n" + line, place + 1
@@ -211,7 +211,7 @@ class Journal:
         self._synced = time.monotonic()
         if self.anonymous:
             return
-        with _says_so(self.path):
+        with _translate_os_errors(self.path):
             os.fsync(self._file)
         try:
             there = os.stat(self.path).st_ino == os.fstat(self._file).st_ino
@@ -287,7 +287,7 @@ def open_journal(out: PathLike | None, run: Mapping[str, Any], *, overwrite: boo
 
 def _open_locked(path: Path) -> int:
     while True:
-        with _says_so(path):
+        with _translate_os_errors(path):
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
             if fcntl is not None:
@@ -306,7 +306,7 @@ def _open_locked(path: Path) -> int:
         os.close(file)  # the run that held it finished, and removed it, in this moment
 
 
-class _says_so:
+class _translate_os_errors:
     """Turns an OSError into the sentence that the user reads."""
 
     def __init__(self, path: Path) -> None:

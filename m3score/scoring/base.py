@@ -70,7 +70,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class ScorerOptions:
-    """What a scorer may be told: the base of each scorer's own frozen dataclass, which checks its values.
+    """Options of a scorer: the base of each scorer's own frozen dataclass, which checks its values.
 
     Options have to survive being sent to another machine, where `--engine ray` makes the scorer anew.
     """

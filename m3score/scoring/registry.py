@@ -102,7 +102,7 @@ def make_options(
 
 
 def option_names(name: str) -> tuple[str, ...]:
-    """What a scorer may be told: the fields of its options class."""
+    """The options of a scorer: the fields of its options class."""
     return tuple(field.name for field in fields(options_class(name)))
 
 

@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeAnswerer:
     """The model that every command loads."""
     model = FakeAnswerer()
-    monkeypatch.setattr(m3score, "load_model", lambda name, **options: model)
+    monkeypatch.setattr("m3score.models.m3.model.load_model", lambda name, **options: model)
     return model
 
 
@@ -273,7 +273,7 @@ def test_model_from_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatc
         loaded.append(name)
         return FakeAnswerer()
 
-    monkeypatch.setattr(m3score, "load_model", load)
+    monkeypatch.setattr("m3score.models.m3.model.load_model", load)
     monkeypatch.setenv("M3SCORE_MODEL", "from-the-environment")
     run("rank", folder)
     run("rank", folder, "--model", "from-the-flag")
@@ -315,8 +315,8 @@ def test_info(monkeypatch: pytest.MonkeyPatch) -> None:
 SLOW = """
 import sys, time
 from pathlib import Path
-import m3score
 from m3score.cli.main import main
+from m3score.models.m3 import model
 from tests.support.fakes import FakeAnswerer
 
 class Slow(FakeAnswerer):
@@ -326,7 +326,7 @@ class Slow(FakeAnswerer):
             time.sleep(30)
         return super().answer_ladder(*arguments, **options)
 
-m3score.load_model = lambda name, **options: Slow()
+model.load_model = lambda name, **options: Slow()
 main()
 """
 
@@ -377,6 +377,23 @@ def test_installed_command_from_end_to_end(folder: Path, tmp_path: Path) -> None
     assert [row["rank"] for row in rows] == ["1", "2", "3", ""]
     assert all(0 <= float(row["complexity"]) <= 1 for row in rows[:3])
     assert run("rescore", tmp_path / "t.parquet").stdout == done.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locales of POSIX")
+def test_questions_in_a_locale_without_their_letters(folder: Path, tmp_path: Path) -> None:
+    bare = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "POSIX"}
+
+    def m3score(*arguments: object) -> str:
+        command = [sys.executable, "-m", "m3score", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, env=bare, cwd=ROOT)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+    traces = tmp_path / "t.jsonl"
+    m3score("rank", folder, "--question", "Qué?", "--limit", 1, "--traces", traces)
+    assert json.loads(traces.read_text().splitlines()[0])["question"] == "Qué?"
+    assert "Qué?" in m3score("ask", folder / "mid.png", "Qué?", "--all", "--answer", "más")
+    m3score("predict", folder / "mid.png", "--question", "Qué?")
 
 
 def test_python_dash_m() -> None:

@@ -55,8 +55,8 @@ def test_every_way_is_the_same_picture(way: str) -> None:
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        (PIXELS.astype(np.float32), r"floats has to lie in \[0, 1\]"),
-        (np.full((4, 4, 3), np.nan), r"floats has to lie in \[0, 1\]"),
+        (PIXELS.astype(np.float32), r"floats must lie in \[0, 1\]"),
+        (np.full((4, 4, 3), np.nan), r"floats must lie in \[0, 1\]"),
         (io.StringIO("text"), "binary mode"),
         ({"label": 3}, "bytes, path or image, not label"),
         (3, "an image must be a path"),

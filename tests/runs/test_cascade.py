@@ -54,7 +54,7 @@ def test_plan_keeps_to_the_budget(n: int, most: int, seed: int) -> None:
     assert len(chosen.chosen) == min(most, known) == len(set(chosen.chosen.tolist()))
     asked = np.array([str(i) in chosen for i in range(n)], bool)
     assert asked.sum() == len(chosen.chosen) and not np.isnan(complexity[asked]).any()
-    by_spread = [i for i in range(n) if asked[i] and not chosen.told(int(hashes[i]))[1]]
+    by_spread = [i for i in range(n) if asked[i] and not chosen.prediction(int(hashes[i]))[1]]
     left = [i for i in range(n) if not asked[i] and not math.isnan(complexity[i])]
     if by_spread and left:
         assert spread[by_spread].min() >= spread[left].max()
@@ -113,7 +113,7 @@ def test_where_the_model_failed_the_predictors_score_stays(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = FakeAnswerer(fail=lambda image: np.asarray(image)[0, 0, 0] % 3 == 0)
-    monkeypatch.setattr("m3score.load_model", lambda *_, **__: model)
+    monkeypatch.setattr("m3score.models.m3.model.load_model", lambda *_, **__: model)
     result = CliRunner().invoke(app, [str(one) for one in command(home, tmp_path / "s.csv")])
     table = pd.read_csv(tmp_path / "s.csv")
     failed = 24 - (table["scorer"] == "model").sum()

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import m3score
 from m3score.cli.main import app
 from m3score.common.errors import M3ScoreError
 from m3score.data.item import FoundImage
@@ -25,6 +27,8 @@ from m3score.data.questions import Question
 from m3score.runs.executors.block_store import BlockStore, blocks_folder
 from m3score.runs.executors.ray_cluster import RayExecutor
 from m3score.runs.executors.ray_worker import pack_items, unpack_items
+from m3score.scoring.scorers.model import ModelOptions, ModelScorer
+from tests.support.fakes import FakeAnswerer
 from tests.support.predictors import small_predictor
 
 MACHINE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
@@ -192,6 +196,35 @@ def test_inputs_arrive_as_they_were_sent() -> None:
 def test_options_that_make_no_sense(options: list[str], told: str, pictures: Path) -> None:
     pytest.importorskip("ray", reason='needs Ray: pip install "m3score[ray]"')
     assert told in " ".join(rank(pictures, *options, exit_code=2).split())
+
+
+def test_the_call_gives_the_same_table(cluster: Any, predicting: list[object], pictures: Path) -> None:
+    """With each scorer that computes something else: nothing of it is bound to this machine."""
+    _, _, _, _, _, predictor = predicting
+    where: dict[str, Any] = {"engine": "ray", "address": cluster.address, "limit": 20}
+    scorers: dict[str, dict[str, Any]] = {
+        "edges": {},
+        "predictor": {"predictor": str(predictor)},
+        "cascade": {"predictor": str(predictor), "max_model_images": 2, "question": "What is it?"},
+    }
+    for scorer, options in scorers.items():
+        here = m3score.rank(pictures, scorer=scorer, limit=20, **options)
+        there = m3score.rank(pictures, scorer=scorer, **where, **options)
+        pd.testing.assert_frame_equal(here, there, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"model": FakeAnswerer()}, "give its name, not a model"),
+        ({"scorer": ModelScorer(ModelOptions(model=FakeAnswerer()))}, "needs a scorer's name or class"),
+    ],
+)
+def test_what_is_only_here_is_refused(
+    options: dict[str, Any], told: str, cluster: Any, pictures: Path
+) -> None:
+    with pytest.raises(M3ScoreError, match=told):
+        m3score.rank(pictures, engine="ray", address=cluster.address, **options)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere"])

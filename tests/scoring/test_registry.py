@@ -154,7 +154,7 @@ def test_built_in_scorers_keep_to_the_protocol(name: str) -> None:
         ),
         (["--budget", "10%"], "the scorer model has no --budget"),
         (["--scorer", "predictor", "--no-answers", "--rule", "first"], "has no --answers and --rule"),
-        (["--scorer", "predictor", "--question", "a", "--question", "b"], "told one --question"),
+        (["--scorer", "predictor", "--question", "a", "--question", "b"], "takes one --question"),
         (["--scorer", "predictor", "--traces", "t.csv"], "no answers to write down"),
         (["--image-column", "picture"], "none of the inputs is a parquet file or a data set"),
         (["--scorer", "beauty"], "no scorer 'beauty'; there are model,"),
@@ -245,3 +245,13 @@ def test_a_scorer_of_a_notebook_works_in_threads(pictures: Path) -> None:
 
     table = m3score.rank(pictures, scorer=Width(ScorerOptions()))
     assert table["complexity"].dropna().tolist() == [0.32] * 3 and "Pillow" in table["error"].iloc[3]
+
+
+def test_the_scorer_of_the_documentation_works(pictures: Path) -> None:
+    text = (ROOT / "docs" / "scorers.md").read_text()
+    code = text[text.index("```python") :].removeprefix("```python").partition("```")[0]
+    made: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(code, "scorers.md", "exec"), made)
+    scorer = made["BrightnessScorer"](made["BrightnessOptions"](scale=0.5))
+    table = m3score.rank(pictures / "plain.png", scorer=scorer)
+    assert 0 < table["brightness"].iloc[0] < 0.5 and table["error"].isna().all()

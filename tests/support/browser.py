@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages, or a skip that says what is missing (in CI: a failure)."""
+"""A headless Chromium for tests of pages, or a skip that says what is missing; in CI that is a failure."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 _SCRIPT = """
 import os, sys, time
-import m3score
+from m3score.scoring.scorers import model as scorer
 from m3score.cli.main import main
 from tests.support.fakes import FakeAnswerer
 
@@ -27,7 +27,7 @@ class Model(FakeAnswerer):
         time.sleep(float(os.environ["SECONDS_PER_BATCH"]))
         return super().answer_ladder(*arguments, **options)
 
-m3score.load_model = lambda name, **options: Model()
+scorer.load_model = lambda name, **options: Model()
 main()
 """
 

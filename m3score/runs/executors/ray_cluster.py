@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -205,15 +206,14 @@ def _connect(ray: Any, address: str | None) -> None:
             if place not in ("local", "auto"):  # Ray itself would try for minutes
                 host, _, port = place.rpartition(":")
                 socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-            for name in ("ray", "ray.data"):
-                logging.getLogger(name).setLevel(logging.ERROR)
-            ray.init(
-                address=place,
-                include_dashboard=None if place != "local" else False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-            )
+            with _stderr_silenced():
+                ray.init(
+                    address=place,
+                    include_dashboard=None if place != "local" else False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    configure_logging=True,
+                )
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             with suppress(Exception):
                 ray.shutdown()
@@ -226,12 +226,26 @@ def _connect(ray: Any, address: str | None) -> None:
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # lines of its C++ parts go to stderr else
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else lines of its C++ parts come on stderr
     try:
         import ray
     except ImportError:
         raise M3ScoreError('--engine ray needs Ray: pip install "m3score[ray]".') from None
     return ray
+
+
+@contextmanager
+def _stderr_silenced() -> Iterator[None]:
+    """Ray's C++ parts say on file descriptor 2 that they were told to be silent."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 @contextmanager

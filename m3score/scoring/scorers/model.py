@@ -37,7 +37,7 @@ QUESTION_FILES = (".csv", ".jsonl", ".ndjson")
 
 @dataclass(frozen=True)
 class ModelOptions(ScorerOptions):
-    """What the scorer `model` may be told."""
+    """Options of the scorer `model`."""
 
     model: Any = "m3-tiny"
     """What load_model takes (a bundled model, a hub id, a folder), or a loaded model."""
@@ -195,9 +195,9 @@ class ModelScorer:
 def _loaded(options: ModelOptions) -> LadderAnswerer:
     if not isinstance(options.model, str | os.PathLike):
         return options.model
-    import m3score
+    from m3score.models.m3.model import load_model
 
-    return m3score.load_model(os.fspath(options.model), **options.loading())
+    return load_model(os.fspath(options.model), **options.loading())
 
 
 def identity_of(model: str, revision: str | None = None) -> str:

@@ -19,7 +19,7 @@ from m3score.data.loader import Opened, QuestionBook, in_halves
 from m3score.models.base import LadderAnswerer
 from m3score.scoring.base import batches_within_blocks, open_batches
 from m3score.scoring.oracle import SUFFICIENCY, Complexity, score_trace
-from m3score.scoring.rules import RULES, choose
+from m3score.scoring.rules import RULES, check_choice
 from m3score.scoring.traces import TraceRow, trace
 
 
@@ -200,8 +200,8 @@ def _result(
 
 def check_rules(rule: str, sufficiency: str) -> None:
     """M3ScoreError for a rule or sufficiency that there is not."""
-    choose("rule", rule, RULES)
-    choose("sufficiency", sufficiency, SUFFICIENCY)
+    check_choice("rule", rule, RULES)
+    check_choice("sufficiency", sufficiency, SUFFICIENCY)
 
 
 def check_batch_size(batch_size: int | Literal["auto"]) -> None:
