@@ -41,8 +41,8 @@ def _overview(commands: dict[str, str]) -> str:
 |---|---|
 {rows}
 `m3score --version` shows the version. `m3score --install-completion` teaches your shell (bash, zsh,
-fish, PowerShell) to complete commands and options after Tab. Tables go to `--out` or to stdout, everything else
-to stderr. Only a terminal gets colours; `NO_COLOR` and `FORCE_COLOR` are heeded.
+fish, PowerShell) to complete commands and options after Tab. Tables go to `--out` or to stdout, everything
+else to stderr. Only a terminal gets colours; `NO_COLOR` and `FORCE_COLOR` are heeded.
 
 | exit code | meaning |
 |--:|---|

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -66,7 +67,8 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.parametrize(("page", "block"), PYTHON, ids=[page for page, _ in PYTHON])
 def test_the_python_runs(page: str, block: str, scratch: None) -> None:
-    exec(compile(block, page, "exec"), {"__name__": "example"})
+    Path("example.py").write_text(block)
+    runpy.run_path("example.py", run_name="example")
 
 
 @pytest.mark.parametrize("page", [name for name, text in PAGES.items() if write_outputs.has_outputs(text)])
