@@ -84,6 +84,7 @@ def _train(recipe: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "m3score", "train", str(recipe), "--out", str(out), "--quiet"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_as_if_undisturbed(tmp_path):
     recipe = tmp_path / "small.toml"
     recipe.write_text(SMALL)
