@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -22,10 +23,12 @@ from m3score.cli.main import COMMANDS, app
 from tools import draw_ladder, draw_rooms, write_outputs
 
 ROOT = Path(__file__).parents[2]
-PAGES = {
-    str(page.relative_to(ROOT)): page.read_text()
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-}
+_WRITTEN = [
+    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "m3score" / "assets").glob("*/README.md")),
+]
+PAGES = {str(page.relative_to(ROOT)): page.read_text() for page in _WRITTEN}
 LARGEST_README = 8 * 1024
 
 
@@ -123,6 +126,12 @@ def test_files_that_are_named_exist(page: str) -> None:
     named = re.findall(r"(?<![\w/.])((?:[\w-]+/)+[\w.-]+\.(?:py|toml|yaml))\b", PAGES[page])
     own = [name for name in named if (ROOT / name.split("/")[0]).is_dir() or _room(name).parent.is_dir()]
     assert [name for name in own if not ((ROOT / name).exists() or _room(name).exists())] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_modules_that_are_run_exist(page: str) -> None:
+    modules = re.findall(r"python -m (m3score[\w.]*)", PAGES[page])
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
 
 
 def _room(name: str) -> Path:
