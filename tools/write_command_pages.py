@@ -50,6 +50,7 @@ else to stderr. Only a terminal gets colours; `NO_COLOR` and `FORCE_COLOR` are h
 | 1 | `check-predictor` found drift |
 | 2 | wrong usage |
 | 3 | some inputs failed; their rows say why |
+| 4 | an output can't be written, as on a full disk; what was done is kept |
 | 130 | interrupted; what was done is kept |
 """
 
