@@ -28,6 +28,13 @@ class Sufficiency(StrEnum):
     consistent = "consistent"
 
 
+class Promise(StrEnum):
+    """The values are those of m3score.routing.certify.PROMISES."""
+
+    image = "image"
+    question = "question"
+
+
 class Engine(StrEnum):
     """Where the work is done."""
 

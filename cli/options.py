@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from m3score.cli.choices import Bits, Dtype, Engine, Features, Format, Rule, Sufficiency
+from m3score.cli.choices import Bits, Dtype, Engine, Features, Format, Promise, Rule, Sufficiency
 from m3score.common.limits import MAX_EMBEDDED_BYTES, MAX_FILE_BYTES
 
-__all__ = ["Bits", "Dtype", "Engine", "Features", "Format", "Rule", "Sufficiency"]
+__all__ = ["Bits", "Dtype", "Engine", "Features", "Format", "Promise", "Rule", "Sufficiency"]
 """What options choose among is looked for here too."""
 
 MODEL = "Model"
@@ -250,6 +250,15 @@ Confidence = Annotated[
     float,
     typer.Option(
         "--confidence", metavar="SHARE", help="How sure that promise has to be.", rich_help_panel=ROUTING
+    ),
+]
+Per = Annotated[
+    Promise,
+    typer.Option(
+        "--per",
+        help="What the share is of. image: one question about each image. question: all questions, so that "
+        "images with many weigh more.",
+        rich_help_panel=ROUTING,
     ),
 ]
 Workers = Annotated[

@@ -105,7 +105,7 @@ _FIELDS = {"answers": "coarse_answers"}
 _OF_SCORERS = (
     *("model", "device", "dtype", "quantize", "revision", "batch_size", "max_new_tokens"),
     *("question", "questions", "answers", "rule", "sufficiency", "frames"),
-    *("budget", "max_model_images", "predictor", "max_drop", "confidence", "mean_tokens"),
+    *("budget", "max_model_images", "predictor", "max_drop", "confidence", "per", "mean_tokens"),
     *("cat_llm", "cat_prompts", "alit_model", "alit_threshold"),
 )
 """Options of commands that belong to scorers."""

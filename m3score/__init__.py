@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from m3score._version import __version__
     from m3score.analysis.select import select
     from m3score.common.errors import M3ScoreError
     from m3score.models.m3.model import load_model
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from m3score.routing.registry import load_predictor
     from m3score.runs.ranking import rank, rank_iter
     from m3score.scoring.oracle import score
-
-    __version__: str
 
 __all__ = [
     "M3ScoreError",
@@ -45,6 +44,7 @@ __all__ = [
 ]
 
 _WHERE = {
+    "__version__": "m3score._version",
     "M3ScoreError": "m3score.common.errors",
     "Predictor": "m3score.routing.predictor",
     "load_model": "m3score.models.m3.model",
@@ -61,9 +61,7 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        value = _version()
-    elif name in _WHERE:
+    if name in _WHERE:
         value = getattr(import_module(_WHERE[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -73,12 +71,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("m3score")
-    except PackageNotFoundError:  # a checkout that was not installed
-        return "0+unknown"

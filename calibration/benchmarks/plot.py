@@ -45,9 +45,9 @@ def _panel(axes: Any, result: BenchmarkResult) -> None:
         result.ladder, [100 * s.low for s in scores], [100 * s.high for s in scores], alpha=0.18, lw=0
     )
     axes.plot(result.ladder, [100 * s.value for s in scores], "o-", ms=5, label=result.model)
-    oracle = 100 * result.get("oracle", rule="first").value
     for unsolved, marker in (("one", "*"), ("finest", "P")):
         mean = result.get("mean tokens", rule="first", unsolved=unsolved).value
+        oracle = 100 * result.get("oracle", rule="first", unsolved=unsolved).value
         label = f"oracle, {UNSOLVED_WORDS[unsolved].format(finest=result.ladder[-1])}"
         axes.plot([mean], [oracle], marker, ms=11, color="tab:red", label=label)
     paper = published(result)

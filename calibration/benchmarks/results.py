@@ -218,7 +218,9 @@ def _sums(table: _TraceTable, right: np.ndarray, luck: Any, task: Task) -> dict[
         solved = np.array([tokens is not None for tokens in needed])
         spent = np.array([tokens or finest for tokens in needed])
         at = score[np.arange(len(score)), np.searchsorted(table.ladder, spent)]
-        sums |= {f"solved_{rule}": solved, f"tokens_{rule}": spent * solved, f"oracle_{rule}": at}
+        sums |= {f"solved_{rule}": solved, f"tokens_{rule}": spent * solved, f"won_{rule}": at * solved}
+        # What is not solved may still score, below the threshold, at the scale that it is charged for.
+        sums |= {f"lost_{rule}_{name}": score[:, k] * ~solved for name, k in (("one", 0), ("finest", -1))}
     sums["jumps"] = np.array([not is_monotone(list(row)) for row in right])
     sums |= {"chance_any": luck.chance_any, "gain": luck.gain, "wrong": ~right[:, -1]}
     if task.headline == "f1":
@@ -288,9 +290,16 @@ def _oracle(c: Columns, ladder: Sequence[int]) -> list[Figure]:
             "answerable": _ratio(tokens, solved),
             "finest": _ratio(tokens + unsolved * ladder[-1], c["n"]),
         }
-        out.append(_figure("oracle", _ratio(c[f"oracle_{rule}"], c["n"]), rule=rule))
+        won = c[f"won_{rule}"]
+        scores = {
+            "one": _ratio(won + c[f"lost_{rule}_one"], c["n"]),
+            "answerable": _ratio(won, solved),
+            "finest": _ratio(won + c[f"lost_{rule}_finest"], c["n"]),
+        }
         out.append(_figure("solved", _ratio(solved, c["n"]), rule=rule))
-        out += [_figure("mean tokens", means[name], rule=rule, unsolved=name) for name in UNSOLVED]
+        for name in UNSOLVED:
+            out.append(_figure("oracle", scores[name], rule=rule, unsolved=name))
+            out.append(_figure("mean tokens", means[name], rule=rule, unsolved=name))
     known = _known(c, len(ladder) - 1)
     gained = np.nan_to_num(_ratio(c["gain"], c["wrong"]))
     out.append(_figure("oracle by luck", _ratio(c["chance_any"], c["n"]), rule="first"))

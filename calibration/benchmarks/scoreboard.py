@@ -90,7 +90,7 @@ def _paper(result: BenchmarkResult, figure: Figure) -> float | None:
     headline = result.score(result.best).measure
     if figure.measure == headline and figure.tokens is not None:
         return paper.accuracy.get(figure.tokens)
-    if figure.rule == "first" and figure.measure == "oracle":
+    if figure.rule == "first" and figure.measure == "oracle" and figure.unsolved == "one":
         return paper.oracle_accuracy
     if figure.rule == "first" and figure.measure == "mean tokens" and figure.unsolved == "one":
         return paper.oracle_tokens
@@ -160,16 +160,17 @@ def grids(result: BenchmarkResult) -> list[TextTable]:
     oracle = []
     for rule, text in (("stays", "stays right at finer scales"), ("first", "first right answer (paper)")):
         means = [result.get("mean tokens", rule=rule, unsolved=name).value for name in UNSOLVED]
-        right, solved = (result.get(name, rule=rule).value for name in ("oracle", "solved"))
-        oracle.append((text, _share(right), _share(solved), *map(_mean, means)))
+        scores = [result.get("oracle", rule=rule, unsolved=name).value for name in UNSOLVED]
+        cells = [f"{_share(score)} at {_mean(mean)}" for score, mean in zip(scores, means, strict=True)]
+        oracle.append((text, _share(result.get("solved", rule=rule).value), *cells))
     if paper and paper.oracle_accuracy is not None:
         named = f"{paper.title} in the paper"
-        oracle.append((named, f"{paper.oracle_accuracy:.1f}", "", f"{paper.oracle_tokens:.1f}", "", ""))
+        oracle.append((named, "", f"{paper.oracle_accuracy:.1f} at {paper.oracle_tokens:.1f}", "", ""))
     return [
         TextTable(f"{result.task.title}: {headline(result)} by scale", (*header, *beside), tuple(body)),
         TextTable(
             "Oracle: each question at the fewest tokens that are enough",
-            ("rule", "score", "solved", *(f"mean tokens, {word}" for word in words)),
+            ("rule", "solved", *(f"score at mean tokens, {word}" for word in words)),
             tuple(oracle),
         ),
     ]
@@ -270,7 +271,8 @@ def overview(results: Sequence[BenchmarkResult]) -> TextTable:
     """Tasks across, scales down, the oracle (first, unsolved as 1 token) last, as in the paper's table."""
     ladder = sorted({tokens for result in results for tokens in result.ladder}, reverse=True)
     body = [(str(t), *(_share(j.score(t).value) if t in j.ladder else "" for j in results)) for t in ladder]
-    oracle = ("oracle score", *(_share(j.get("oracle", rule="first").value) for j in results))
+    scores = [j.get("oracle", rule="first", unsolved="one").value for j in results]
+    oracle = ("oracle score", *map(_share, scores))
     means = [j.get("mean tokens", rule="first", unsolved="one").value for j in results]
     needed = ("needs", *(str(j.needed) for j in results))
     return TextTable(

@@ -6,6 +6,7 @@ Knows folders and files; each step has a module of its own. `m3score calibrate` 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from m3score.calibration.predictor.judge import Verdict
 from m3score.calibration.predictor.sources import Source, find_source
 from m3score.common.errors import M3ScoreError, MissingExtraError
 from m3score.models.base import LadderAnswerer
+from m3score.routing.certify import images_needed
 from m3score.routing.features.image import IMAGE_FEATURES
 from m3score.scoring.scorers.model_stream import check_frames
 from m3score.tables.io import write_whole
@@ -53,6 +55,7 @@ class FitOptions:
     sufficiency: str = "auto"
     max_drop: float = 0.02
     confidence: float = 0.95
+    per: str = "image"
     seed: int = 0
     workers: int | None = None
 
@@ -76,6 +79,38 @@ def label_folders(found: Mapping[str, Source | None], work: Path) -> dict[str, P
         slug = re.sub(r"[^\w.-]+", "-", os.path.basename(os.path.normpath(name)))
         folders[name] = Path(name) if source is None else work if alone else work / f"{i}-{slug}"
     return folders
+
+
+def what_a_promise_needs(
+    found: Mapping[str, Source | None], limit: int | None, options: FitOptions, *, anyway: bool = False
+) -> str:
+    """A sentence, before anything is asked: how many images it takes to certify something, and how many there
+    are. M3ScoreError where there are too few, unless `anyway`."""
+    needed = images_needed(options.max_drop, options.confidence)
+    share = options.shares[1] / sum(options.shares)
+    counts = [
+        open_collection(name).traces()["image"].nunique() if source is None else _count(source, limit)
+        for name, source in found.items()
+    ]
+    more = " (more where images have unequal numbers of questions)" if options.per == "question" else ""
+    promise = (
+        f"A promise of at most {options.max_drop:.4g} lost per {options.per}, at confidence "
+        f"{options.confidence:.4g}, needs at least {needed:,} calibration images{more}; with {share:.0%} of "
+        f"the images for calibration that is {math.ceil(needed / share - 1e-9):,} in all."
+    )
+    known = [count for count in counts if count is not None]
+    if len(known) < len(counts):
+        return f"{promise} How many there are shows when all are read."
+    there = f"There are {sum(known):,}."
+    if sum(known) * share >= needed:
+        return f"{promise} {there}"
+    if anyway:
+        return f"{promise} {there} Nothing will be certified."
+    least = -math.expm1(math.log1p(-options.confidence) / max(1, int(sum(known) * share)))
+    raise M3ScoreError(
+        f"{promise} {there} Give more images, or --max-drop {math.ceil(1000 * least) / 1000:g} or more; "
+        "--anyway fits a predictor that promises nothing."
+    )
 
 
 def collect_labels(
@@ -121,7 +156,10 @@ def fit_labels(
         _check_alike(first, other)
     labels = labels_of([*folders], sufficiency=options.sufficiency, workers=options.workers)
     further = {str(folder): labels_of([folder], sufficiency=options.sufficiency) for folder in tests}
-    fitted = fit_predictor(
+    facts: dict[str, Any] = {"sufficiency": str(options.sufficiency)}
+    if first.frames is not None:
+        facts["frames"] = first.frames
+    return fit_predictor(
         labels,
         fingerprint=first.fingerprint,
         feature_set=first.feature_set,
@@ -130,14 +168,11 @@ def fit_labels(
         shares=options.shares,
         max_drop=options.max_drop,
         confidence=options.confidence,
+        per=options.per,
         tests=further,
+        facts=facts,
         progress=say,
     )
-    known: dict[str, Any] = {"sufficiency": str(options.sufficiency)}
-    if first.frames is not None:
-        known["frames"] = first.frames
-    predictor = replace(fitted.predictor, data={**fitted.predictor.data, **known})
-    return replace(fitted, predictor=predictor)
 
 
 def _check_alike(first: Collection, other: Collection) -> None:
@@ -167,7 +202,7 @@ def write_predictor(fitted: Fitted, out: Path, folder: Path, options: FitOptions
     write_whole(folder / "card.md", card.encode())
     results = [verdict.to_dict() for verdict in fitted.verdicts]
     write_whole(folder / "results.json", json.dumps(results, indent=1).encode())
-    return write_frontiers(fitted.verdicts, folder, f"{predictor.model}: accuracy kept against visual tokens")
+    return write_frontiers(fitted.verdicts, folder, f"{predictor.model}: accuracy against visual tokens")
 
 
 def write_frontiers(verdicts: Sequence[Verdict], folder: Path, title: str) -> str:
@@ -180,7 +215,8 @@ def write_frontiers(verdicts: Sequence[Verdict], folder: Path, title: str) -> st
         stem = "frontier" if number == 1 else f"frontier-{number}"
         write_csv(verdict.curves, folder / f"{stem}.csv")
         try:
-            write_png(verdict.curves, folder / f"{stem}.png", f"{title} ({verdict.name})", verdict.marks())
+            named = f"{title} ({verdict.name})"
+            write_png(verdict.curves, folder / f"{stem}.png", named, verdict.marks(), kept=not verdict.weak)
         except MissingExtraError as error:
             missing = str(error)
     return missing

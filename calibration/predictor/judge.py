@@ -1,24 +1,32 @@
 """How well a router does on labels that it never saw, always beside what it has to beat.
 
 Baselines at equal mean tokens: every fixed scale, the best random mixing of scales, a regressor that sees
-the image's size alone. Ceiling: the oracle. Knows predictions and labels; fits nothing.
+the image's size alone. Ceiling: the oracle (the fewest tokens that are right, whatever finer scales say).
+Knows predictions and labels; fits nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from m3score.calibration.predictor import frontier
-from m3score.calibration.predictor.frontier import Curve
-from m3score.calibration.predictor.labels import Labels, spearman
+from m3score.calibration.predictor.labels import Labels
+from m3score.common.statistics import spearman
+from m3score.routing import frontier
 from m3score.routing.certify import route_levels
+from m3score.routing.frontier import Curve
 from m3score.routing.prices import levels
 
 FIXED, MIXING, ORACLE, SIZE = "fixed scales", "random mixing", "oracle", "size alone"
+STAYS = "required tokens"
+WEAK = 0.2
+"""Accuracy of the finest scale below which "accuracy kept", a share of it, misleads."""
+RANKED = 10
+"""Solved questions below which a rank correlation says nothing."""
 FORMS = ("image only", "image and question")
 _DRAWS = 1000
 """Bootstrap draws of images for intervals."""
@@ -63,7 +71,7 @@ class Judged:
 
     form: str
     spearman: float
-    """Rank correlation of predictions and required tokens, over the solved questions."""
+    """Rank correlation of predictions and required tokens, over the solved questions; NaN if undefined."""
     mean_accuracy: float
     """Mean accuracy over the frontier, the mean taken over ln(tokens)."""
     least_lead: float
@@ -73,7 +81,8 @@ class Judged:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
-        return {**asdict(self), "points": [point.to_dict() for point in self.points]}
+        rank = None if math.isnan(self.spearman) else self.spearman
+        return {**asdict(self), "spearman": rank, "points": [point.to_dict() for point in self.points]}
 
 
 @dataclass(frozen=True)
@@ -92,14 +101,36 @@ class Verdict:
     fixed: dict[int, float]
     """Accuracy of each fixed scale."""
     oracle: tuple[float, float]
-    """Mean tokens and accuracy of the oracle: required tokens, the coarsest scale for the unsolved."""
+    """Mean tokens and accuracy of the ceiling: the first right scale, the coarsest for the unsolved."""
+    stays: tuple[float, float]
+    """The same of required tokens, which also have to hold at every finer scale: no ceiling."""
     forms: tuple[Judged, ...]
     curves: dict[str, Curve]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields, without the curves."""
         fields = {name: value for name, value in self.__dict__.items() if name not in ("forms", "curves")}
-        return {**fields, "oracle": list(self.oracle), "forms": [form.to_dict() for form in self.forms]}
+        return {
+            **fields,
+            "oracle": list(self.oracle),
+            "stays": list(self.stays),
+            "forms": [form.to_dict() for form in self.forms],
+        }
+
+    def weakness(self, model: str) -> str | None:
+        """A sentence where the model answers so little that shares of it say nothing."""
+        if not self.weak:
+            return None
+        finest = max(self.fixed)
+        return (
+            f"{model} answers {self.fixed[finest]:.1%} of the questions at {finest} tokens: too few for a "
+            "router to keep much. See whether questions, answers and metric fit the model before using it."
+        )
+
+    @property
+    def weak(self) -> bool:
+        """Whether the finest scale answers less than WEAK."""
+        return self.fixed[max(self.fixed)] < WEAK
 
     def marks(self) -> dict[str, tuple[float, float]]:
         """Certified points of the last form, for the picture."""
@@ -135,7 +166,8 @@ def judge(
     curves = {
         FIXED: frontier.fixed_scales(sufficient, ladder),
         MIXING: frontier.mixing(sufficient, ladder),
-        ORACLE: frontier.oracle(sufficient, ladder),
+        ORACLE: frontier.ceiling(sufficient, ladder),
+        STAYS: frontier.stays(sufficient, ladder),
     }
     if size is not None:
         curves[SIZE] = frontier.routed(size, sufficient, ladder)
@@ -148,7 +180,7 @@ def judge(
         forms.append(
             Judged(
                 form=form,
-                spearman=spearman(predicted[~unsolved], target[~unsolved]),
+                spearman=float(spearman(predicted[~unsolved], target[~unsolved], RANKED)),
                 mean_accuracy=curve.log_mean(ladder[0], ladder[-1]),
                 least_lead=least,
                 mean_lead=mean,
@@ -171,6 +203,7 @@ def judge(
         non_monotone=float((sufficient[:, :-1] & ~sufficient[:, 1:]).any(axis=1).mean()),
         fixed={tokens: float(value) for tokens, value in zip(ladder, accuracy, strict=True)},
         oracle=(float(curves[ORACLE].tokens[-1]), float(curves[ORACLE].accuracy[-1])),
+        stays=(float(curves[STAYS].tokens[-1]), float(curves[STAYS].accuracy[-1])),
         forms=tuple(forms),
         curves=curves,
     )

@@ -104,6 +104,9 @@ TestOption = Annotated[
     list[Path] | None,
     typer.Option("--test", metavar="FOLDER", help="Also judge on these labels. Repeatable."),
 ]
+AnywayOption = Annotated[
+    bool, typer.Option("--anyway", help="Go on where there are too few images for any promise.")
+]
 NotesOption = Annotated[
     Path | None,
     typer.Option("--notes", metavar="FILE", help="Markdown to put into the predictor's card."),
@@ -141,6 +144,8 @@ def calibrate(
     test: TestOption = None,
     max_drop: options.MaxDrop = 0.02,
     confidence: options.Confidence = 0.95,
+    per: options.Per = options.Promise.image,
+    anyway: AnywayOption = False,
     notes: NotesOption = None,
     model: options.Model = "m3-tiny",
     device: options.DeviceOption = "auto",
@@ -156,19 +161,24 @@ def calibrate(
     """Calibrate a predictor on your own traffic: ask the model at every scale, then fit, certify and judge.
 
     Images are split into three parts that share nothing: one to fit on, one that certifies the safety
-    margins, and one to test on. Without --out or with --collect-only, only labels are collected.
+    margins, and one to test on. How many images a promise needs is said before any is asked about. Without
+    --out or with --collect-only, only labels are collected.
     """
     console = set_up(quiet=quiet, verbose=verbose)
     _check(out, work, collect_only, overwrite, max_drop, confidence)
     from m3score.calibration.predictor import calibrate as steps
     from m3score.models.fingerprint import fingerprint
 
-    fitting = steps.FitOptions(_shares(shares), sufficiency.value, max_drop, confidence, seed, workers)
+    fitting = steps.FitOptions(
+        _shares(shares), sufficiency.value, max_drop, confidence, per.value, seed, workers
+    )
     text = _read(notes)
     found = steps.find_sources(
         sources, seed=seed, questions=questions, split=split, image=image_column,
         question=question_column, answers=answers_column, frames=frames,
     )  # fmt: skip
+    if out is not None and not collect_only:
+        console.print(plain(steps.what_a_promise_needs(found, limit, fitting, anyway=anyway)))
     folders = steps.label_folders(found, work or Path(str(out)).with_suffix(".labels"))
     if any(found.values()):
         collecting = steps.CollectOptions(
@@ -241,8 +251,12 @@ def _show(
     if missing:
         console.print(f"[yellow]{plain(missing)}[/]")
     asked = predictor.with_question is not None
-    certificate = predictor.certificate(options.max_drop, options.confidence, with_question=asked)
+    certificate = predictor.certificate(
+        options.max_drop, options.confidence, with_question=asked, per=options.per
+    )
     console.print(f"{plain(certificate.note)}")
+    if weak := fitted.verdicts[0].weakness(predictor.model):
+        console.print(f"[yellow]{plain(weak)}[/]")
     for form in fitted.verdicts[0].forms:
         point = form.points[0]
         console.print(

@@ -139,7 +139,7 @@ def _report(
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"# {predictor.model} on {name}", "", *verdict_lines(verdict)]
     write_whole(folder / "report.md", ("\n".join(lines).rstrip() + "\n").encode())
-    title = f"{predictor.model}: accuracy kept against visual tokens"
+    title = f"{predictor.model}: accuracy against visual tokens"
     if missing := write_frontiers([verdict], folder, title):
         console.print(f"[yellow]{plain(missing)}[/]")
     console.print(f"Wrote {plain(folder)}.")

@@ -33,6 +33,7 @@ def predict(
     predictor: options.PredictorOption = "m3-tiny",
     max_drop: options.MaxDrop = 0.02,
     confidence: options.Confidence = 0.95,
+    per: options.Per = options.Promise.image,
     mean_tokens: options.MeanTokens = None,
     frames: options.Frames = None,
     workers: options.Workers = None,
@@ -52,7 +53,8 @@ def predict(
     """Predict the scale for each image: the visual tokens to give a model so that its answers hold.
 
     Every input is one row, in the order of the inputs: an image that can't be read has its reason in the
-    column error.
+    column error. A picture unlike those that the predictor was calibrated on gets the finest scale; it is not
+    certified, and the column reason says why.
     """
     console = set_up(quiet=quiet, verbose=verbose)
     limits = Limits.of(max_pixels, max_bytes, image_timeout)

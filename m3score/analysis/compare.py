@@ -17,6 +17,7 @@ import numpy as np
 
 from m3score.analysis.select import SHORT, numbers
 from m3score.common.errors import M3ScoreError
+from m3score.common.statistics import spearman
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -255,8 +256,7 @@ def _pair(
     joined: pd.DataFrame, first: str, second: str, category: str, settings: tuple[float, int, int]
 ) -> Pair:
     both = joined[[first, second]].dropna().to_numpy(np.float64)
-    spearman, kendall = _correlations(both[:, 0], both[:, 1], *settings)
-    return Pair(first, second, category, len(both), spearman, kendall)
+    return Pair(first, second, category, len(both), *_correlations(both[:, 0], both[:, 1], *settings))
 
 
 def _correlations(
@@ -268,7 +268,7 @@ def _correlations(
     if n < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         nothing = Correlation(None, None, None)
         return nothing, nothing
-    values = _spearman(x[None], y[None])[0], float(kendalltau(x, y).statistic)
+    values = float(spearman(x, y)), float(kendalltau(x, y).statistic)
     if n > MOST_RESAMPLED:
         z = norm.ppf(0.5 + confidence / 2)
         spreads = math.sqrt(1.06 / (n - 3)), math.sqrt(0.437 / (n - 4))
@@ -285,7 +285,7 @@ def _correlations(
         return pairs[0], pairs[1]
     drawn = np.random.default_rng(seed).integers(0, n, (resamples, n))
     spearmans = np.concatenate(
-        [_spearman(x[rows], y[rows]) for rows in np.array_split(drawn, max(1, n // 50))]
+        [spearman(x[rows], y[rows]) for rows in np.array_split(drawn, max(1, n // 50))]
     )
     kendalls = np.array([kendalltau(x[row], y[row]).statistic for row in drawn])
     tails = (0.5 - confidence / 2, 0.5 + confidence / 2)
@@ -298,18 +298,6 @@ def _interval(value: float, resampled: np.ndarray, tails: tuple[float, float]) -
         return Correlation(float(value), None, None)
     low, high = np.quantile(defined, tails)
     return Correlation(float(value), float(low), float(high))
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Spearman's correlation of each row of x with that of y: float64 (rows, n) twice -> (rows,)."""
-    from scipy.stats import rankdata
-
-    one, other = (
-        ranks - ranks.mean(axis=1, keepdims=True) for ranks in (rankdata(x, axis=1), rankdata(y, axis=1))
-    )
-    norms = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (one * other).sum(axis=1) / norms
 
 
 def _moved(joined: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

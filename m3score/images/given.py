@@ -9,13 +9,15 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from m3score.common.errors import M3ScoreError
-from m3score.images.decode import ImageSource, open_image
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
+"""What open_image takes as it is."""
 
 CHANNELS = (1, 3, 4)
 
@@ -61,20 +63,6 @@ def as_source(value: Any) -> ImageSource:
     if _is_array(value):
         return _as_pixels(_as_array(value))
     return value  # open_image says what is allowed
-
-
-def encoded(value: Any) -> bytes:
-    """A picture as the bytes of an image file; pixels are turned into a PNG, without loss.
-
-    Raises:
-        M3ScoreError: it is none.
-    """
-    source = as_source(value)
-    if isinstance(source, bytes):
-        return source
-    file = io.BytesIO()
-    open_image(source).save(file, "PNG", compress_level=1)
-    return file.getvalue()
 
 
 def name_of(value: Any) -> str | None:

@@ -15,14 +15,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from m3score.common.errors import M3ScoreError
 
-if TYPE_CHECKING:
-    from m3score.regressor import ScaleRegressor
+
+class Regressor(Protocol):
+    """What can be exported: calibration/predictor/regressor.py fits one."""
+
+    def predict(self, X: Any) -> np.ndarray:
+        """float64 (n,) of (n, features) rows."""
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """The fields of an Ensemble but for `depth`."""
+
 
 MAX_DEPTH = 256
 """Deeper trees are refused: scikit-learn's own are no deeper than their number of leaves, a few dozen."""
@@ -71,11 +79,11 @@ class Ensemble:
         return len(self.coefficients)
 
     @classmethod
-    def of(cls, regressor: ScaleRegressor, X: np.ndarray | None = None) -> Ensemble:
+    def of(cls, regressor: Regressor, X: np.ndarray | None = None) -> Ensemble:
         """The arrays of a fitted regressor.
 
         Args:
-            regressor: a fitted ScaleRegressor.
+            regressor: a fitted one.
             X: (n, features) rows on which both are compared; by default random ones that are drawn around
                 the trees' thresholds, where a difference would show.
 

@@ -8,7 +8,7 @@ any knowledge of the questions this is the best random mixing of fixed scales.
 Knows numbers only. What a scale is worth to a question is the chance that it suffices, less that of the
 coarsest scale or not: only differences count. Worths are learnt (gains.py); where they are not, `Chances` has
 them from calibration questions: the share for which a scale sufficed, as a function that falls with the
-predicted ln(tokens) (isotonic regression by pooling adjacent violators).
+predicted ln(tokens) (isotonic regression).
 """
 
 from __future__ import annotations
@@ -36,12 +36,15 @@ class Chances:
     @classmethod
     def of(cls, predictions: np.ndarray, sufficient: np.ndarray) -> Chances:
         """From (n,) predictions in ln(tokens) and bool (n, scales) of the same questions, n at least 1."""
+        from scipy.optimize import isotonic_regression
+
         order = np.argsort(predictions, kind="stable")
         bins = np.array_split(order, max(1, min(_BINS, len(order) // _LEAST)))
         places = np.array([np.mean(np.asarray(predictions, float)[part]) for part in bins])
         shares = np.array([sufficient[part].mean(axis=0) for part in bins])
         sizes = np.array([len(part) for part in bins], float)
-        return cls(places, np.column_stack([_falling(column, sizes) for column in shares.T]))
+        falling = [isotonic_regression(one, weights=sizes, increasing=False).x for one in shares.T]
+        return cls(places, np.column_stack(falling))
 
     def at(self, predictions: np.ndarray) -> np.ndarray:
         """float64 (n, scales)"""
@@ -81,14 +84,3 @@ def price_for(mean_tokens: float, worth: np.ndarray, ladder: Sequence[int]) -> f
         if high <= low * (1 + 1e-9):
             break
     return high
-
-
-def _falling(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The nearest sequence (weighted least squares) that never rises."""
-    blocks: list[tuple[float, float, int]] = []  # mean, weight, length
-    for value, weight in zip(values, weights, strict=True):
-        blocks.append((float(value), float(weight), 1))
-        while len(blocks) > 1 and blocks[-2][0] < blocks[-1][0]:
-            (a, v, m), (b, w, n) = blocks[-2:]
-            blocks[-2:] = [((a * v + b * w) / (v + w), v + w, m + n)]
-    return np.repeat([mean for mean, _, _ in blocks], [length for _, _, length in blocks])

@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
 from m3score.data.item import FoundImage
-from m3score.routing.certify import check_levels
+from m3score.routing.certify import PROMISES, check_levels
 from m3score.routing.codec import SUFFIX
 from m3score.routing.predict import Prediction, frames_to_look_at, predict_many
 from m3score.routing.predictor import Predictor
 from m3score.routing.registry import load_predictor, predictor_digest
 from m3score.scoring.base import Scored, ScorerOptions
-from m3score.scoring.rules import effective_tokens_of
+from m3score.scoring.rules import check_choice, effective_tokens_of
 
 MAX_DROP, CONFIDENCE = 0.02, 0.95
 """What is promised unless something else is asked for."""
@@ -140,18 +140,21 @@ class RouterOptions(PredictorOptions):
     """Of the promise; by default MAX_DROP, unless there is a budget."""
     confidence: float | None = None
     """Of the promise; by default CONFIDENCE."""
+    per: str | None = None
+    """What the promise is of, one of certify.PROMISES; by default the first."""
     mean_tokens: float | None = None
     """A budget in place of a promise."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice("promise", self.routing["per"], PROMISES)
         if self.mean_tokens is None:
             check_levels(self.routing["max_drop"], self.routing["confidence"])
             return
-        if self.max_drop is not None or self.confidence is not None:
+        if self.max_drop is not None or self.confidence is not None or self.per is not None:
             raise M3ScoreError(
-                "--mean-tokens is a budget in place of the promise of --max-drop and --confidence: give one "
-                "or the other."
+                "--mean-tokens is a budget in place of the promise of --max-drop, --confidence and --per: "
+                "give one or the other."
             )
         self.loaded.price(self.mean_tokens, with_question=self.asked is not None)  # complains by itself
 
@@ -161,6 +164,7 @@ class RouterOptions(PredictorOptions):
         return {
             "max_drop": MAX_DROP if self.max_drop is None else self.max_drop,
             "confidence": CONFIDENCE if self.confidence is None else self.confidence,
+            "per": PROMISES[0] if self.per is None else self.per,
             "mean_tokens": self.mean_tokens,
         }
 
@@ -169,8 +173,8 @@ class RouterOptions(PredictorOptions):
         """Why there is no promise to keep; None where there is one, or none was asked for."""
         if self.mean_tokens is not None:
             return None
-        routing, asked = self.routing, self.asked is not None
-        found = self.loaded.certificate(routing["max_drop"], routing["confidence"], with_question=asked)
+        promise = {name: self.routing[name] for name in ("max_drop", "confidence", "per")}
+        found = self.loaded.certificate(**promise, with_question=self.asked is not None)
         return None if found.certified else found.note
 
     def identity(self) -> dict[str, Any]:
@@ -195,5 +199,7 @@ class Router(PredictorScorer):
             "predicted_tokens": one.tokens,
             "complexity": one.complexity,
             "certified": one.certified,
+            "promise": one.promise,
+            "reason": one.reason,
             "error": one.error,
         }

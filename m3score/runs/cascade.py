@@ -34,6 +34,7 @@ from hashlib import blake2b
 import numpy as np
 
 from m3score.common.errors import M3ScoreError
+from m3score.common.statistics import spearman
 
 DEFAULT = "10%"
 DRAWN = 0.1
@@ -150,8 +151,5 @@ class LinearMap:
 
 def agreement(predicted: np.ndarray, asked: np.ndarray) -> float | None:
     """Spearman's rank correlation; None where there are too few images for it to mean anything."""
-    if len(predicted) < FEWEST or np.ptp(predicted) == 0 or np.ptp(asked) == 0:
-        return None
-    from scipy.stats import rankdata
-
-    return float(np.corrcoef(rankdata(predicted), rankdata(asked))[0, 1])
+    found = float(spearman(predicted, asked, FEWEST))
+    return None if math.isnan(found) else found

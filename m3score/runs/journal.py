@@ -263,7 +263,7 @@ def open_journal(out: PathLike | None, run: Mapping[str, Any], *, overwrite: boo
         M3ScoreError: another run holds the lock, the journal cannot be written, or it belongs to a run with
             other options (the first that differs is named).
     """
-    from m3score import __version__
+    from m3score._version import __version__
 
     run = {"m3score": __version__, **run}
     if out is None or not keeps_journal(out):

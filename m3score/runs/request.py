@@ -28,7 +28,8 @@ from m3score.data.discover import (
 from m3score.data.sources.parquet import is_table
 from m3score.data.sources.remote import is_url
 from m3score.data.sources.webdataset import is_shard
-from m3score.images.given import encoded, is_picture, name_of
+from m3score.images.decode import open_image
+from m3score.images.given import as_source, is_picture, name_of
 from m3score.runs.journal import written_by_earlier_run
 from m3score.tables.formats import format_for
 from m3score.tables.schema import SCORES, TableKind
@@ -132,13 +133,27 @@ class _Pictures:
         for number, picture in enumerate(self.pictures):
             path = name_of(picture) or f"image-{number}"
             try:
-                yield FoundImage(path, path, content=encoded(picture))
+                yield FoundImage(path, path, content=_encoded(picture))
             except M3ScoreError as error:
                 yield FoundImage(path, path, error.reason)
 
     def count(self) -> int:
         """How many there are."""
         return len(self.pictures)
+
+
+def _encoded(value: Any) -> bytes:
+    """A picture as the bytes of an image file; pixels are turned into a PNG, without loss.
+
+    Raises:
+        M3ScoreError: it is none.
+    """
+    source = as_source(value)
+    if isinstance(source, bytes):
+        return source
+    file = io.BytesIO()
+    open_image(source).save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 class _Rewound(io.BufferedReader):

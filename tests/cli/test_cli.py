@@ -43,8 +43,7 @@ def folder(tmp_path: Path) -> Path:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeAnswerer:
     """The model that every command loads."""
     model = FakeAnswerer()
-    for place in ("m3score.load_model", "m3score.scoring.scorers.model.load_model"):
-        monkeypatch.setattr(place, lambda name, **options: model)
+    monkeypatch.setattr("m3score.models.m3.model.load_model", lambda name, **options: model)
     return model
 
 
@@ -274,7 +273,7 @@ def test_model_from_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatc
         loaded.append(name)
         return FakeAnswerer()
 
-    monkeypatch.setattr("m3score.scoring.scorers.model.load_model", load)
+    monkeypatch.setattr("m3score.models.m3.model.load_model", load)
     monkeypatch.setenv("M3SCORE_MODEL", "from-the-environment")
     run("rank", folder)
     run("rank", folder, "--model", "from-the-flag")
@@ -317,7 +316,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 from m3score.cli.main import main
-from m3score.scoring.scorers import model
+from m3score.models.m3 import model
 from tests.support.fakes import FakeAnswerer
 
 class Slow(FakeAnswerer):

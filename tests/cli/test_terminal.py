@@ -47,18 +47,6 @@ def test_the_list_of_commands_says_what_they_say_themselves() -> None:
         assert " ".join(COMMANDS[name].help.split()).startswith(words)
 
 
-def test_the_command_reference_is_what_help_says() -> None:
-    done = subprocess.run(
-        [sys.executable, "tests/write_reference.py", "--check"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "FORCE_COLOR": "1", "COLUMNS": "40", "M3SCORE_MODEL": "mine"},
-    )
-    assert done.returncode == 0, f"run python tests/write_reference.py\n{done.stderr}"
-    assert "docs/commands.md" in (ROOT / "README.md").read_text()
-
-
 @pytest.mark.skipif(
     not (INSTALLED.exists() and shutil.which("bash")), reason="needs bash and pip install -e ."
 )

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from m3score.common.errors import M3ScoreError
 from m3score.routing import codec
 from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES
-from m3score.routing.predictor import CalibrationRecord, Predictor
+from m3score.routing.predictor import Predictor
+from m3score.routing.record import CalibrationRecord
 from tests.support.predictors import made_up, small_predictor
 
 

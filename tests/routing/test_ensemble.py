@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m3score.calibration.predictor.regressor import ScaleRegressor
 from m3score.common.errors import M3ScoreError
-from m3score.regressor import ScaleRegressor
 from m3score.routing.ensemble import Ensemble
 
 

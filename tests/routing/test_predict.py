@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 import m3score
+from m3score.calibration.predictor.regressor import ScaleRegressor
 from m3score.common.errors import M3ScoreError
 from m3score.data.discover import FoundImage, find_images
 from m3score.models.fingerprint import fingerprint
-from m3score.regressor import ScaleRegressor
 from m3score.routing import feature_jobs, registry
 from m3score.routing.ensemble import Ensemble
 from m3score.routing.features.image import image_features, question_features
@@ -141,6 +141,8 @@ def test_broken_image_among_many(predictor: Predictor, pictures: list[Path], tmp
         "certified": True,
         "error": None,
         "spread": None,
+        "promise": "image",
+        "reason": None,
     }
 
 
@@ -236,7 +238,13 @@ def test_map_batch_gives_columns_for_every_row(predictor: Predictor, pictures: l
         "q": ["What?", None, "Where?", "Who?", ""],
     }
     columns = m3score.map_batch(batch, image="picture", question="q", predictor=predictor)
-    assert list(columns) == ["predicted_tokens", "predicted_complexity", "certified", "prediction_error"]
+    assert list(columns) == [
+        "predicted_tokens",
+        "predicted_complexity",
+        "certified",
+        "uncertified_reason",
+        "prediction_error",
+    ]
     assert columns["predicted_tokens"][0] == expected(predictor, pictures[0], "What?")
     assert columns["predicted_tokens"][1] == expected(predictor, pictures[1])
     assert columns["predicted_tokens"][3] is None and "not NoneType" in columns["prediction_error"][3]

@@ -15,7 +15,7 @@ from tests.support.runs import invoke as run
 
 
 def test_fewest_tokens_under_the_threshold() -> None:
-    from m3score.scoring.scorers.alit import passed, score_errors
+    from m3score.scoring.scorers.alit_score import passed, score_errors
 
     counts = (4, 8, 12)
     found = score_errors([0.3, 0.2, 0.1, 0.05], counts, 0.15)
@@ -28,7 +28,7 @@ def test_fewest_tokens_under_the_threshold() -> None:
 
 
 def test_pictures_that_no_tokens_rebuild_do_not_all_tie() -> None:
-    from m3score.scoring.scorers.alit import score_errors
+    from m3score.scoring.scorers.alit_score import score_errors
 
     counts = (4, 8, 12)
     bad, worse = ([0.9, 0.8, 0.7, last] for last in (0.18, 0.25))
@@ -56,7 +56,7 @@ def test_the_threshold_tells_most_drawings_apart() -> None:
     st.floats(0.001, 0.6),
 )
 def test_a_stricter_threshold_never_needs_fewer_tokens(errors: list[float], one: float, other: float) -> None:
-    from m3score.scoring.scorers.alit import score_errors
+    from m3score.scoring.scorers.alit_score import score_errors
 
     strict, loose = (score_errors(errors, (4, 8, 12), value) for value in sorted((one, other)))
     assert 0 <= loose.complexity <= strict.complexity <= 1

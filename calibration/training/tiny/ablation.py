@@ -82,8 +82,8 @@ def main(
     seed: Annotated[int, typer.Option(help="Of the drawings.")] = 31,
 ) -> None:
     """Train the models, evaluate them, and write the table."""
-    from m3score import load_model
     from m3score.calibration.benchmarks.evaluate import evaluate_drawn
+    from m3score.models.m3.model import load_model
 
     if not start.is_file():
         raise M3ScoreError(f"--start {start}: no such file; give a stage's done.safetensors.")

@@ -86,7 +86,7 @@ def save(report: Report, out: str | os.PathLike[str]) -> int:
 
 def render(report: Report) -> str:
     """The page as text. Everything from tables is escaped (by jinja2's autoescape and tojson)."""
-    import m3score
+    from m3score._version import __version__
 
     style, script = template_text("report.css"), template_text("report.js")
     seen, most = report.summary, max(report.summary.histogram, default=0)
@@ -111,7 +111,7 @@ def render(report: Report) -> str:
             script=script,
             style_hash=_hash(style),
             script_hash=_hash(script),
-            version=m3score.__version__,
+            version=__version__,
             today=date.today().isoformat(),
         )
     )

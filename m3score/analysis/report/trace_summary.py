@@ -16,8 +16,7 @@ import numpy as np
 
 from m3score.analysis.report.score_summary import Reservoir, Row
 from m3score.common.errors import M3ScoreError
-from m3score.routing.certify import route_levels
-from m3score.scoring.rules import required_tokens
+from m3score.routing import frontier as curves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,17 +144,12 @@ def frontier(answers: Answers) -> dict[str, Any] | None:
     if not answers.patterns:
         return None
     ladder, sufficient = answers.ladder, answers.sufficient()
-    kinds, counts = np.unique(sufficient, axis=0, return_counts=True)
-    needed = [required_tokens(list(kind), ladder, "first") for kind in kinds]
-    spent = np.array([tokens or ladder[0] for tokens in needed], dtype=float)
-    solved = np.array([tokens is not None for tokens in needed], dtype=float)
+    fixed = curves.fixed_scales(sufficient, ladder)
+    ceiling = curves.ceiling(sufficient, ladder)
     return {
         "questions": len(sufficient),
-        "fixed": [[t, float(a)] for t, a in zip(ladder, sufficient.mean(axis=0), strict=True)],
-        "oracle": [
-            float(np.average(spent, weights=counts)),
-            float(np.average(solved, weights=counts)),
-        ],
+        "fixed": [[t, float(a)] for t, a in zip(ladder, fixed.accuracy, strict=True)],
+        "oracle": [float(ceiling.tokens[-1]), float(ceiling.accuracy[-1])],
         "router": None,
     }
 
@@ -194,12 +188,7 @@ def routed(
         patterns.append(pattern)
     if not predicted:
         return None
-    ladder = np.asarray(answers.ladder, dtype=float)
-    right, values = _bits(patterns, len(ladder)), np.asarray(predicted)
-    top = float(np.log(ladder[-1]))
-    points: dict[float, float] = {}
-    for margin in np.linspace(-top, top, ROUTER_POINTS):
-        levels = route_levels(values, float(margin), answers.ladder)
-        accuracy = float(right[np.arange(len(right)), levels].mean())
-        points[float(ladder[levels].mean())] = accuracy
+    right = _bits(patterns, len(answers.ladder))
+    curve = curves.routed(np.asarray(predicted), right, answers.ladder, ROUTER_POINTS)
+    points = dict(zip(curve.tokens.tolist(), curve.accuracy.tolist(), strict=True))
     return {"questions": len(right), "points": [[t, points[t]] for t in sorted(points)]}

@@ -40,7 +40,7 @@ class BlockStore:
     """
 
     def __init__(self, out: PathLike | None, run: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        from m3score import __version__
+        from m3score._version import __version__
 
         self._run = json.dumps({"m3score": __version__, **run}, sort_keys=True, default=str)
         self._temporary = out is None or not keeps_journal(out)

@@ -39,14 +39,14 @@ class DriverEnv:
 
 def driver_env() -> DriverEnv:
     """That of this process."""
-    from m3score import __version__
+    from m3score._version import __version__
 
     return DriverEnv(__version__, os.getcwd())
 
 
 def enter_driver_env(env: DriverEnv) -> None:
     """On another machine: the same program, in the same folder. M3ScoreError where that can't be had."""
-    from m3score import __version__
+    from m3score._version import __version__
 
     node = os.uname().nodename if hasattr(os, "uname") else "a machine of the cluster"
     if env.version != __version__:

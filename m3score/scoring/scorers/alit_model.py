@@ -27,7 +27,7 @@ from torch.nn import functional
 
 from m3score.common.errors import M3ScoreError, one_line
 from m3score.models.hub import read_json
-from m3score.scoring.scorers.alit import AlitScore, alit_folder, score_errors
+from m3score.scoring.scorers.alit_score import AlitScore, alit_folder, score_errors
 
 KIND = "m3score-alit"
 

@@ -18,7 +18,7 @@ from PIL import Image
 from m3score.common.errors import M3ScoreError, first_line
 from m3score.models import hub
 from m3score.models.loading import no_progress_bars, resolve_device, resolve_dtype
-from m3score.scoring.scorers.cat import Prompts, Rating, parse_rating
+from m3score.scoring.scorers.cat_prompts import Prompts, Rating, parse_rating
 
 _FILES = ("*.json", "*.model", "*.txt", "*.jinja", "*.safetensors")
 _M3_TYPES = ("llava_llama", "llava", "llava_next")

@@ -195,14 +195,9 @@ class ModelScorer:
 def _loaded(options: ModelOptions) -> LadderAnswerer:
     if not isinstance(options.model, str | os.PathLike):
         return options.model
+    from m3score.models.m3.model import load_model
+
     return load_model(os.fspath(options.model), **options.loading())
-
-
-def load_model(name: str, **loading: Any) -> LadderAnswerer:
-    """The model of a name: the one way from here to torch."""
-    from m3score.models.m3 import model
-
-    return model.load_model(name, **loading)
 
 
 def identity_of(model: str, revision: str | None = None) -> str:

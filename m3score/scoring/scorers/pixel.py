@@ -89,6 +89,7 @@ class _PixelScorer(PictureScorer):
     """A measure of BASELINES as a scorer."""
 
     name: ClassVar[str]
+    VERSION: ClassVar[int] = 2
 
     def measure(self, source: str | bytes, *, max_pixels: int, max_bytes: int) -> dict[str, Any]:
         """See PictureScorer."""

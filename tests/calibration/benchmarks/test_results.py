@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from m3score.calibration.benchmarks.chance import luck_of
-from m3score.calibration.benchmarks.results import BenchmarkResult, benchmark_result
+from m3score.calibration.benchmarks.results import UNSOLVED, BenchmarkResult, benchmark_result
 from m3score.calibration.benchmarks.scoreboard import (
     grids,
     needs,
@@ -103,8 +103,27 @@ def test_soft_scores_count_at_the_scale_that_the_oracle_takes() -> None:
     said = [[["a", "b", "b"]], [["x", "x", "a"]]]
     judged = judged_of(task, [[plain(*references, metric="vqa_accuracy")] for _ in said], said)
     assert [judged.score(t).value for t in THREE] == pytest.approx([0.3, 0.5, 0.8])
-    assert judged.get("oracle", rule="first").value == pytest.approx((0.6 + 0.6) / 2)
+    for unsolved in UNSOLVED:
+        found = judged.get("oracle", rule="first", unsolved=unsolved).value
+        assert found == pytest.approx((0.6 + 0.6) / 2)
     assert judged.get("solved", rule="first").value == 1.0
+
+
+def test_unsolved_questions_get_what_the_scale_scores_that_they_are_charged_for() -> None:
+    """Who pays one token for all gets what one token scores, be it below the threshold."""
+    task = Task("soft", "Soft", "vqa_accuracy")
+    references = ["a"] + ["b"] * 9  # "a" scores 0.3: too little to be solved
+    said = [[["a", "x", "x"]], [["a", "x", "x"]], [["x", "x", "a"]], [["b", "b", "b"]]]
+    judged = judged_of(task, [[plain(*references, metric="vqa_accuracy")] for _ in said], said)
+    assert judged.get("solved", rule="first").value == 0.25
+
+    def oracle(unsolved: str) -> float:
+        return judged.get("oracle", rule="first", unsolved=unsolved).value
+
+    assert judged.get("mean tokens", rule="first", unsolved="one").value == 1
+    assert oracle("one") == judged.score(1).value == pytest.approx((0.3 + 0.3 + 0 + 1) / 4)
+    assert oracle("finest") == pytest.approx((0 + 0 + 0.3 + 1) / 4)
+    assert oracle("answerable") == 1
 
 
 def test_groups_count_as_one_if_all_are_right() -> None:

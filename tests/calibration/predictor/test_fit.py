@@ -20,13 +20,13 @@ from m3score.calibration.predictor.fit import (
     small_loss_margin,
     train_gains,
 )
-from m3score.calibration.predictor.frontier import lead, mixing, priced
 from m3score.calibration.predictor.judge import bootstrap, judge
 from m3score.calibration.predictor.labels import Labels
+from m3score.calibration.predictor.regressor import ScaleRegressor
 from m3score.common.errors import M3ScoreError
-from m3score.regressor import ScaleRegressor
 from m3score.routing.ensemble import Ensemble
 from m3score.routing.features.image import IMAGE_FEATURES
+from m3score.routing.frontier import lead, mixing, priced
 from m3score.routing.gains import over_coarsest, shrunk, steps_of
 from m3score.routing.predictor import Predictor, clip_predictions
 from m3score.routing.prices import Chances

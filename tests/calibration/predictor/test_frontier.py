@@ -12,20 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from m3score.calibration.predictor.frontier import (
+from m3score.calibration.predictor.frontier import write_csv, write_png
+from m3score.common.errors import MissingExtraError
+from m3score.routing.frontier import (
     Curve,
+    ceiling,
     fixed_scales,
     gap_closed,
     lead,
     mixing,
-    oracle,
+    outcome,
     priced,
     routed,
+    stays,
     upper_hull,
-    write_csv,
-    write_png,
 )
-from m3score.common.errors import MissingExtraError
 from m3score.routing.prices import Chances, levels, price_for
 
 LADDER = (1, 9, 36, 144, 576)
@@ -64,9 +65,9 @@ def test_a_blind_router_does_not_beat_random_mixing_and_none_beats_the_best_orac
     sufficient: np.ndarray, seed: int
 ):
     predictions = np.random.default_rng(seed).uniform(0, np.log(576), len(sufficient))
-    ceiling = oracle(sufficient, LADDER, "first")
+    best = ceiling(sufficient, LADDER)
     curve = routed(predictions, sufficient, LADDER)
-    assert (curve.accuracy <= ceiling.at(curve.tokens) + 1e-9).all()
+    assert (curve.accuracy <= best.at(curve.tokens) + 1e-9).all()
     same = routed(np.full(len(sufficient), 2.0), sufficient, LADDER)
     assert lead(same, mixing(sufficient, LADDER))[0] <= 1e-12
 
@@ -83,17 +84,36 @@ def test_who_predicts_what_is_needed_reaches_the_oracle():
     needs = np.random.default_rng(0).integers(0, 5, 400)
     sufficient = monotone(needs)
     curve = routed(np.log(np.array(LADDER))[needs], sufficient, LADDER)
-    ceiling = oracle(sufficient, LADDER)
+    best = ceiling(sufficient, LADDER)
     spent = float(np.array(LADDER)[needs].mean())
-    assert curve.at(spent) == pytest.approx(1.0) and ceiling.at(spent) == pytest.approx(1.0)
-    assert ceiling.at(spent / 2) < 1
-    assert gap_closed(spent, 1.0, mixing(sufficient, LADDER), ceiling) == pytest.approx(1.0)
+    assert curve.at(spent) == pytest.approx(1.0) and best.at(spent) == pytest.approx(1.0)
+    assert best.at(spent / 2) < 1
+    assert gap_closed(spent, 1.0, mixing(sufficient, LADDER), best) == pytest.approx(1.0)
 
 
 def test_oracle_leaves_the_unsolved_at_the_coarsest_scale():
     sufficient = monotone(np.array([5, 5, 5, 2]))
-    ceiling = oracle(sufficient, LADDER)
-    assert ceiling.tokens[-1] == pytest.approx((1 + 1 + 1 + 36) / 4) and ceiling.accuracy[-1] == 0.25
+    best = ceiling(sufficient, LADDER)
+    assert best.tokens[-1] == pytest.approx((1 + 1 + 1 + 36) / 4) and best.accuracy[-1] == 0.25
+
+
+@settings(max_examples=60, deadline=None)
+@given(SUFFICIENT, st.integers(0, 10_000))
+def test_no_choice_of_scales_is_above_the_ceiling(sufficient: np.ndarray, seed: int):
+    best = ceiling(sufficient, LADDER)
+    for scales in np.random.default_rng(seed).integers(0, 5, (50, len(sufficient))):
+        tokens, accuracy = outcome(scales, sufficient, LADDER)
+        assert accuracy <= best.at(tokens) + 1e-9
+
+
+def test_what_stays_is_no_ceiling():
+    """Right at 1 token and wrong at 9, as luck has it: a route to 1 beats who waits for what stays."""
+    sufficient = np.array([[True, False, False, True, True]] * 2)
+    assert stays(sufficient, LADDER).accuracy[0] == ceiling(sufficient, LADDER).accuracy[0] == 1
+    sufficient = np.array([[False, True, False, False, True], [False, True, False, False, False]])
+    lucky = outcome(np.array([1, 1]), sufficient, LADDER)
+    assert lucky == (9, 1.0) and ceiling(sufficient, LADDER).at(9) == 1
+    assert stays(sufficient, LADDER).at(9) < 0.1 and stays(sufficient, LADDER).accuracy[-1] == 0.5
 
 
 def test_tokens_for_an_accuracy():
@@ -120,7 +140,7 @@ def curves() -> dict[str, Curve]:
     return {
         "fixed scales": fixed_scales(sufficient, LADDER),
         "random mixing": mixing(sufficient, LADDER),
-        "oracle": oracle(sufficient, LADDER),
+        "oracle": ceiling(sufficient, LADDER),
         "image only": routed(np.random.default_rng(3).uniform(0, 6, 200), sufficient, LADDER),
         "image only, by margin": routed(np.random.default_rng(4).uniform(0, 6, 200), sufficient, LADDER),
     }
