@@ -6,6 +6,7 @@ as far as they came. `m3score.rank`, `m3score rank` and `m3score predict` are th
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -304,11 +305,11 @@ class Run:
     def _depends_on(self, command: str, handle: ScorerHandle) -> dict[str, Any]:
         """All that rows depend on, by the option that says it."""
         request, limits = self.request, self.request.limits
-        told = handle.identity() if keeps_journal(request.target.out) else {}
+        identity = dict(handle.identity()) if keeps_journal(request.target.out) else {}
         traces = {"--traces": request.target.traces is not None} if _traced(request.scorer) else {}
         return {
             "command": command,
-            **told,
+            **json.loads(json.dumps(identity, default=str)),  # whatever a scorer of others says
             **traces,
             "--max-pixels": limits.max_pixels,
             "--max-bytes": [limits.max_bytes, limits.max_embedded_bytes],
