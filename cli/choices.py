@@ -29,7 +29,7 @@ class Sufficiency(StrEnum):
 
 
 class Promise(StrEnum):
-    """The values are those of m3score.routing.certify.PROMISES."""
+    """The values are those of m3score.routing.promises.certify.PROMISES."""
 
     image = "image"
     question = "question"

@@ -5,7 +5,7 @@ import m3score
 model = m3score.load_model("m3-tiny")
 m3score.score("photo.jpg", model=model).required_tokens
 m3score.rank("photos/", model=model)          # a pandas.DataFrame, most complex first
-m3score.predict_scale("photo.jpg")            # foretold from the pixels, without running the model
+m3score.predict_scale("photo.jpg")            # predicted from the pixels, without running the model
 
 Names are imported on first use, so that importing m3score costs next to nothing and no torch.
 """

@@ -25,8 +25,8 @@ from m3score.calibration.predictor.judge import Verdict
 from m3score.calibration.predictor.sources import Source, find_source
 from m3score.common.errors import M3ScoreError, MissingExtraError
 from m3score.models.base import LadderAnswerer
-from m3score.routing.certify import images_needed
 from m3score.routing.features.image import IMAGE_FEATURES
+from m3score.routing.promises.certify import images_needed
 from m3score.scoring.scorers.model_stream import check_frames
 from m3score.tables.io import write_whole
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from m3score.calibration.predictor.fit import DROPS, Fitted
-from m3score.calibration.predictor.judge import FORMS, Judged, Point, Verdict
-from m3score.routing.certify import PROMISES
-from m3score.routing.familiar import LEVEL, fewest
+from m3score.calibration.predictor.judge import FORMS, Point, RouterEvaluation, Verdict
 from m3score.routing.predictor import Predictor
+from m3score.routing.promises.certify import PROMISES
+from m3score.routing.promises.familiar import LEVEL, fewest
 
 HOW = """\
 A question's *required tokens* are the fewest visual tokens per grid that suffice together with every finer
@@ -27,7 +27,7 @@ question* is of all questions alike, with images as the independent units, and i
 (Waudby-Smith and Ramdas 2024). Promises hold for images and questions that are drawn as those were;
 `m3score check-predictor` tells whether that still is so.
 A *budget* promises nothing: tokens get a price at which the calibration images cost so many on the average,
-and each question the scale whose worth, less the price of its tokens, is best. What the step to each finer
+and each question the scale whose utility, less the price of its tokens, is best. What the step to each finer
 scale gains is learnt by a regressor of its own, and shrunk towards the mean gain by what it foresaw on the
 calibration images: a gain that is only noise is not paid for. Where that does not route the calibration
 images better, worth is the chance that a scale suffices, by prediction. The frontier is by price.
@@ -165,7 +165,7 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     return lines
 
 
-def _points(form: Judged, fixed: dict[int, float]) -> list[str]:
+def _points(form: RouterEvaluation, fixed: dict[int, float]) -> list[str]:
     head = ["route (margin)", "mean tokens", "saved", "accuracy, %", "against the finest (95 %)", "regret",
             "random mixing", "best fixed scale within", "size alone", "oracle", "gap closed"]  # fmt: skip
     return _table(head, [_point(point, fixed) for point in form.points])

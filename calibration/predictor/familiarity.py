@@ -1,4 +1,4 @@
-"""Fit the density by which a predictor notices pictures unlike its calibration (m3score.routing.familiar)."""
+"""Fit the density by which a predictor notices pictures unlike its calibration: promises/familiar.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from m3score.routing.familiar import Familiarity
+from m3score.routing.promises.familiar import Familiarity
 
 MOST_PARTS = 32
 """Of the mixture. Tried on 8,975 drawn images: so many find 96 % of 708 SAVOIAS pictures, 99 % of 270 other

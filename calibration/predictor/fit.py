@@ -21,15 +21,15 @@ from m3score.calibration.predictor.regressor import UNSOLVED, ScaleRegressor
 from m3score.common.errors import M3ScoreError
 from m3score.common.statistics import spearman
 from m3score.data.questions import PROBE_PANEL
-from m3score.routing import frontier
-from m3score.routing.certify import margins as all_margins
-from m3score.routing.certify import route_levels
-from m3score.routing.ensemble import Ensemble
 from m3score.routing.features.image import QUESTION_FEATURES
-from m3score.routing.gains import Gains, over_coarsest, shrunk, steps_of
 from m3score.routing.predictor import Predictor, clip_predictions
-from m3score.routing.prices import Chances
+from m3score.routing.promises import frontier
+from m3score.routing.promises.certify import margins as all_margins
+from m3score.routing.promises.certify import route_levels
 from m3score.routing.record import CalibrationRecord, QuestionRecord
+from m3score.routing.regression.ensemble import Ensemble
+from m3score.routing.regression.gains import Gains, over_coarsest, shrunk, steps_of
+from m3score.routing.regression.prices import SufficiencyCurve
 
 CANDIDATES: dict[str, dict[str, Any]] = {
     "ridge": {"kind": "linear", "alpha": 10.0},
@@ -171,8 +171,8 @@ def fit_predictor(
         predictions = {form: _predict(ensembles, form, test) for form in forms}
         sizes = clip_predictions(size.predict(test.size_features()), labels.ladder)
         budgets = {form: budget_prices(predictor, form) for form in forms}
-        worth = {form: worth_of(predictor, form, test) for form in forms}
-        verdicts.append(judge(name, test, predictions, margins, worth, sizes, budgets))
+        utility = {form: utility_of(predictor, form, test) for form in forms}
+        verdicts.append(judge(name, test, predictions, margins, utility, sizes, budgets))
     return Fitted(predictor, tried, verdicts, parts)
 
 
@@ -231,16 +231,16 @@ def better_by_gains(gains: Gains, X: np.ndarray, predicted: np.ndarray, calibrat
         known, fresh = np.flatnonzero(image % 2 == half), np.flatnonzero(image % 2 != half)
         if not len(known) or not len(fresh):
             return False
-        chances = Chances.of(predicted[known], calibrate.sufficient[known]).at(predicted[fresh])
-        for i, worth in enumerate((learnt[fresh], chances)):
-            curve = frontier.priced(worth, calibrate.sufficient[fresh], calibrate.ladder)
+        chances = SufficiencyCurve.of(predicted[known], calibrate.sufficient[known]).at(predicted[fresh])
+        for i, utility in enumerate((learnt[fresh], chances)):
+            curve = frontier.priced(utility, calibrate.sufficient[fresh], calibrate.ladder)
             scores[i] += curve.log_mean(calibrate.ladder[0], calibrate.ladder[-1])
     return bool(scores[0] > scores[1])
 
 
-def worth_of(predictor: Predictor, form: str, labels: Labels) -> np.ndarray:
-    """(m, scales) what each scale is worth to each question, in one form."""
-    return predictor.worth(labels.features, labels.question_features() if form == FORMS[1] else None)
+def utility_of(predictor: Predictor, form: str, labels: Labels) -> np.ndarray:
+    """(m, scales) the utility of each scale to each question, in one form."""
+    return predictor.utility(labels.features, labels.question_features() if form == FORMS[1] else None)
 
 
 def compare(X: np.ndarray, labels: Labels, seed: int, say: Callable[[str], None], form: str) -> list[Tried]:
@@ -257,7 +257,7 @@ def compare(X: np.ndarray, labels: Labels, seed: int, say: Callable[[str], None]
         say(f"{form}: {name}, unsolved: {way}")
         found = Tried(name, way, 0.0, 0.0)
         predicted = _out_of_fold(X, labels, target, unsolved, found.options, seed)
-        chances = Chances.of(predicted, labels.sufficient).at(predicted)
+        chances = SufficiencyCurve.of(predicted, labels.sufficient).at(predicted)
         curve = frontier.priced(chances, labels.sufficient, labels.ladder)
         score = curve.log_mean(labels.ladder[0], labels.ladder[-1])
         rank = float(spearman(predicted[~unsolved], target[~unsolved], RANKED))

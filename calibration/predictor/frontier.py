@@ -1,6 +1,6 @@
 """The files of a frontier: its numbers as csv, and the picture (matplotlib, the extra `plot`).
 
-The curves themselves are made in m3score.routing.frontier.
+The curves themselves are made in m3score.routing.promises.frontier.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from m3score.common.errors import MissingExtraError
-from m3score.routing.frontier import Curve
+from m3score.routing.promises.frontier import Curve
 from m3score.tables.io import write_whole
 
 

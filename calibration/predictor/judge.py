@@ -16,10 +16,10 @@ import numpy as np
 
 from m3score.calibration.predictor.labels import Labels
 from m3score.common.statistics import spearman
-from m3score.routing import frontier
-from m3score.routing.certify import route_levels
-from m3score.routing.frontier import Curve
-from m3score.routing.prices import levels
+from m3score.routing.promises import frontier
+from m3score.routing.promises.certify import route_levels
+from m3score.routing.promises.frontier import Curve
+from m3score.routing.regression.prices import levels
 
 FIXED, MIXING, ORACLE, SIZE = "fixed scales", "random mixing", "oracle", "size alone"
 STAYS = "required tokens"
@@ -66,7 +66,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Judged:
+class RouterEvaluation:
     """One form of a router on one test set."""
 
     form: str
@@ -104,7 +104,7 @@ class Verdict:
     """Mean tokens and accuracy of the ceiling: the first right scale, the coarsest for the unsolved."""
     stays: tuple[float, float]
     """The same of required tokens, which also have to hold at every finer scale: no ceiling."""
-    forms: tuple[Judged, ...]
+    forms: tuple[RouterEvaluation, ...]
     curves: dict[str, Curve]
 
     def to_dict(self) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def judge(
     labels: Labels,
     predictions: Mapping[str, np.ndarray],
     margins: Mapping[str, Sequence[tuple[str, float, float | None]]],
-    worth: Mapping[str, np.ndarray],
+    utility: Mapping[str, np.ndarray],
     size: np.ndarray | None = None,
     budgets: Mapping[str, Sequence[tuple[str, float]]] | None = None,
 ) -> Verdict:
@@ -157,8 +157,8 @@ def judge(
         labels: of the test set.
         predictions: ln(tokens) of each form in FORMS.
         margins: of each form: (name, margin, the max_drop that is promised there or None).
-        worth: of each form, (m, scales) as Predictor.worth gives it: it makes the form's frontier, by price.
-            The frontier by margin is kept beside it.
+        utility: of each form, (m, scales) as Predictor.utility gives it: it makes the form's frontier, by
+            price. The frontier by margin is kept beside it.
         size: the size-alone regressor's predictions, where there is one.
         budgets: of each form, (name, price) of routes by price.
     """
@@ -174,11 +174,11 @@ def judge(
     target, unsolved = labels.targets()
     forms = []
     for form, predicted in predictions.items():
-        curve = curves[form] = frontier.priced(worth[form], sufficient, ladder)
+        curve = curves[form] = frontier.priced(utility[form], sufficient, ladder)
         curves[f"{form}, by margin"] = frontier.routed(predicted, sufficient, ladder)
         least, mean = frontier.lead(curve, curves[MIXING])
         forms.append(
-            Judged(
+            RouterEvaluation(
                 form=form,
                 spearman=float(spearman(predicted[~unsolved], target[~unsolved], RANKED)),
                 mean_accuracy=curve.log_mean(ladder[0], ladder[-1]),
@@ -187,7 +187,7 @@ def judge(
                 points=(
                     *(_by_margin(labels, predicted, curves, *margin) for margin in margins[form]),
                     *(
-                        _point(labels, levels(worth[form], price, ladder), curves, called)
+                        _point(labels, levels(utility[form], price, ladder), curves, called)
                         for called, price in (budgets or {}).get(form, ())
                     ),
                 ),

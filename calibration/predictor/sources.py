@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from m3score.calibration.drawings.drawing import draw
 from m3score.calibration.drawings.variations import VariedDrawing, vary
 from m3score.common.errors import M3ScoreError
-from m3score.data.discover import Columns, FoundImage, count_images, exists_somewhere, find_images
+from m3score.data.discover import Columns, ImageItem, count_images, exists_somewhere, find_images
 from m3score.data.loader import Opened, QuestionBook, open_item
 from m3score.data.questions import Question, default_questions, read_questions
 from m3score.data.sources.hf_datasets import DataSet, is_saved
@@ -162,7 +162,7 @@ def _told_frames(frames: int | None) -> dict[str, int]:
 
 
 def _items(
-    found: Iterator[FoundImage],
+    found: Iterator[ImageItem],
     book: QuestionBook,
     frames: int | None,
     limit: int | None,
@@ -249,7 +249,7 @@ def questions_named(name: str) -> list[str] | None:
     return None
 
 
-def key_of(item_source: ImageSource | None, name: str) -> str:
+def split_key(item_source: ImageSource | None, name: str) -> str:
     """What tells images apart when they are split: a hash of the file's bytes, so that copies stay together.
 
     Drawn images, and those that can't be read, go by their name.

@@ -279,7 +279,7 @@ def _check(
     confidence: float,
 ) -> None:
     """What can be known before hours of work."""
-    from m3score.routing.certify import check_levels
+    from m3score.routing.promises.certify import check_levels
 
     check_levels(max_drop, confidence)
     if out is None:

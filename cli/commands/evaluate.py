@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -190,9 +190,8 @@ def evaluate(
         raise M3ScoreError("two of the files have the same folder and name, so their answers would mix.")
     shown = "" if frames is None else f"-{frames}-frames"  # other answers, kept apart
     folders = [work / _slug(model) / f"{source.task.name}{shown}" for source in sources]
-    how = {"limit": limit, "batch_size": batch_size or "auto", "workers": workers, "overwrite": restart,
-           "seed": seed or 0}  # fmt: skip
-    judged = _judge(sources, folders, model, loading, how, console)
+    asking = AskOptions(limit, batch_size or "auto", workers, restart, seed or 0)
+    judged = _judge(sources, folders, model, loading, asking, console)
     _write(judged, folders, out, plot, traces, console)
     console.print(f"Answers are kept in {plain(work / _slug(model))}: m3score calibrate takes these folders.")
     if any(one.failed for one in judged):
@@ -244,12 +243,23 @@ def _slug(model: str) -> str:
     return re.sub(r"[^\w.-]+", "-", model.strip("./")) or "model"
 
 
+@dataclass(frozen=True)
+class AskOptions:
+    """How a benchmark's questions are asked: arguments of evaluate_task."""
+
+    limit: int | None
+    batch_size: int | Literal["auto"]
+    workers: int | None
+    overwrite: bool
+    seed: int
+
+
 def _judge(
     sources: list[TaskSource],
     folders: list[Path],
     model: str,
     loading: dict[str, Any],
-    how: dict[str, Any],
+    asking: AskOptions,
     console: Console,
 ) -> list[BenchmarkResult]:
     from m3score.calibration.benchmarks.evaluate import evaluate_task
@@ -260,13 +270,15 @@ def _judge(
     prints = fingerprint(model)
     judged = []
     for source, folder in zip(sources, folders, strict=True):
-        count = min(source.count(), how["limit"] or source.count())
+        count = min(source.count(), asking.limit or source.count())
         with sigterm_as_interrupt():
             try:
                 with progress(console, partial(int, count), f"Asking {plain(source.task.title)}") as advance:
                     told = partial(repeat, advance)
                     judged.append(
-                        evaluate_task(source, answerer, folder, fingerprint=prints, progress=told, **how)
+                        evaluate_task(
+                            source, answerer, folder, fingerprint=prints, progress=told, **vars(asking)
+                        )
                     )
             except KeyboardInterrupt:
                 console.print(f"Interrupted. Answers are kept in {plain(folder)}: run again to go on.")

@@ -151,9 +151,9 @@ def report(
     places = places_of(dataset, split, image_column, fetch)
     with _steps(console, "Reading") as step:
         page = gather(scores, traces=traces, pictures=pictures, title=title, seed=seed, on_row=step)
-    how = {"device": device, "dtype": dtype, "quantize": quantize, "revision": revision}
+    loading = {"device": device, "dtype": dtype, "quantize": quantize, "revision": revision}
     wanted = None if heat_maps is False else model or _model_of(page, insist=bool(heat_maps))
-    finish(page, scores, out, console, model=wanted, how=how, predictor=predictor, places=places)
+    finish(page, scores, out, console, model=wanted, loading=loading, predictor=predictor, places=places)
     if page.unreadable:
         raise typer.Exit(SOME_FAILED)
 
@@ -189,7 +189,7 @@ def finish(
     console: Console,
     *,
     model: Any = None,
-    how: dict[str, Any] | None = None,
+    loading: dict[str, Any] | None = None,
     predictor: str | None = None,
     places: Places = Places(),
 ) -> None:
@@ -198,7 +198,7 @@ def finish(
     Args:
         scores: the table: pictures may lie beside it.
         model: a loaded model or its name, for heat maps; None for none.
-        how: how to load it.
+        loading: load_model's options for it.
         predictor: of the router; None for a bundled one, if there is one for this model.
         places: where pictures lie that are no files.
     """
@@ -213,7 +213,7 @@ def finish(
             if isinstance(model, str):
                 from m3score.cli.console import load
 
-                model = load(model, console=console, **(how or {}))
+                model = load(model, console=console, **(loading or {}))
             with _steps(console, "Mapping detail", len(page.paths)) as step:
                 add_maps(page, model, find, step)
         if chosen is not None and page.answers is not None:
@@ -239,10 +239,16 @@ def _within_reach(
     from m3score.data.extract import opened_images
 
     wanted = page.wanted(router=router)
-    how: dict[str, Any] = {"data_sets": places.data_sets, "columns": places.columns, "fetch": places.fetch}
     with ExitStack() as reaching:
         with _steps(console, "Finding pictures", len(set(wanted))) as step:
-            near = opened_images(wanted, folder_of_table(scores), **how, on_picture=step)
+            near = opened_images(
+                wanted,
+                folder_of_table(scores),
+                data_sets=places.data_sets,
+                columns=places.columns,
+                fetch=places.fetch,
+                on_picture=step,
+            )
             find = reaching.enter_context(near)
         yield find
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from m3score.common.errors import M3ScoreError
 from m3score.data.extract import extract_images, finder
-from m3score.data.item import Columns, FoundImage
+from m3score.data.item import Columns, ImageItem
 from m3score.data.sources.remote import is_url
 from m3score.images.decode import image_suffixes, printable, suffix_of, system_error
 
@@ -116,7 +116,7 @@ def _export_file(path: str, source: str, relative: str, folder: Path, mode: Expo
     return _put_under_free_name(path, source, source, folder / relative, mode)
 
 
-def _export_member(path: str, found: FoundImage, target: Path, mode: ExportMode) -> ExportResult:
+def _export_member(path: str, found: ImageItem, target: Path, mode: ExportMode) -> ExportResult:
     """Export an image inside a shard or table, or the file that a row of a table names."""
     if found.error:
         return ExportResult(path, None, False, found.error)

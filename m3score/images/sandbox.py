@@ -18,7 +18,7 @@ from PIL import Image
 from m3score.common.limits import Limits
 from m3score.images.decode import open_image
 from m3score.images.video import Frames, is_video, open_frames
-from m3score.images.worker_pool import Crew, available
+from m3score.images.worker_pool import PoolSession, available
 
 
 def _unchanged(value: Any) -> Any:
@@ -57,7 +57,7 @@ class Decoder:
         self._limits = limits or Limits()
         self._preparation = preparation
         self._frames = frames
-        self._crew = Crew(self._limits)
+        self._crew = PoolSession(self._limits)
 
     def __enter__(self) -> Decoder:
         return self

@@ -19,11 +19,11 @@ import numpy as np
 import safetensors.numpy
 
 from m3score.common.errors import M3ScoreError, one_line
-from m3score.routing.ensemble import Ensemble
-from m3score.routing.familiar import Familiarity
 from m3score.routing.features.image import FEATURE_VERSION
-from m3score.routing.gains import Gains
+from m3score.routing.promises.familiar import Familiarity
 from m3score.routing.record import CalibrationRecord, QuestionRecord
+from m3score.routing.regression.ensemble import Ensemble
+from m3score.routing.regression.gains import Gains
 from m3score.tables.io import read_whole, write_whole
 from m3score.tables.schema import printable
 

@@ -11,9 +11,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from m3score.routing.certify import Certificate
-from m3score.routing.familiar import LEVEL, Familiarity
 from m3score.routing.features.question import question_features
+from m3score.routing.promises.certify import Certificate
+from m3score.routing.promises.familiar import LEVEL, Familiarity
 
 NO_PROMISE = "no promise was asked for"
 BUDGET = "a budget of tokens promises nothing"

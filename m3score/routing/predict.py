@@ -15,13 +15,13 @@ import numpy as np
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
-from m3score.data.item import FoundImage
+from m3score.data.item import ImageItem
 from m3score.images.decode import ImageSource
-from m3score.routing.certify import PROMISES, check_levels
 from m3score.routing.decision import Wish
-from m3score.routing.feature_jobs import Asked, look, lost, order_of, with_questions
+from m3score.routing.feature_jobs import Asked, extract_features, failed_features, feature_job, with_questions
 from m3score.routing.features.image import map_images, question_features
 from m3score.routing.predictor import Predictor
+from m3score.routing.promises.certify import PROMISES, check_levels
 from m3score.routing.registry import check_model, load_predictor, warn_once
 from m3score.scoring.rules import check_choice
 
@@ -104,7 +104,7 @@ def predict_scale(
     workers: int | None = None,
     frames: int | None = None,
 ) -> int | list[int]:
-    """How many visual tokens per grid an image needs, foretold from its pixels; a list in, a list out.
+    """How many visual tokens per grid an image needs, predicted from its pixels; a list in, a list out.
 
     Args:
         img: a path, the bytes of an image file, a PIL image or a numpy array; or a list of them, which is
@@ -120,7 +120,7 @@ def predict_scale(
         mean_tokens: instead of a promise, a budget: so many tokens per grid on the average of images like
             those of the calibration, spent where they help most. max_drop is then not looked at.
         predictor: a name in BUNDLED, a file, or a Predictor.
-        model: whom it is to route, if it should be checked; see load_predictor.
+        model: the target model, if it should be checked; see load_predictor.
         workers: how many work on a list; by default features.map_images decides.
         frames: of a video that is to have a grid of tokens for each of so many frames: each is looked at, and
             the most demanding decides. By default six frames make one picture.
@@ -176,9 +176,9 @@ def predict_complexity(
     workers: int | None = None,
     frames: int | None = None,
 ) -> float | list[float]:
-    """Complexity in [0, 1] of an image, foretold: ln(tokens) / ln(finest). A list in, a list out.
+    """Complexity in [0, 1] of an image, predicted: ln(tokens) / ln(finest). A list in, a list out.
 
-    Without a question it foretells what `score` and `m3score rank` find without one: the mean over the probe
+    Without a question it predicts what `score` and `m3score rank` find without one: the mean over the probe
     panel, if the predictor was fitted to its questions (the bundled one was); else the image alone decides.
     Arguments and errors are those of predict_scale; there is no safety margin in it.
     """
@@ -205,7 +205,7 @@ def _or_raise(result: Prediction) -> Prediction:
 
 
 def predict_many(
-    images: Iterable[ImageSource | FoundImage],
+    images: Iterable[ImageSource | ImageItem],
     questions: str | Iterable[str | None] | None = None,
     *,
     max_drop: float | None = 0.02,
@@ -277,7 +277,7 @@ def frames_to_look_at(predictor: Predictor, frames: int | None) -> int | None:
 
 def _predict_many(
     predictor: Predictor,
-    images: Iterable[ImageSource | FoundImage],
+    images: Iterable[ImageSource | ImageItem],
     questions: str | Iterable[str | None] | None,
     wish: Wish,
     workers: int | None,
@@ -285,19 +285,21 @@ def _predict_many(
     frames: int | None,
 ) -> Iterator[Prediction]:
     pairs = with_questions(images, questions)
-    items = (order_of(image, asked, limits or Limits(), frames) for image, asked in pairs)
-    for path, asked, found in map_images(look, items, workers, limits=limits, instead=lost):
+    items = (feature_job(image, asked, limits or Limits(), frames) for image, asked in pairs)
+    for path, asked, found in map_images(
+        extract_features, items, workers, limits=limits, instead=failed_features
+    ):
         if isinstance(found, tuple):
             reason, transient = found
             yield Prediction(path, None, None, None, reason, transient=transient)
             continue
         try:
-            yield _judged(predictor, path, found, asked, wish)
+            yield _prediction(predictor, path, found, asked, wish)
         except M3ScoreError as error:
             yield Prediction(path, None, None, None, str(error))
 
 
-def _judged(
+def _prediction(
     predictor: Predictor, path: str | None, found: np.ndarray, asked: Asked, wish: Wish
 ) -> Prediction:
     """One image from its features: a row per frame, each with all that is asked.

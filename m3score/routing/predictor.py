@@ -16,14 +16,12 @@ from typing import Any
 import numpy as np
 
 from m3score.common.errors import M3ScoreError
-from m3score.routing import certify, codec
-from m3score.routing.certify import Certificate
+from m3score.routing import codec
 from m3score.routing.decision import DEFAULT, Decision, Wish
-from m3score.routing.ensemble import Ensemble
-from m3score.routing.familiar import Familiarity
 from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES, QUESTION_FEATURES
-from m3score.routing.gains import Gains, over_coarsest
-from m3score.routing.prices import Chances, levels, price_for
+from m3score.routing.promises import certify
+from m3score.routing.promises.certify import Certificate
+from m3score.routing.promises.familiar import Familiarity
 from m3score.routing.record import (
     NO_QUESTIONS,
     CalibrationRecord,
@@ -31,6 +29,9 @@ from m3score.routing.record import (
     check_questions,
     check_record,
 )
+from m3score.routing.regression.ensemble import Ensemble
+from m3score.routing.regression.gains import Gains, over_coarsest
+from m3score.routing.regression.prices import SufficiencyCurve, levels, price_for
 from m3score.scoring.rules import check_choice
 from m3score.tables.schema import printable
 
@@ -49,7 +50,7 @@ class Predictor:
     """From features to ln(tokens) to a scale, for one model. Checks itself when it is made (M3ScoreError)."""
 
     model: str
-    """Whom it routes, by name."""
+    """Name of the target model: the one that it routes."""
     fingerprint: str
     """And by the hash of its weights; see fingerprint.py."""
     ladder: tuple[int, ...]
@@ -64,7 +65,7 @@ class Predictor:
     """Takes the image's features, then the question's."""
     calibration: CalibrationRecord
     image_only_gains: Gains | None = None
-    """What more tokens are worth, for routing by price; without, the calibration's chances by prediction."""
+    """The gain of more tokens, for routing by price; None: the calibration's sufficiency is used."""
     with_question_gains: Gains | None = None
     familiar: Familiarity | None = None
     """Notices pictures unlike those of the calibration; None in older files, which take all for alike."""
@@ -76,7 +77,7 @@ class Predictor:
     _certificates: dict[tuple[float, float, bool, str], Certificate] = field(
         default_factory=dict, init=False, repr=False
     )
-    _chances: dict[bool, Chances] = field(default_factory=dict, init=False, repr=False)
+    _curves: dict[bool, SufficiencyCurve] = field(default_factory=dict, init=False, repr=False)
     _prices: dict[tuple[float, bool], float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -275,9 +276,9 @@ class Predictor:
             M3ScoreError: also for an average outside of the ladder, or a predictor without calibration.
         """
         price = self.price(mean_tokens, with_question=X_question is not None)
-        return np.asarray(self.ladder)[levels(self.worth(X_image, X_question), price, self.ladder)]
+        return np.asarray(self.ladder)[levels(self.utility(X_image, X_question), price, self.ladder)]
 
-    def worth(self, X_image: Any, X_question: Any = None) -> np.ndarray:
+    def utility(self, X_image: Any, X_question: Any = None) -> np.ndarray:
         """float64 (n, scales): the chance that each scale suffices, or its lead over that of the coarsest.
 
         Arguments and errors are those of `predict`; a predictor without gains needs a calibration as well.
@@ -304,18 +305,20 @@ class Predictor:
                 raise M3ScoreError(_NO_PRICES)
             gains = self.calibration.gains(with_question)
             if gains is not None:
-                worth = over_coarsest(gains)
+                utility = over_coarsest(gains)
             else:
-                worth = self._by_prediction(with_question).at(predictions)
-            self._prices[key] = price_for(mean_tokens, worth, self.ladder)
+                utility = self._by_prediction(with_question).at(predictions)
+            self._prices[key] = price_for(mean_tokens, utility, self.ladder)
         return self._prices[key]
 
-    def _by_prediction(self, with_question: bool) -> Chances:
+    def _by_prediction(self, with_question: bool) -> SufficiencyCurve:
         """What stands in for gains that were not learnt; of a calibration that is not empty."""
-        if with_question not in self._chances:
+        if with_question not in self._curves:
             record = self.calibration
-            self._chances[with_question] = Chances.of(record.predictions(with_question), record.sufficient)
-        return self._chances[with_question]
+            self._curves[with_question] = SufficiencyCurve.of(
+                record.predictions(with_question), record.sufficient
+            )
+        return self._curves[with_question]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file (safetensors; suffix .predictor). M3ScoreError where it cannot be written."""

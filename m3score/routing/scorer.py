@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
-from m3score.data.item import FoundImage
-from m3score.routing.certify import PROMISES, check_levels
+from m3score.data.item import ImageItem
 from m3score.routing.codec import SUFFIX
 from m3score.routing.predict import Prediction, frames_to_look_at, predict_many
 from m3score.routing.predictor import Predictor
+from m3score.routing.promises.certify import PROMISES, check_levels
 from m3score.routing.registry import load_predictor, predictor_digest
 from m3score.scoring.base import Scored, ScorerOptions
 from m3score.scoring.rules import check_choice, effective_tokens_of
@@ -95,7 +95,7 @@ class PredictorScorer:
         return self.options.identity()
 
     def stream(
-        self, items: Iterable[FoundImage], *, limits: Limits, workers: int | None = None
+        self, items: Iterable[ImageItem], *, limits: Limits, workers: int | None = None
     ) -> Generator[Scored, None, None]:
         """See Scorer."""
         told = self.options

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from m3score.common.errors import M3ScoreError
-from m3score.data.item import FoundImage
+from m3score.data.item import ImageItem
 from m3score.data.loader import QuestionBook
 from m3score.routing.predictor import Predictor
 from m3score.routing.registry import check_model, load_predictor
@@ -25,8 +25,8 @@ from m3score.routing.scorer import PredictorOptions, UnsureScorer
 from m3score.runs.cascade import FEWEST, NOTHING, Budget, LinearMap, agreement, path_hash, plan
 from m3score.runs.engine import Run
 from m3score.runs.executors.base import Executor, ScorerFacts, ScorerJob
-from m3score.runs.journal import keeps_journal
 from m3score.runs.request import Inputs
+from m3score.runs.resume.journal import keeps_journal
 from m3score.runs.tally import Tally
 from m3score.scoring.rules import effective_tokens_of
 from m3score.scoring.scorers.model import ModelOptions, ModelScorer
@@ -139,7 +139,7 @@ class CascadeRun(Run):
             ask = self._stream(self.handle, request.target.out, self.depends_on)
             self._through(self.collector, chosen, ask, "Asking the model", lambda: many)
 
-    def _asked(self, item: FoundImage) -> FoundImage:
+    def _asked(self, item: ImageItem) -> ImageItem:
         """An input as the predictor is to see it: with what the model will be asked."""
         if self.book is not None and not item.error:
             try:

@@ -17,13 +17,13 @@ from typing import Any
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.profiling import stage
-from m3score.data.item import FoundImage
-from m3score.runs.collector import Collector, ranked_rows
+from m3score.data.item import ImageItem
 from m3score.runs.executors.base import Executor, ScorerFacts, ScorerHandle, ScorerJob, Stream
 from m3score.runs.executors.local import LocalExecutor
-from m3score.runs.journal import Journal, keeps_journal, open_journal
 from m3score.runs.progress import Count, Watcher
 from m3score.runs.request import Request
+from m3score.runs.resume.collector import Collector, ranked_rows
+from m3score.runs.resume.journal import Journal, keeps_journal, open_journal
 from m3score.runs.tally import Tally
 from m3score.tables.io import remove_leftovers, write_rows
 from m3score.tables.schema import TRACES
@@ -241,7 +241,7 @@ class Run:
     def _through(
         self,
         collector: Collector,
-        found: Iterable[FoundImage],
+        found: Iterable[ImageItem],
         stream: Stream,
         verb: str,
         count: Count | None,
@@ -328,7 +328,7 @@ class Run:
     def _stream(self, handle: ScorerHandle, out: Path | None, depends_on: Mapping[str, Any]) -> Stream:
         return handle.stream_for(out, depends_on, self.request.options.seen, anew=self.request.anew)
 
-    def _skipped(self, item: FoundImage) -> None:
+    def _skipped(self, item: ImageItem) -> None:
         self.request.options.seen(item)
         self.watcher.advance(None)
 

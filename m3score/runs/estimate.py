@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
-from m3score.data.discover import FoundImage, Source
+from m3score.data.discover import ImageItem, Source
 from m3score.routing.scorer import PredictorOptions, UnsureScorer
 from m3score.runs.executors.base import ScorerJob
 from m3score.runs.executors.local import LocalExecutor, LocalScorer
-from m3score.runs.input_state import input_key
-from m3score.runs.journal import Record, open_journal
 from m3score.runs.request import Inputs
+from m3score.runs.resume.input_state import input_key
+from m3score.runs.resume.journal import Record, open_journal
 from m3score.scoring.scorers.model import ModelScorer
 from m3score.tables.io import write_rows
 from m3score.tables.schema import SCORES
@@ -195,13 +195,13 @@ def measure_sample(
     )
 
 
-def _sample(paths: Sequence[Source]) -> list[FoundImage]:
+def _sample(paths: Sequence[Source]) -> list[ImageItem]:
     """Some of the inputs, drawn from the first LOOKED_AT, always the same."""
     found = list(islice(Inputs(paths).begin(), LOOKED_AT))
     return random.Random(0).sample(found, min(SAMPLE, len(found)))
 
 
-def _sizes(found: list[FoundImage], rows: _Rows) -> tuple[dict[str, float], dict[str, float]]:
+def _sizes(found: list[ImageItem], rows: _Rows) -> tuple[dict[str, float], dict[str, float]]:
     """Bytes per row in the journal by scorer, and in the table as csv."""
     journal = open_journal(None, {})
     hashed = {"digest": "0" * 32}

@@ -12,9 +12,9 @@ from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
 from m3score.data.discover import PathLike, Source
 from m3score.runs.engine import Outcome, executor_of, iterate, run
-from m3score.runs.journal import written_by_earlier_run
 from m3score.runs.progress import Callbacks, Progress
 from m3score.runs.request import Inputs, Paths, Request, Target, as_path
+from m3score.runs.resume.journal import written_by_earlier_run
 from m3score.scoring.base import Result, Scorer
 from m3score.scoring.registry import find_scorer, make_options, option_names
 from m3score.tables.schema import SCORES, conform

@@ -18,7 +18,7 @@ from m3score.common.errors import M3ScoreError
 from m3score.common.limits import MAX_EMBEDDED_BYTES, Limits
 from m3score.data.discover import (
     Columns,
-    FoundImage,
+    ImageItem,
     PathLike,
     Source,
     count_images,
@@ -30,7 +30,7 @@ from m3score.data.sources.remote import is_url
 from m3score.data.sources.webdataset import is_shard
 from m3score.images.decode import open_image
 from m3score.images.given import as_source, is_picture, name_of
-from m3score.runs.journal import written_by_earlier_run
+from m3score.runs.resume.journal import written_by_earlier_run
 from m3score.tables.formats import format_for
 from m3score.tables.schema import SCORES, TableKind
 
@@ -70,7 +70,7 @@ class Inputs:
         self.skipped: Counter[str] = Counter()
         """Files that were not taken for images, by suffix."""
 
-    def begin(self) -> Iterator[FoundImage]:
+    def begin(self) -> Iterator[ImageItem]:
         """The inputs; M3ScoreError, before a model is loaded for nothing, if there are none."""
         names = ", ".join(str(getattr(path, "name", path)) for path in self.paths)
         if not exists_somewhere(self.paths):
@@ -128,14 +128,14 @@ class _Pictures:
     pictures: list[Any]
     name: str = "pictures"
 
-    def images(self) -> Iterator[FoundImage]:
+    def images(self) -> Iterator[ImageItem]:
         """Inputs called after the files that they say they are from, else image-0, image-1 ..."""
         for number, picture in enumerate(self.pictures):
             path = name_of(picture) or f"image-{number}"
             try:
-                yield FoundImage(path, path, content=_encoded(picture))
+                yield ImageItem(path, path, content=_encoded(picture))
             except M3ScoreError as error:
-                yield FoundImage(path, path, error.reason)
+                yield ImageItem(path, path, error.reason)
 
     def count(self) -> int:
         """How many there are."""

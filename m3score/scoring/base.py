@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from m3score.common.errors import M3ScoreError, image_failure
 from m3score.common.limits import Limits
-from m3score.data.item import FoundImage
+from m3score.data.item import ImageItem
 from m3score.data.loader import Opened, QuestionBook, batches, in_halves, open_item, opened_ahead
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class ScorerOptions:
     Options have to survive being sent to another machine, where `--engine ray` makes the scorer anew.
     """
 
-    def seen(self, item: FoundImage) -> None:
+    def seen(self, item: ImageItem) -> None:
         """Take note of an input that this process does not score itself: it was done before, or is done on
         another machine."""
 
@@ -117,7 +117,7 @@ class Scorer(Protocol):
         """What its numbers depend on: a run goes on only where that is the same."""
 
     def stream(
-        self, items: Iterable[FoundImage], *, limits: Limits, workers: int | None = None
+        self, items: Iterable[ImageItem], *, limits: Limits, workers: int | None = None
     ) -> Generator[Result, None, None]:
         """One result per input, in order, as they are made. Close the generator to stop early.
 
@@ -163,7 +163,7 @@ class BatchScorer(ABC):
         """Columns of each picture (RGB, upright): complexity and those of its own, or an error."""
 
     def stream(
-        self, items: Iterable[FoundImage], *, limits: Limits, workers: int | None = None
+        self, items: Iterable[ImageItem], *, limits: Limits, workers: int | None = None
     ) -> Generator[Result, None, None]:
         """See Scorer. Pictures are opened in worker processes, a few ahead of the model."""
         for batch in open_batches(items, self.batch_size, limits=limits, workers=workers):
@@ -182,7 +182,7 @@ class BatchScorer(ABC):
 
 
 def open_batches(
-    items: Iterable[FoundImage],
+    items: Iterable[ImageItem],
     batch_size: int,
     *,
     limits: Limits | None = None,
@@ -263,7 +263,7 @@ class PictureScorer(ABC):
         """
 
     def stream(
-        self, items: Iterable[FoundImage], *, limits: Limits, workers: int | None = None
+        self, items: Iterable[ImageItem], *, limits: Limits, workers: int | None = None
     ) -> Generator[Result, None, None]:
         """See Scorer."""
         from m3score.images.parallel import map_images

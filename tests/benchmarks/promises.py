@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from m3score.routing.certify import certify, certify_questions, margins, regrets_at, route
+from m3score.routing.promises.certify import certify, certify_questions, margins, regrets_at, route
 
 LADDER = (1, 9, 36, 144, 576)
 MOST = 8

@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from m3score.data.discover import FoundImage
+from m3score.data.discover import ImageItem
 from m3score.runs.engine import run
 from m3score.runs.executors.local import LocalExecutor
 from m3score.runs.request import Inputs, Request, Target
@@ -35,7 +35,7 @@ class Made(Inputs):
         super().__init__("nowhere")
         self.rows = rows
 
-    def begin(self) -> Iterator[FoundImage]:
+    def begin(self) -> Iterator[ImageItem]:
         """So many."""
         return _found(self.rows)
 
@@ -57,7 +57,7 @@ class Dice:
         """The same in every run."""
         return {"--rule": "stays"}
 
-    def stream(self, items: Iterable[FoundImage], **how: Any) -> Generator[Scored, None, None]:
+    def stream(self, items: Iterable[ImageItem], **how: Any) -> Generator[Scored, None, None]:
         """Rows like a model's."""
         dice = random.Random(0)
         for number, item in enumerate(items):
@@ -79,13 +79,13 @@ def collect(rows: int, suffix: str, resumed: bool) -> None:
     sys.stdout.write(f"{time.monotonic() - begun:.1f} {peak:.1f}\n")
 
 
-def _found(rows: int) -> Iterator[FoundImage]:
+def _found(rows: int) -> Iterator[ImageItem]:
     for i in range(rows):
         name = f"part-{i // 1000:05}/image-{i:09}.jpg"
-        yield FoundImage(f"/data/pictures/{name}", name, error="not opened here")
+        yield ImageItem(f"/data/pictures/{name}", name, error="not opened here")
 
 
-def _row(item: FoundImage, dice: random.Random) -> dict[str, Any]:
+def _row(item: ImageItem, dice: random.Random) -> dict[str, Any]:
     complexity = dice.random()
     return {
         "path": item.path,

@@ -30,7 +30,7 @@ from m3score.images import protocol
 from m3score.images.decode import asking_before_large, open_image
 from m3score.images.parallel import map_images
 from m3score.images.sandbox import Decoder, Preparation
-from m3score.images.worker_pool import Crew, FailedThere, WorkerError
+from m3score.images.worker_pool import FailedThere, PoolSession, WorkerError
 from m3score.models.m3.config import M3Config
 from m3score.models.m3.preprocess import preprocess, tiles_from_worker, tiles_in_worker
 from m3score.routing.predict import predict_many
@@ -119,7 +119,7 @@ def test_messages_of_more_than_is_allowed_are_refused(header: bytes) -> None:
 
 
 def test_what_cannot_be_sent_is_said_before_anything_is_written() -> None:
-    with pytest.raises(protocol.WireError, match="a set can't be sent"), Crew() as crew:
+    with pytest.raises(protocol.WireError, match="a set can't be sent"), PoolSession() as crew:
         crew.call(len, {1, 2})
 
 
@@ -127,7 +127,7 @@ def test_what_cannot_be_sent_is_said_before_anything_is_written() -> None:
 
 
 def test_a_worker_that_dies_hangs_or_fails_is_one_error_and_is_replaced() -> None:
-    with Crew(Limits(seconds=1.5)) as crew:
+    with PoolSession(Limits(seconds=1.5)) as crew:
         assert crew.call(len, "ab") == 2
         with pytest.raises(WorkerError, match=r"died \(signal 6\)"):
             crew.call(os.abort)
@@ -144,11 +144,11 @@ def test_a_worker_that_dies_hangs_or_fails_is_one_error_and_is_replaced() -> Non
 
 def test_an_error_comes_back_from_a_worker_with_what_it_knows(tmp_path: Path) -> None:
     (tmp_path / "a: b.png").write_bytes(b"x")
-    with Crew() as crew, pytest.raises(M3ScoreError) as caught:
+    with PoolSession() as crew, pytest.raises(M3ScoreError) as caught:
         crew.call(open_image, str(tmp_path / "a: b.png"))
     assert caught.value.subject == str(tmp_path / "a: b.png")
     assert caught.value.reason == "not an image that Pillow can read" and not caught.value.transient
-    with Crew() as crew, pytest.raises(WorkerError) as caught:
+    with PoolSession() as crew, pytest.raises(WorkerError) as caught:
         crew.call(os.abort)
     assert caught.value.transient and str(caught.value) == caught.value.reason
 
@@ -174,14 +174,14 @@ def test_large_pictures_wait_for_their_turn(tmp_path: Path, monkeypatch: pytest.
             turns.append("out")
 
     monkeypatch.setattr("m3score.images.worker_pool._one_large", Turn())
-    with Crew(Limits()) as crew:
+    with PoolSession(Limits()) as crew:
         for name in ("small", "large", "small", "large"):
             assert crew.call(open_image, tmp_path / f"{name}.png").mode == "RGB"
     assert turns == ["in", "out"] * 2
 
 
 def test_closing_ends_what_is_under_way() -> None:
-    crew = Crew(Limits(seconds=100))
+    crew = PoolSession(Limits(seconds=100))
     with ThreadPoolExecutor(1) as pool:
         sleeping = pool.submit(crew.call, time.sleep, 90)
         time.sleep(0.3)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3score.common.errors import M3ScoreError
-from m3score.routing.certify import (
+from m3score.routing.promises.certify import (
     Certificate,
     certify,
     certify_questions,

@@ -13,10 +13,10 @@ from m3score.calibration.drawings.drawing import draw
 from m3score.calibration.predictor.familiarity import fit_familiarity
 from m3score.common.errors import M3ScoreError
 from m3score.routing.decision import BUDGET, NO_PROMISE, UNCERTIFIED, Wish
-from m3score.routing.familiar import LEVEL, Familiarity, fewest
 from m3score.routing.features.image import image_features
 from m3score.routing.predict import predict_many
 from m3score.routing.predictor import Predictor
+from m3score.routing.promises.familiar import LEVEL, Familiarity, fewest
 from m3score.routing.registry import load_predictor
 from tests.benchmarks.features import draw_photograph
 from tests.support.predictors import made_up, small_predictor

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from m3score.cli.main import app
 from m3score.common.errors import M3ScoreError
 from m3score.runs.cascade import FEWEST, Budget, LinearMap, path_hash, plan
-from m3score.runs.journal import journal_path
+from m3score.runs.resume.journal import journal_path
 from tests.support.fakes import FakeAnswerer
 from tests.support.predictors import small_predictor
 from tests.support.runs import kill_when, records, run, start

@@ -16,9 +16,9 @@ from PIL import Image
 import m3score
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
-from m3score.runs.journal import journal_path
 from m3score.runs.progress import Progress
 from m3score.runs.ranking import RankSummary
+from m3score.runs.resume.journal import journal_path
 from m3score.tables.io import read_scores
 from tests.support.fakes import FakeAnswerer, grey
 from tests.support.predictors import small_predictor

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 import m3score
 from m3score.cli.main import app
 from m3score.common.errors import M3ScoreError
-from m3score.data.item import FoundImage
+from m3score.data.item import ImageItem
 from m3score.data.questions import Question
 from m3score.runs.executors.block_store import BlockStore, blocks_folder
 from m3score.runs.executors.ray_cluster import RayExecutor
@@ -152,7 +152,7 @@ def test_blocks_of_an_earlier_run_are_not_done_again(
 
 def test_block_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"1")
-    items = [FoundImage(str(tmp_path / "a.png"), "a.png"), FoundImage("b.png", "b.png", content=b"2")]
+    items = [ImageItem(str(tmp_path / "a.png"), "a.png"), ImageItem("b.png", "b.png", content=b"2")]
     done = BlockStore(tmp_path / "scores.csv", {"--question": None})
     name = done.name_of(items)
     assert not done.earlier(name, 2)
@@ -178,9 +178,9 @@ def test_block_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_inputs_arrive_as_they_were_sent() -> None:
     asked = Question("What?", answers=("a", "b"), options=("x",), metric=None)
     items = [
-        FoundImage("a\udcff.png", "a\udcff.png", original="b"),
-        FoundImage("c", "c", content=b"\0\xff", questions=(asked, Question("Who?"))),
-        FoundImage("d", "d", error="no such file"),
+        ImageItem("a\udcff.png", "a\udcff.png", original="b"),
+        ImageItem("c", "c", content=b"\0\xff", questions=(asked, Question("Who?"))),
+        ImageItem("d", "d", error="no such file"),
     ]
     assert unpack_items(pack_items(items)) == items
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from m3score.calibration.predictor.regressor import ScaleRegressor
-from m3score.routing.ensemble import Ensemble
 from m3score.routing.features.image import IMAGE_FEATURES, QUESTION_FEATURES
-from m3score.routing.gains import Gains, shrunk, steps_of
 from m3score.routing.predictor import Predictor, clip_predictions
 from m3score.routing.record import CalibrationRecord, QuestionRecord
+from m3score.routing.regression.ensemble import Ensemble
+from m3score.routing.regression.gains import Gains, shrunk, steps_of
 
 LADDER = (1, 9, 36, 144, 576)
 

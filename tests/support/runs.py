@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from m3score.runs.journal import journal_path
+from m3score.runs.resume.journal import journal_path
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from m3score.analysis.report.score_summary import Reservoir, Row
 from m3score.common.errors import M3ScoreError
-from m3score.routing import frontier as curves
+from m3score.routing.promises import frontier as curves
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from m3score.common.limits import Limits
 
 if TYPE_CHECKING:
-    from m3score.data.item import FoundImage
+    from m3score.data.item import ImageItem
     from m3score.scoring.base import Result, Scorer, ScorerOptions
 
-Stream: TypeAlias = "Callable[[Iterable[FoundImage]], Generator[Result, None, None]]"
+Stream: TypeAlias = "Callable[[Iterable[ImageItem]], Generator[Result, None, None]]"
 """One result per input, in order."""
 
 
@@ -83,7 +83,7 @@ class ScorerHandle(Protocol):
         """What its numbers depend on; see Scorer."""
 
     def stream_for(
-        self, out: Path | None, run: Mapping[str, Any], seen: Callable[[FoundImage], None], *, anew: bool
+        self, out: Path | None, run: Mapping[str, Any], seen: Callable[[ImageItem], None], *, anew: bool
     ) -> Stream:
         """What scores the inputs of a run.
 

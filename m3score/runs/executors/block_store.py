@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from m3score.common.errors import OutputError
-from m3score.data.item import FoundImage
-from m3score.runs.input_state import input_key
-from m3score.runs.journal import PathLike, keeps_journal
+from m3score.data.item import ImageItem
+from m3score.runs.resume.input_state import input_key
+from m3score.runs.resume.journal import PathLike, keeps_journal
 from m3score.tables.io import write_atomically
 
 
@@ -55,7 +55,7 @@ class BlockStore:
         except OSError as error:
             raise OutputError.of(error, self.folder) from error
 
-    def name_of(self, items: Sequence[FoundImage]) -> str:
+    def name_of(self, items: Sequence[ImageItem]) -> str:
         """The name of the block of these inputs, as they are now."""
         digest = hashlib.blake2b(self._run.encode(), digest_size=16)
         for item in items:

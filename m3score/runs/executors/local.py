@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from m3score.runs.executors.base import ScorerFacts, ScorerJob, Stream
 
 if TYPE_CHECKING:
-    from m3score.data.item import FoundImage
+    from m3score.data.item import ImageItem
     from m3score.scoring.base import Result
 
 
@@ -42,11 +42,11 @@ class LocalScorer:
         return self.scorer.identity()
 
     def stream_for(
-        self, out: Path | None, run: Mapping[str, Any], seen: Callable[[FoundImage], None], *, anew: bool
+        self, out: Path | None, run: Mapping[str, Any], seen: Callable[[ImageItem], None], *, anew: bool
     ) -> Stream:
         """See ScorerHandle."""
 
-        def stream(items: Iterable[FoundImage]) -> Generator[Result, None, None]:
+        def stream(items: Iterable[ImageItem]) -> Generator[Result, None, None]:
             yield from self.scorer.stream(items, limits=self.job.limits, workers=self.job.workers)
 
         return stream

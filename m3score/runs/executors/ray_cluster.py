@@ -28,7 +28,7 @@ from m3score.runs.executors.ray_worker import driver_env, facts_there, translate
 from m3score.scoring.base import Scored
 
 if TYPE_CHECKING:
-    from m3score.data.item import FoundImage
+    from m3score.data.item import ImageItem
 
 MEASURED_AT_ONCE = 256
 """Inputs in a block for a scorer that computes each by itself: half a second of a predictor's work, so that
@@ -142,7 +142,7 @@ class RemoteScorer:
         return self._job.identity or {}
 
     def stream_for(
-        self, out: Path | None, run: Mapping[str, Any], seen: Callable[[FoundImage], None], *, anew: bool
+        self, out: Path | None, run: Mapping[str, Any], seen: Callable[[ImageItem], None], *, anew: bool
     ) -> Stream:
         """See ScorerHandle. Finished blocks lie beside the output until the run is complete."""
         store = self._store = BlockStore(out, run, overwrite=anew)
@@ -159,7 +159,7 @@ class RemoteScorer:
             self._store.close()
 
     def _stream(
-        self, items: Iterable[FoundImage], store: BlockStore, seen: Callable[[FoundImage], None]
+        self, items: Iterable[ImageItem], store: BlockStore, seen: Callable[[ImageItem], None]
     ) -> Generator[Scored, None, None]:
         """Results in order, though blocks are finished in any."""
         blocks = _blocks(items, self.block)
@@ -186,7 +186,7 @@ class RemoteScorer:
                 yield from (Scored(**result) for result in results)
 
 
-def _blocks(items: Iterable[FoundImage], size: int) -> Iterator[list[FoundImage]]:
+def _blocks(items: Iterable[ImageItem], size: int) -> Iterator[list[ImageItem]]:
     found = iter(items)
     while block := list(islice(found, size)):
         yield block

@@ -22,7 +22,7 @@ from m3score.runs.executors.ray_worker import (
 )
 
 if TYPE_CHECKING:
-    from m3score.data.item import FoundImage
+    from m3score.data.item import ImageItem
     from m3score.runs.executors.base import ScorerJob
 
 BLOCKS_AHEAD = 2
@@ -62,7 +62,7 @@ class RayStream:
         self._actors: list[_Actor] = []
         self._failures = 0
 
-    def put(self, name: str, items: Sequence[FoundImage]) -> None:
+    def put(self, name: str, items: Sequence[ImageItem]) -> None:
         """A block of inputs, to be done by any actor."""
         if not self._actors:
             self._start()

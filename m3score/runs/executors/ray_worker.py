@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from m3score.common.errors import M3ScoreError
-from m3score.data.item import FoundImage
+from m3score.data.item import ImageItem
 from m3score.data.questions import Question
 from m3score.images import protocol
 from m3score.runs.executors.base import ScorerFacts, ScorerJob
@@ -108,7 +108,7 @@ def _plain(value: Any) -> Any:
 # ---- on the way -----------------------------------------------------------------------------------------
 
 
-def pack_items(items: Sequence[FoundImage]) -> bytes:
+def pack_items(items: Sequence[ImageItem]) -> bytes:
     """Inputs as bytes."""
     fields = [
         (
@@ -126,10 +126,10 @@ def pack_items(items: Sequence[FoundImage]) -> bytes:
     return pipe.getvalue()
 
 
-def unpack_items(data: bytes) -> list[FoundImage]:
+def unpack_items(data: bytes) -> list[ImageItem]:
     """The inputs that `pack_items` made bytes of."""
     return [
-        FoundImage(path, relative, error, content, tuple(map(_question, asked)), original)
+        ImageItem(path, relative, error, content, tuple(map(_question, asked)), original)
         for path, relative, error, content, asked, original in protocol.receive(io.BytesIO(data), len(data))
     ]
 

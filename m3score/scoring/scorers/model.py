@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
-from m3score.data.item import FoundImage
+from m3score.data.item import ImageItem
 from m3score.data.loader import QuestionBook, Questions
 from m3score.data.questions import Question, read_questions
 from m3score.models.base import LadderAnswerer
@@ -86,7 +86,7 @@ class ModelOptions(ScorerOptions):
         """Whether anything but the probe panel was asked for."""
         return bool(self.questions is not None or self.question)
 
-    def seen(self, item: FoundImage) -> None:
+    def seen(self, item: ImageItem) -> None:
         """See ScorerOptions: its questions are used, if not here."""
         with suppress(M3ScoreError):
             self.book.of(item.name, item.questions)
@@ -173,7 +173,7 @@ class ModelScorer:
         }
 
     def stream(
-        self, items: Iterable[FoundImage], *, limits: Limits, workers: int | None = None
+        self, items: Iterable[ImageItem], *, limits: Limits, workers: int | None = None
     ) -> Generator[RankedImage, None, None]:
         """See Scorer."""
         told = self.options

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
-from m3score.data.item import FoundImage
+from m3score.data.item import ImageItem
 from m3score.data.loader import Opened, QuestionBook, in_halves
 from m3score.models.base import LadderAnswerer
 from m3score.scoring.base import batches_within_blocks, open_batches
@@ -50,7 +50,7 @@ class RankedImage:
 
 
 def rank_stream(
-    found: Iterable[FoundImage],
+    found: Iterable[ImageItem],
     model: LadderAnswerer,
     questions: QuestionBook | None = None,
     *,

@@ -14,7 +14,7 @@ from PIL import Image
 
 from m3score.calibration.predictor.frontier import write_csv, write_png
 from m3score.common.errors import MissingExtraError
-from m3score.routing.frontier import (
+from m3score.routing.promises.frontier import (
     Curve,
     ceiling,
     fixed_scales,
@@ -27,7 +27,7 @@ from m3score.routing.frontier import (
     stays,
     upper_hull,
 )
-from m3score.routing.prices import Chances, levels, price_for
+from m3score.routing.regression.prices import SufficiencyCurve, levels, price_for
 
 LADDER = (1, 9, 36, 144, 576)
 SUFFICIENT = st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=30).map(np.array)
@@ -176,11 +176,11 @@ def test_priced_without_knowledge_is_random_mixing_and_with_it_leads():
     sufficient = monotone(needs)
     mix = mixing(sufficient, LADDER)
     blind = np.full(len(needs), 3.0)
-    curve = priced(Chances.of(blind, sufficient).at(blind), sufficient, LADDER)
+    curve = priced(SufficiencyCurve.of(blind, sufficient).at(blind), sufficient, LADDER)
     np.testing.assert_allclose(curve.accuracy, mix.at(curve.tokens))
     seeing = np.log(np.array([*LADDER, 576]))[needs] + np.random.default_rng(5).normal(0, 0.5, len(needs))
     half = np.arange(len(needs)) < 1000
-    chances = Chances.of(seeing[half], sufficient[half])
+    chances = SufficiencyCurve.of(seeing[half], sufficient[half])
     curve = priced(chances.at(seeing[~half]), sufficient[~half], LADDER)
     least, mean = lead(curve, mixing(sufficient[~half], LADDER))
     assert least > -0.01 and mean > 0.1
@@ -196,7 +196,7 @@ def test_priced_without_knowledge_is_random_mixing_and_with_it_leads():
 def test_chances_fall_with_the_prediction(sufficient: np.ndarray, seed: int):
     many = np.tile(sufficient, (8, 1))
     predictions = np.random.default_rng(seed).uniform(0, 6, len(many))
-    chances = Chances.of(predictions, many)
+    chances = SufficiencyCurve.of(predictions, many)
     assert (np.diff(chances.chance, axis=0) <= 1e-12).all()
     at = chances.at(predictions)
     assert at.shape == many.shape and ((at >= 0) & (at <= 1)).all()
@@ -209,11 +209,11 @@ def test_who_knows_the_gains_of_groups_is_never_below_random_mixing(
 ):
     """In-sample, and with the very shares of each group as what scales are worth to it."""
     group = np.random.default_rng(seed).integers(groups, size=len(sufficient))
-    worth = np.stack([sufficient[group == own].mean(axis=0) for own in group])
-    curve = priced(worth - worth[:, :1], sufficient, LADDER)  # only differences count
+    utility = np.stack([sufficient[group == own].mean(axis=0) for own in group])
+    curve = priced(utility - utility[:, :1], sufficient, LADDER)  # only differences count
     mix = mixing(sufficient, LADDER)
     assert (curve.accuracy >= mix.at(curve.tokens) - 1e-7).all()
     assert curve.accuracy[-1] >= sufficient.mean(axis=0).max() - 1e-7  # nobody pays for nothing
     for budget in (1, 9, 30, 200, 576):
-        price = price_for(budget, worth, LADDER)
-        assert np.array(LADDER)[levels(worth, price, LADDER)].mean() <= budget
+        price = price_for(budget, utility, LADDER)
+        assert np.array(LADDER)[levels(utility, price, LADDER)].mean() <= budget

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from m3score.common.errors import M3ScoreError
-from m3score.routing.ensemble import Ensemble
+from m3score.routing.regression.ensemble import Ensemble
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,14 +16,14 @@ from itertools import islice
 from typing import Any
 
 from m3score.common.errors import OutputError
-from m3score.data.discover import FoundImage
-from m3score.runs.external_sort import external_sort
-from m3score.runs.input_state import digest_of, has_changed, input_key, is_same
-from m3score.runs.journal import Journal, Record
+from m3score.data.discover import ImageItem
+from m3score.runs.resume.external_sort import external_sort
+from m3score.runs.resume.input_state import digest_of, has_changed, input_key, is_same
+from m3score.runs.resume.journal import Journal, Record
 
 HASHERS = 2
 _NOT_YET = -1
-_Waiting = tuple[int, FoundImage, dict[str, Any], "Future[str | None]"]
+_Waiting = tuple[int, ImageItem, dict[str, Any], "Future[str | None]"]
 
 
 class Collector:
@@ -38,7 +38,7 @@ class Collector:
     """
 
     def __init__(
-        self, journal: Journal, *, block: int = 1, on_skip: Callable[[FoundImage], None] | None = None
+        self, journal: Journal, *, block: int = 1, on_skip: Callable[[ImageItem], None] | None = None
     ) -> None:
         self.journal = journal
         self.block = block
@@ -49,10 +49,10 @@ class Collector:
         """Inputs that an earlier run did, and that are done again with the rest of their block."""
         self._places = array("q")
         self._waiting: deque[_Waiting] = deque()
-        self._changed: list[tuple[int, FoundImage]] = []
+        self._changed: list[tuple[int, ImageItem]] = []
         self._pool = ThreadPoolExecutor(HASHERS, thread_name_prefix="m3score-hash")
 
-    def to_do(self, found: Iterable[FoundImage]) -> Iterator[FoundImage]:
+    def to_do(self, found: Iterable[ImageItem]) -> Iterator[ImageItem]:
         """The inputs that no earlier run did. Every one of them has to be answered by `keep`, in order."""
         items = iter(found)
         while chunk := list(islice(items, self.block)):
@@ -69,7 +69,7 @@ class Collector:
                 self._places.append(_NOT_YET)
                 yield self._given(len(self._places) - 1, item, key)
 
-    def changed(self) -> Iterator[FoundImage]:
+    def changed(self) -> Iterator[ImageItem]:
         """Inputs that were replaced or deleted while they were worked on, to be done again, as in `to_do`."""
         again, self._changed = self._changed, []
         for number, item in again:
@@ -107,7 +107,7 @@ class Collector:
         """Stop hashing; the journal stays open."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _given(self, number: int, item: FoundImage, key: dict[str, Any]) -> FoundImage:
+    def _given(self, number: int, item: ImageItem, key: dict[str, Any]) -> ImageItem:
         self._waiting.append((number, replace(item, content=None), key, self._pool.submit(digest_of, key)))
         return item
 

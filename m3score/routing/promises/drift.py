@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from m3score.common.errors import M3ScoreError
-from m3score.routing.certify import p_below, regrets_at
 from m3score.routing.predictor import Predictor
+from m3score.routing.promises.certify import p_below, regrets_at
 from m3score.scoring.rules import required_tokens
 
 

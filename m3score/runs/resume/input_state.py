@@ -14,14 +14,14 @@ import stat
 from collections.abc import Mapping
 from typing import Any
 
-from m3score.data.discover import FoundImage
-from m3score.runs.journal import Status, status_of
+from m3score.data.discover import ImageItem
+from m3score.runs.resume.journal import Status, status_of
 
 LARGEST_HASHED = 1 << 28
 """Bytes; of larger files only size, times and inode count."""
 
 
-def input_key(item: FoundImage) -> dict[str, Any]:
+def input_key(item: ImageItem) -> dict[str, Any]:
     """What is known about an input without reading it: before it is opened, so that it is never too new."""
     key: dict[str, Any] = {"path": item.path}
     if item.questions:

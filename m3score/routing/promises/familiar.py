@@ -27,7 +27,7 @@ import numpy as np
 from m3score.common.errors import M3ScoreError
 
 _ROWS = 512
-"""Looked at together: what they take fits a processor's cache, or nearly."""
+"""FeatureResult at together: what they take fits a processor's cache, or nearly."""
 LEVEL = 0.05
 """Share of the pictures like the calibration's that may be taken for others: they cost tokens, no answers."""
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from m3score.routing.certify import route_levels
-from m3score.routing.prices import levels
+from m3score.routing.promises.certify import route_levels
+from m3score.routing.regression.prices import levels
 from m3score.scoring.rules import required_tokens
 
 POINTS = 400
@@ -135,17 +135,17 @@ def routed(
     return Curve(np.array([tokens for tokens, _ in found]), np.array([right for _, right in found]))
 
 
-def priced(worth: np.ndarray, sufficient: np.ndarray, ladder: Sequence[int]) -> Curve:
+def priced(utility: np.ndarray, sufficient: np.ndarray, ladder: Sequence[int]) -> Curve:
     """A router's frontier when tokens have a price (prices.py): every price, from none to too much.
 
     It ends where tokens are free, which need not be the finest scale: nobody spends what buys nothing.
 
     Args:
-        worth: (n, scales) what each scale is worth to each question, as prices.levels takes it.
+        utility: (n, scales) what each scale is worth to each question, as prices.levels takes it.
         sufficient: (n, scales) bool.
     """
     prices = [0.0, *np.geomspace(1e-4, 1e4, POINTS), 1e6]
-    chosen = (levels(worth, price, ladder) for price in reversed(prices))
+    chosen = (levels(utility, price, ladder) for price in reversed(prices))
     points = list(dict.fromkeys(outcome(level, sufficient, ladder) for level in chosen))
     return Curve(np.array([tokens for tokens, _ in points]), np.array([right for _, right in points]))
 
