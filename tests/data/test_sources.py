@@ -29,6 +29,7 @@ from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
 from m3score.data.discover import Columns, ImageItem, count_images, find_images
 from m3score.data.loader import QuestionBook, open_item
+from m3score.data.naming import make_names_unique
 from m3score.data.questions import Question
 from m3score.data.sources.hf_datasets import DataSet
 from tests.support.fakes import grey
