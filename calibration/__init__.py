@@ -1,1 +1,4 @@
-"""Making and judging M3 models: drawn images with known answers, the M3 objective, accuracy per scale."""
+"""Making and judging M3 models and predictors: drawings, training, benchmarks, calibration.
+
+Knows every room of m3score; none of them knows it.
+"""

@@ -28,18 +28,11 @@ class Sufficiency(StrEnum):
     consistent = "consistent"
 
 
-class Scorer(StrEnum):
-    """What makes scores: the model, a predictor of it, both (cascade), or one of
-    m3score.scoring.scorers.SCORERS."""
+class Promise(StrEnum):
+    """The values are those of m3score.routing.promises.certify.PROMISES."""
 
-    model = "model"
-    predictor = "predictor"
-    cascade = "cascade"
-    jpeg = "jpeg"
-    edges = "edges"
-    entropy = "entropy"
-    cat = "cat"
-    alit = "alit"
+    image = "image"
+    question = "question"
 
 
 class Engine(StrEnum):

@@ -8,13 +8,10 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from rich.console import Console
 from rich.markup import escape
-
-from m3score.common.errors import M3ScoreError
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -77,33 +74,11 @@ def load(
     with console.status(f"Loading {name} ..."):
         from transformers.utils import logging as transformers_logging
 
-        from m3score import load_model
+        from m3score.models.m3.model import load_model
 
         transformers_logging.disable_progress_bar()  # one bar per shard says less than the line above
         bits = cast('Literal["4bit", "8bit"] | None', quantize)  # load_model checks it
         return load_model(name, device=device, dtype=dtype, quantize=bits, revision=revision)
-
-
-def check_target(path: Path | None, format: str | None, *, overwrite: bool, out: Path | None = None) -> None:
-    """Complain about an output file now, not after hours of work.
-
-    `out` is the output of a run with a journal: what an unfinished run into it wrote may be replaced.
-    """
-    if path is None or str(path) == "-":
-        return
-    from m3score.tables.formats import format_for
-
-    format_for(path, format)
-    if path.is_dir():
-        raise M3ScoreError(f"{path}: is a folder; --out and --traces need a file name.")
-    if not path.parent.is_dir():
-        raise M3ScoreError(f"{path}: there is no folder {path.parent}.")
-    if not os.access(path.parent, os.W_OK):
-        raise M3ScoreError(f"{path}: no permission to write to the folder {path.parent}.")
-    from m3score.runs.journal import written_by_earlier_run
-
-    if path.is_file() and not overwrite and not written_by_earlier_run(out, path):
-        raise M3ScoreError(f"{path}: exists already; give --overwrite to replace it.")
 
 
 @contextmanager

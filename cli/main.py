@@ -6,6 +6,7 @@ A command's module is imported when the command is used: `m3score --help` needs 
 from __future__ import annotations
 
 import errno
+import io
 import sys
 from importlib import import_module
 from typing import Annotated, Any
@@ -41,6 +42,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says where there is no room for an output."""
 
 
+ASCII = ("ascii", "ansi_x3.4-1968", "us-ascii")
+
+
 class _Group(TyperGroup):
     """Loads commands when they are asked for. Turns the errors that users can mend into one line on stderr
     and exit code 2, or 4 where a disk is full."""
@@ -74,11 +78,23 @@ class _Group(TyperGroup):
             raise typer.Exit(CANNOT_WRITE if isinstance(error, OutputError) else USAGE) from None
 
 
+class _Command(TyperCommand):
+    """A command whose help names the scorers of installed packages too."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        for param in self.params:
+            if param.name == "scorer":
+                from m3score.scoring.registry import scorer_names
+
+                param.metavar = f"<{'|'.join(scorer_names())}>"
+        super().format_help(ctx, formatter)
+
+
 def load_command(name: str) -> Any:
     """The click command of this name, one of COMMANDS."""
     module = import_module(f"m3score.cli.commands.{name.replace('-', '_')}")
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    alone.command(name, epilog=module.EPILOG)(getattr(module, name.replace("-", "_")))
+    alone.command(name, cls=_Command, epilog=module.EPILOG)(getattr(module, name.replace("-", "_")))
     return get_command(alone)
 
 
@@ -114,6 +130,8 @@ def callback(
 
 def main() -> None:
     """Entry point of the `m3score` script."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() in ASCII:
+        sys.stdout.reconfigure(encoding="utf-8")  # as tables are, whatever the locale
     try:
         app(prog_name="m3score")
     except OSError as error:

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from m3score.cli.choices import Bits, Dtype, Engine, Features, Format, Rule, Scorer, Sufficiency
+from m3score.cli.choices import Bits, Dtype, Engine, Features, Format, Promise, Rule, Sufficiency
 from m3score.common.limits import MAX_EMBEDDED_BYTES, MAX_FILE_BYTES
 
-__all__ = ["Bits", "Dtype", "Engine", "Features", "Format", "Rule", "Scorer", "Sufficiency"]
+__all__ = ["Bits", "Dtype", "Engine", "Features", "Format", "Promise", "Rule", "Sufficiency"]
 """What options choose among is looked for here too."""
 
 MODEL = "Model"
@@ -19,7 +19,6 @@ TABLES = "Tables"
 OUTPUT = "Output"
 DATA_SET = "Data sets and parquet files"
 LIMITS = "Limits of one picture"
-SCORERS = "Other scorers"
 CLUSTER = "Cluster"
 
 Paths = Annotated[
@@ -164,59 +163,60 @@ SufficiencyOption = Annotated[
         "correct where a reference answer is known and consistent elsewhere.",
     ),
 ]
-BudgetOption = Annotated[
-    str | None,
+Traces = Annotated[
+    Path | None,
     typer.Option(
-        "--budget",
-        metavar="SHARE",
-        help="With --scorer cascade: the share of the images that the model is asked about.",
-        show_default="10%",
+        "--traces",
+        metavar="FILE",
+        help="Also write every answer at every scale; m3score rescore reads it.",
+        rich_help_panel=OUTPUT,
     ),
 ]
-MaxModelImages = Annotated[
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="Also write a page of the results (.html); needs --out. See m3score report.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+BatchSize = Annotated[
     int | None,
     typer.Option(
-        "--max-model-images", min=0, metavar="N", help="The same as a number of images.", show_default=False
+        "--batch-size",
+        min=1,
+        help="Images given to the model at once.",
+        show_default="32 on a GPU, else 8",
+        rich_help_panel=MODEL,
     ),
 ]
-CatLlm = Annotated[
-    str | None,
-    typer.Option(
-        "--cat-llm",
-        metavar="NAME",
-        help="The language model that rates descriptions: a hub id or a folder.",
-        rich_help_panel=SCORERS,
-    ),
+AskedOfAll = Annotated[
+    list[str] | None,
+    typer.Option("--question", metavar="TEXT", help="Ask this of every image. Repeatable."),
 ]
-CatPrompts = Annotated[
-    str | None,
+QuestionsFile = Annotated[
+    Path | None,
     typer.Option(
-        "--cat-prompts",
+        "--questions",
         metavar="FILE",
-        help="What is asked, and what ratings mean (.toml).",
-        show_default="the bundled cat.toml",
-        rich_help_panel=SCORERS,
+        help="csv or jsonl with the columns image and question, and maybe answers, options, metric: each "
+        "image is asked its own. Images are matched by the end of their path; those without a row fail, "
+        "unless --question says what to ask them.",
     ),
 ]
-AlitModel = Annotated[
-    str | None,
+CoarseAnswers = Annotated[
+    bool,
     typer.Option(
-        "--alit-model",
-        metavar="FOLDER",
-        help="A tokenizer that python -m m3score.calibration.training.alit wrote. "
-        "\\[default: a small bundled one]",
-        rich_help_panel=SCORERS,
+        "--answers/--no-answers",
+        help="Whether coarser scales' answers are decoded where they differ from the finest scale's. "
+        "Without: faster; they are empty in --traces then, and ground truths are not judged by.",
+        rich_help_panel=MODEL,
     ),
 ]
-AlitThreshold = Annotated[
-    float | None,
-    typer.Option(
-        "--alit-threshold",
-        metavar="SHARE",
-        help="The mean error per channel, of 1, that a rebuilt image has to stay under.",
-        show_default="the tokenizer's own",
-        rich_help_panel=SCORERS,
-    ),
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Stop after so many images.")]
+ProfileOption = Annotated[
+    bool, typer.Option("--profile", help="Say at the end where the time went.", rich_help_panel=OUTPUT)
 ]
 PredictorOption = Annotated[
     str,
@@ -250,6 +250,15 @@ Confidence = Annotated[
     float,
     typer.Option(
         "--confidence", metavar="SHARE", help="How sure that promise has to be.", rich_help_panel=ROUTING
+    ),
+]
+Per = Annotated[
+    Promise,
+    typer.Option(
+        "--per",
+        help="What the share is of. image: one question about each image. question: all questions, so that "
+        "images with many weigh more.",
+        rich_help_panel=ROUTING,
     ),
 ]
 Workers = Annotated[

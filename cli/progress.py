@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -18,6 +19,13 @@ from rich.progress import (
     TextColumn,
 )
 from rich.text import Text
+
+from m3score.cli.console import plain, sigterm_as_interrupt
+
+if TYPE_CHECKING:
+    from m3score.runs.engine import Outcome
+    from m3score.runs.request import Request
+    from m3score.scoring.base import Result
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -65,6 +73,12 @@ def progress(
         yield _lines(console)
 
 
+def repeat(advance: Callable[[], None], times: int) -> None:
+    """Call `advance` so many times: for what counts several images at once."""
+    for _ in range(times):
+        advance()
+
+
 def _bar(
     console: Console, count: Callable[[], int | None] | None, verb: str
 ) -> Iterator[Callable[..., None]]:
@@ -103,3 +117,53 @@ def _lines(console: Console) -> Callable[..., None]:
             console.print(f"{done:,} images, {speed_text((done - skipped) / (now - begun))}")
 
     return advance
+
+
+# ---- runs -----------------------------------------------------------------------------------------------
+
+
+def carry_out(
+    request: Request,
+    console: Console,
+    *,
+    engine: str = "local",
+    address: str | None = None,
+    num_gpus: float | None = None,
+) -> Outcome:
+    """A run, with its progress shown; SIGTERM interrupts it as Ctrl-C does.
+
+    Args:
+        request: what is wanted.
+        console: where to show it.
+        engine, address, num_gpus: see executor_of.
+    """
+    from m3score.runs.engine import executor_of, run
+
+    executor = executor_of(engine, address=address, num_gpus=num_gpus, workers=request.workers)
+    with sigterm_as_interrupt(), executor:
+        return run(request, executor, console_watcher(console))
+
+
+def console_watcher(console: Console) -> Any:
+    """A Watcher that shows a run on a console."""
+    from m3score.runs.progress import Watcher
+
+    class ConsoleWatcher(Watcher):
+        def __init__(self) -> None:
+            self._advance: Callable[..., None] = lambda worked=True: None
+
+        def preparing(self, what: str) -> AbstractContextManager[Any]:
+            return console.status(plain(what))
+
+        @contextmanager
+        def phase(self, name: str, count: Callable[[], int | None] | None) -> Iterator[None]:
+            with progress(console, count, name) as self._advance:
+                yield
+
+        def advance(self, result: Result | None) -> None:
+            self._advance(worked=result is not None)
+
+        def say(self, text: str) -> None:
+            console.print(plain(text))
+
+    return ConsoleWatcher()

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.bar import Bar
 from rich.console import Console
 from rich.table import Table
 
-from m3score.cli.console import plain
-from m3score.cli.extremes import show_extremes
+from m3score.cli.console import INTERRUPTED, SOME_FAILED, plain
+from m3score.cli.progress import speed_text
+from m3score.tables.schema import absent
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from m3score.common.profiling import Profile
+    from m3score.runs.engine import Outcome
     from m3score.runs.tally import Tally
 
 BAR_WIDTH = 32
@@ -30,18 +33,116 @@ def ladder_of(table: pd.DataFrame) -> tuple[int, ...]:
     return tuple(sorted(int(name[1]) for name in names if name))
 
 
-def show_summary(tally: Tally, console: Console, *, rule: str) -> None:
-    """Print how many images need how many tokens, the means, and the first failures.
+def show_outcome(outcome: Outcome, console: Console, *, rule: str, ranked: bool = True) -> None:
+    """Print what a run came to: how fast it was, then what its table holds.
 
-    `tally` has the counts and sums of a table of any length, and a few of its rows: `first` (the most complex
-    images), `last` (the simplest) and `failures`.
+    Args:
+        outcome: of the run.
+        console: where to.
+        rule: that required tokens follow.
+        ranked: whether the table is sorted by complexity.
     """
-    if tally.scored:
-        console.print(f"\nImages by visual tokens needed per grid (rule: {rule})")
-        console.print(_histogram(tally))
-        console.print(_means(tally))
+    tally, done = outcome.tally, "Ranked" if ranked else "Predicted"
+    verb = "Interrupted after" if outcome.interrupted else done
+    images, before = _count(tally.images, "image"), outcome.resumed
+    if before and outcome.passes == 1:
+        images += f", of which {before:,} were done before,"
+    speed = speed_text(outcome.made / max(outcome.seconds, 1e-9))
+    told = f"{verb} {images} in {outcome.seconds:.1f} s ({speed})"
+    if outcome.facts.label:
+        told += f" {plain(outcome.facts.label)}"
+    if before and outcome.passes > 1:
+        told += f"; {before:,} rows of both passes were done before"
+    console.print(f"{told}.")
+    if again := outcome.again:
+        images = f"{again:,} image{' was' if again == 1 else 's were'} done again"
+        group = f"with a group of {outcome.block} that was not finished"
+        console.print(f"{images}, {group}: so the numbers are those of an undisturbed run.")
+    show_skipped(outcome.skipped, console)
+    if outcome.notes:
+        console.print("\n" + "\n".join(map(plain, outcome.notes)))
+    show_summary(tally, console, rule=rule, ranked=ranked, means=not outcome.notes)
+
+
+def leave(outcome: Outcome, out: Path | None, console: Console) -> None:
+    """Say where the table is and how to go on; exit codes 130 and 3."""
+    if out is not None and str(out) != "-":
+        rows = "the rows so far to " if outcome.interrupted else ""
+        console.print(f"\nWrote {rows}{plain(out)}.")
+    if outcome.interrupted:
+        if outcome.journal is not None:
+            place = plain(outcome.journal)
+            console.print(f"The same command goes on from here: {place} knows what is done.")
+        raise typer.Exit(INTERRUPTED)
+    if outcome.tally.failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def show_summary(
+    tally: Tally, console: Console, *, rule: str, ranked: bool = True, means: bool = True
+) -> None:
+    """Print how many images need how many tokens, as far as the table tells, and the first failures.
+
+    Args:
+        tally: has the counts and sums of a table of any length, and a few of its rows: `first` (the most
+            complex images), `last` (the simplest) and `failures`.
+        console: where to.
+        rule: that required tokens follow.
+        ranked: whether the table is sorted by complexity.
+        means: whether the distribution and its means are wanted.
+    """
+    if tally.scored and means:
+        asked = tally.scored > tally.tokens[None] or not tally.predicted
+        if tally.ladder and asked:
+            console.print(f"\nImages by visual tokens needed per grid (rule: {rule})")
+            console.print(_histogram(tally))
+            console.print(_means(tally))
+        elif tally.predicted:
+            console.print("\nImages by predicted visual tokens per grid")
+            console.print(histogram([(str(tokens), tally.predicted[tokens]) for tokens in tally.ladder]))
+            mean = sum(tokens * count for tokens, count in tally.predicted.items()) / tally.scored
+            console.print(f"Mean {mean:.1f} of {tally.ladder[-1]} tokens.")
+        else:
+            console.print(f"\nMean complexity {tally.complexity_sum / tally.scored:.3f}.")
+    if tally.scored and ranked:
         show_extremes(tally.first, tally.last, console)
     show_failures(tally, console)
+
+
+def show_extremes(
+    complex_first: Sequence[Mapping[str, Any]], simple_last: Sequence[Mapping[str, Any]], console: Console
+) -> None:
+    """Print paths with their complexity and tokens; no image twice, however few there are.
+
+    Args:
+        complex_first: rows of a score table, the most complex one first.
+        simple_last: rows of the same table, the simplest one last.
+        console: where to.
+    """
+    seen = {row["path"] for row in complex_first}
+    others = [row for row in reversed(simple_last) if row["path"] not in seen]
+    for title, rows in (("Most complex", complex_first), ("Simplest", others)):
+        if rows:
+            console.print(f"\n{title}")
+            console.print(_scores(rows))
+
+
+def _scores(rows: Sequence[Mapping[str, Any]]) -> Table:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(justify="right", min_width=5, style="cyan")
+    grid.add_column(justify="right", min_width=9, style="dim")
+    grid.add_column(overflow="fold")
+    for row in rows:
+        grid.add_row(f"{row['complexity']:.3f}", _tokens(row), plain(row["path"]))
+    return grid
+
+
+def _tokens(row: Mapping[str, Any]) -> str:
+    """What it needs, where that is known: a predictor knows its own guess only."""
+    for column in ("required_tokens", "predicted_tokens"):
+        if (value := row.get(column)) is not None and not absent(value):
+            return f"{int(value)} token{'' if value == 1 else 's'}"
+    return "unsolved" if row.get("solved") is False else ""
 
 
 def show_failures(tally: Tally, console: Console) -> None:
@@ -86,11 +187,6 @@ def show_skipped(skipped: Mapping[str, int], console: Console) -> None:
         f"Skipped {_count(total, 'file')} that {'is no image' if total == 1 else 'are no images'}", end=""
     )
     console.print(f" ({plain(kinds)}{more}).")
-
-
-def suffix_of(path: str) -> str:
-    """What a skipped file is counted as."""
-    return os.path.splitext(path)[1].lower() or "no suffix"
 
 
 def _histogram(tally: Tally) -> Table:

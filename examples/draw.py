@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from m3score.calibration.drawings.canvas import COLOURS
-from m3score.calibration.drawings.drawn import draw
+from m3score.calibration.drawings.drawing import draw
 
 HERE = Path(__file__).parent
 TEXT = (
@@ -97,8 +97,8 @@ def main() -> None:
         "blurred_crowd": blurred_crowd(),
         "page_of_text": page_of_text(),
         "street_map": map_of_streets(),
-        "sign": draw(4, 15, "sign").image,
-        "small_sign": draw(4, 14, "sign").image,
+        "sign": draw(4, 13, "sign").image,
+        "small_sign": draw(4, 3, "sign").image,
         "bar_chart": draw(4, 3, "chart").image,
         "form": draw(4, 5, "page").image,
         "leaves": draw(4, 1, "scene").image,

@@ -5,7 +5,7 @@ import m3score
 model = m3score.load_model("m3-tiny")
 m3score.score("photo.jpg", model=model).required_tokens
 m3score.rank("photos/", model=model)          # a pandas.DataFrame, most complex first
-m3score.predict_scale("photo.jpg")            # foretold from the pixels, without running the model
+m3score.predict_scale("photo.jpg")            # predicted from the pixels, without running the model
 
 Names are imported on first use, so that importing m3score costs next to nothing and no torch.
 """
@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from m3score._version import __version__
     from m3score.analysis.select import select
     from m3score.common.errors import M3ScoreError
     from m3score.models.m3.model import load_model
@@ -23,10 +24,8 @@ if TYPE_CHECKING:
     from m3score.routing.predict import predict_complexity, predict_scale
     from m3score.routing.predictor import Predictor
     from m3score.routing.registry import load_predictor
-    from m3score.runs.ranking import rank
+    from m3score.runs.ranking import rank, rank_iter
     from m3score.scoring.oracle import score
-
-    __version__: str
 
 __all__ = [
     "M3ScoreError",
@@ -39,11 +38,13 @@ __all__ = [
     "predict_complexity",
     "predict_scale",
     "rank",
+    "rank_iter",
     "score",
     "select",
 ]
 
 _WHERE = {
+    "__version__": "m3score._version",
     "M3ScoreError": "m3score.common.errors",
     "Predictor": "m3score.routing.predictor",
     "load_model": "m3score.models.m3.model",
@@ -53,15 +54,14 @@ _WHERE = {
     "predict_complexity": "m3score.routing.predict",
     "predict_scale": "m3score.routing.predict",
     "rank": "m3score.runs.ranking",
+    "rank_iter": "m3score.runs.ranking",
     "score": "m3score.scoring.oracle",
     "select": "m3score.analysis.select",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        value = _version()
-    elif name in _WHERE:
+    if name in _WHERE:
         value = getattr(import_module(_WHERE[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -71,12 +71,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("m3score")
-    except PackageNotFoundError:  # a checkout that was not installed
-        return "0+unknown"

@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from m3score.calibration.drawings.drawn import draw
+from m3score.calibration.drawings.drawing import draw
 from tests.support.browser import NARROW, chromium, look, open_page
 
 DRAWINGS = 84
@@ -32,7 +32,7 @@ def draw_folder(folder: Path) -> Path:
         path = folder / drawing.kind / f"{drawing.kind}_{index:02}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         drawing.image.save(path)
-        for question in drawing.asked[:2]:
+        for question in drawing.questions[:2]:
             row = {"image": f"{drawing.kind}/{path.name}", "question": question.question}
             asked.append(json.dumps(row | {"answers": [question.answer], "metric": "exact_match"}))
     (folder / "sign" / "cut_off.png").write_bytes(b"\x89PNG\r\n\x1a\n")

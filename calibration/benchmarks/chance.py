@@ -1,22 +1,24 @@
-"""How much of an oracle is luck: five tries at a yes/no question succeed by chance.
+"""How much of an oracle is luck: one of five tries at a yes/no question may well be right by chance.
 
-The null is a model that knows nothing of an image but has the same habits of answering: its answers to a
-question, at all scales together, are judged by the references of other questions of the same answer type
-(same metric, same number of options; yes/no, numbers and texts apart). Answers stay together, so that scales
-which always say the same are not counted as several tries. What such a permutation gets right is the luck.
+The null model knows nothing about an image but answers in the same style: the answers to a question, at all
+scales together, are graded with the references of other questions of the same answer type (same metric, same
+number of options; yes/no, numbers and texts separately). The answers of all scales stay together, so that
+scales that always agree are not counted as several tries. The share that such a permutation gets right is
+luck.
 
-From it, chance-corrected figures, on the scale where 0 is luck and 1 is always right:
+The chance-corrected figures are on a scale where 0 is luck and 1 is always right:
 
     accuracy at one scale    k = (A - C) / (1 - C)
     oracle                   k + (1 - k) * p
 
-where A is the share of right answers, C what the permutation gets right, k is taken at the finest scale, and
-p is how often the coarser scales know what the finest gets wrong. For a question that the finest gets wrong
-let s be 1 if a coarser scale is right, and c the chance of that: what the coarser answers get right by the
-references of other questions that the finest's answer fails, too. If the coarser answers are luck, E[s] = c;
-if they know with probability p, E[s] = p + (1 - p) c. So p is the mean of (s - c) / (1 - c). Where c is
-almost 1 the term is 0: with two possible answers, any other answer than a wrong one is right, which proves
-nothing, so yes/no questions never gain from their coarser scales here. That is on the safe side.
+where A is the share of right answers, C is the share that the permutation gets right, k in the oracle is that
+of the finest scale, and p is how often the coarser scales know what the finest gets wrong. For a question
+that the finest scale gets wrong, let s be 1 if a coarser scale is right, and c the probability of that by
+chance: the share that the coarser answers get right among references which the finest answer fails as well.
+If the coarser answers are luck, E[s] = c; if they know with probability p, E[s] = p + (1 - p) c. So p is the
+mean of (s - c) / (1 - c). Where c is almost 1 the term is taken as 0: with two possible answers, the opposite
+of a wrong answer is right, which proves nothing. So yes/no questions never gain from coarser scales here,
+which errs on the safe side.
 """
 
 from __future__ import annotations
@@ -31,16 +33,16 @@ from m3score.data.metrics import choice, grade, yes_or_no
 from m3score.data.questions import Question
 
 PARTNERS = 24
-"""References of other questions that an answer is judged by, where there are too many to take them all."""
+"""References of other questions that an answer is graded with; sampled where there are more."""
 DRAWS = 64
-"""Draws of partners for a unit of several questions."""
+"""Samples of references for a unit of several questions."""
 NO_PROOF = 0.9
-"""From this chance on a right answer of a coarser scale says too little to be counted."""
+"""From this probability on, a coarser scale's right answer says too little to count."""
 
 
 @dataclass(frozen=True)
 class Luck:
-    """Of each unit (n of them): what a permutation of references gets right."""
+    """For each of n units: the share that a permutation of references gets right."""
 
     chance: np.ndarray
     """(n, scales): at each scale."""
@@ -57,34 +59,34 @@ def luck_of(
     right: np.ndarray,
     seed: int = 0,
 ) -> Luck:
-    """The luck in answers.
+    """Estimate how much of the right answers is luck.
 
     Args:
         questions: with their references, options and metric.
-        answers: of each question, one per scale, coarsest first.
-        units: what counts as one, as positions of questions: right if all of them are.
+        answers: per question, one answer per scale, coarsest first.
+        units: per unit, the positions of its questions; a unit is right if all of them are.
         right: bool (units, scales).
-        seed: of the partners that are drawn.
+        seed: of the sampled references.
     """
-    judge = _Judge(questions, answers, np.random.default_rng(seed))
+    grader = _Grader(questions, answers, np.random.default_rng(seed))
     scales = right.shape[1]
     chance, chance_any, gain = np.zeros((len(units), scales)), np.zeros(len(units)), np.zeros(len(units))
     for i, members in enumerate(units):
-        hits, weights = judge.alone(members[0]) if len(members) == 1 else judge.together(members)
+        hits, weights = grader.alone(members[0]) if len(members) == 1 else grader.together(members)
         total = weights.sum()
         if not total:
             continue
         chance[i] = weights @ hits / total
         chance_any[i] = weights @ hits.any(axis=1) / total
         if not right[i, -1]:
-            like = weights * ~hits[:, -1]  # partners whose references the finest answer fails as well
+            like = weights * ~hits[:, -1]  # references that the finest answer fails as well
             c = like @ hits.any(axis=1) / like.sum() if like.sum() else 1.0
             gain[i] = (float(right[i].any()) - c) / (1 - c) if c < NO_PROOF else 0.0
     return Luck(chance, chance_any, gain)
 
 
-class _Judge:
-    """Answers of each question, by the references of others of its type."""
+class _Grader:
+    """Grades answers with the references of other questions of the same type."""
 
     def __init__(
         self, questions: Sequence[Question], answers: Sequence[Sequence[str]], rng: np.random.Generator
@@ -99,8 +101,8 @@ class _Judge:
         self.known: dict[tuple[object, ...], bool] = {}
 
     def alone(self, q: int) -> tuple[np.ndarray, np.ndarray]:
-        """(hits (partners, scales), weights (partners,)): every kind of reference, or PARTNERS drawn."""
-        pool = self.lists[self.types[q]]  # its own references are no partner
+        """(hits (partners, scales), weights (partners,)): all other references, or PARTNERS samples."""
+        pool = self.lists[self.types[q]]  # its own references do not count
         weights = np.array([n - (refs == self.references[q]) for refs, n in pool], float)
         if len(pool) > PARTNERS:
             drawn = self.rng.choice(len(pool), PARTNERS, p=weights / weights.sum())
@@ -109,7 +111,7 @@ class _Judge:
         return hits.reshape(len(pool), -1), weights
 
     def together(self, members: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """As alone, for questions that have to be right together: DRAWS draws of a partner for each."""
+        """As `alone`, for questions that must all be right: DRAWS samples of references for each."""
         hits = np.ones((DRAWS, len(self.answers[members[0]])), bool)
         for q in members:
             pool = self.lists[self.types[q]]
@@ -131,7 +133,7 @@ class _Judge:
 
 
 def answer_type(question: Question) -> tuple[object, ...]:
-    """Questions of one type have answers that could be each other's."""
+    """A key that questions share if an answer to one could be an answer to the other."""
     if question.options:
         return question.metric, len(question.options)
     if all(yes_or_no(reference) is not None and len(reference) < 4 for reference in question.answers):
@@ -142,7 +144,7 @@ def answer_type(question: Question) -> tuple[object, ...]:
 
 
 def _references(question: Question) -> tuple[str, ...]:
-    """Of a multiple-choice question letters, which another question's options have as well."""
+    """The references; as letters for multiple choice, so that they fit other questions' options."""
     if not question.options or question.metric not in (None, "multiple_choice", "first_letter"):
         return question.answers
     places = sorted({choice(text, question.options) or 0 for text in question.answers})

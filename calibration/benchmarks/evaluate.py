@@ -1,6 +1,6 @@
 """Accuracy per scale: on benchmarks (tasks.py), and on drawn images that training never used.
 
-Works through the public face (anything with `answer_ladder`), so that what is judged is what users get.
+Uses the public interface (anything with `answer_ladder`), so that it measures what users get.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
-from m3score.calibration.benchmarks.judged import Judged, judge
+from m3score.calibration.benchmarks.results import BenchmarkResult, benchmark_result
 from m3score.calibration.benchmarks.task_data import TaskSource
-from m3score.calibration.drawings.drawn import Drawing, draw
-from m3score.calibration.drawings.wordings import Asked
+from m3score.calibration.drawings.drawing import Drawing, draw
+from m3score.calibration.drawings.questions import DrawnQuestion
 from m3score.calibration.predictor.collect import collect
 from m3score.data.metrics import grade
 from m3score.models.base import LadderAnswerer
-from m3score.runs.ranking import check_frames
 from m3score.scoring.rules import required_tokens
+from m3score.scoring.scorers.model_stream import check_frames
 
 if TYPE_CHECKING:
     import pandas as pd
 
 EVALUATION_SEED = 1_000_003
-"""Its stream of drawings is for judging only; recipes use small seeds."""
+"""Seed of the drawings that evaluation uses; recipes use small seeds."""
 READABLE = 40
-"""Letters of signs from this height (px) on are expected to be read."""
+"""A sign counts as readable from this letter height (px) on."""
 LARGE = 60
-"""Shapes from this diameter (px) on are large."""
+"""A shape counts as large from this diameter (px) on."""
 
 
 def evaluate_task(
@@ -46,22 +46,23 @@ def evaluate_task(
     progress: Callable[[int], None] | None = None,
     resamples: int = 1000,
     seed: int = 0,
-) -> Judged:
-    """Ask a model the questions of a benchmark at every scale, and judge it.
+) -> BenchmarkResult:
+    """Ask a model a benchmark's questions at every scale, and compute its figures.
 
     Args:
         source: the benchmark (task_data.load_task or load_own).
         model: anything that answers at every scale.
-        folder: where traces and features are kept: a collection (collect.py), which goes on where it stopped
-            and which predictors are calibrated on.
+        folder: for traces and features: a collection (collect.py), which resumes where it stopped and on
+        which
+            predictors can be calibrated.
         fingerprint: hash of the model's weights.
-        limit: only the first images.
+        limit: ask about the first images only.
         max_new_tokens: by default what the task says.
         resamples, seed: of the bootstrap.
         batch_size, workers, overwrite, progress: as in collect.
 
     Raises:
-        M3ScoreError: a folder that holds something else, or nothing was answered.
+        M3ScoreError: the folder holds something else, or no image was answered.
     """
     check_frames(source.frames, model)
     held = collect(
@@ -78,15 +79,15 @@ def evaluate_task(
     )
     kept = held.features()
     keys = dict(zip(kept["image"], kept["key"], strict=True))
-    return judge(held.traces(), source, limit=limit, keys=keys, resamples=resamples, seed=seed)
+    return benchmark_result(held.traces(), source, limit=limit, keys=keys, resamples=resamples, seed=seed)
 
 
 # ---- drawn images -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """One row per question and scale: task, question, reference, height, size, tokens, answer, correct."""
+class DrawnEvaluation:
+    """Answers about drawn images. One row per question and scale: see `_row` for the columns."""
 
     model: str
     seed: int
@@ -102,7 +103,7 @@ class Evaluation:
         return table
 
     def facts(self) -> dict[str, float]:
-        """The figures that the model card states beside the table."""
+        """Figures for the model card, beside the table."""
         finest = self.rows[self.rows.tokens == self.rows.tokens.max()]
         signs = finest[finest.task.isin(["word", "number"])]
         large = self.rows[(self.rows.task == "colour") & (self.rows["size"] >= LARGE)]
@@ -146,12 +147,12 @@ class Evaluation:
         return "\n".join(lines) + "\n"
 
 
-def held_out(seed: int = EVALUATION_SEED) -> Iterator[tuple[Drawing, Asked]]:
-    """Every question of a stream of drawings, endlessly."""
+def held_out(seed: int = EVALUATION_SEED) -> Iterator[tuple[Drawing, DrawnQuestion]]:
+    """All questions of an endless stream of drawings."""
     index = 0
     while True:
         drawing = draw(seed, index)
-        yield from ((drawing, asked) for asked in drawing.asked)
+        yield from ((drawing, question) for question in drawing.questions)
         index += 1
 
 
@@ -162,14 +163,14 @@ def evaluate_drawn(
     seed: int = EVALUATION_SEED,
     at_once: int = 64,
     progress: Any = None,
-) -> Evaluation:
-    """Ask a model at least `questions` questions about drawn images, at every scale.
+) -> DrawnEvaluation:
+    """Ask a model `questions` questions about drawn images, at every scale.
 
     Args:
         model: anything that answers at every scale.
         questions: how many (question, image) pairs.
         seed: the stream of drawings.
-        at_once: pairs handed to the model in one call.
+        at_once: pairs that the model gets in one call.
         progress: called with the number of questions answered since the last call.
     """
     import pandas as pd
@@ -179,34 +180,34 @@ def evaluate_drawn(
     number = 0
     while batch := list(islice(pairs, at_once)):
         images: list[Any] = []
-        grouped: list[list[Asked]] = []
-        for drawing, asked in batch:
+        grouped: list[list[DrawnQuestion]] = []
+        for drawing, question in batch:
             if images and images[-1] is drawing.image:
-                grouped[-1].append(asked)
+                grouped[-1].append(question)
             else:
                 images.append(drawing.image)
-                grouped.append([asked])
+                grouped.append([question])
         answered = model.answer_ladder(
-            images, [[asked.question for asked in group] for group in grouped], max_new_tokens=24
+            images, [[question.question for question in group] for group in grouped], max_new_tokens=24
         )
         for group, per_image in zip(grouped, answered, strict=True):
-            for asked, scales in zip(group, per_image, strict=True):
-                rows += [_row(number, asked, scale.tokens, scale.answer or "") for scale in scales]
+            for question, scales in zip(group, per_image, strict=True):
+                rows += [_row(number, question, scale.tokens, scale.answer or "") for scale in scales]
                 number += 1
         if progress:
             progress(len(batch))
-    return Evaluation(model.name, seed, pd.DataFrame(rows))
+    return DrawnEvaluation(model.name, seed, pd.DataFrame(rows))
 
 
-def _row(number: int, asked: Asked, tokens: int, answer: str) -> dict[str, Any]:
+def _row(number: int, question: DrawnQuestion, tokens: int, answer: str) -> dict[str, Any]:
     return {
         "number": number,
-        "task": asked.task,
-        "question": asked.question,
-        "reference": asked.answer,
-        "height": asked.detail.get("height"),
-        "size": asked.detail.get("size"),
+        "task": question.task,
+        "question": question.question,
+        "reference": question.answer,
+        "height": question.detail.get("height"),
+        "size": question.detail.get("size"),
         "tokens": tokens,
         "answer": answer,
-        "correct": grade("exact_match", answer, [asked.answer]).correct,
+        "correct": grade("exact_match", answer, [question.answer]).correct,
     }

@@ -1,21 +1,24 @@
-"""Benchmarks, declared as data: where their questions are, how they are asked and how answers are judged.
+"""Benchmarks, declared as data: where their questions are, how they are asked, how answers are graded.
 
-The declarations are in tasks.toml; here is what their fields mean, and how a row of a data set becomes a
-question. Knows rows, not files (task_data.py), and no models.
+The declarations are in tasks.toml. This module defines their fields, and makes a question of a row of a data
+set. Knows rows, no files (task_data.py) and no models.
 """
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
+from pydantic.dataclasses import dataclass
+
 from m3score.common.errors import M3ScoreError
+from m3score.common.schema import STRICT, List, checked
 from m3score.data.metrics import normalise
 from m3score.data.questions import Question, check_question
 from m3score.data.references import is_missing, read_options, read_texts
@@ -24,91 +27,91 @@ LETTER_SUFFIX = "\nAnswer with the option's letter from the given choices direct
 UNANSWERABLE = "unanswerable"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Task:
     """One benchmark. Names of columns are those of its data set."""
 
     name: str
     title: str
     metric: str
-    """A name in grading.METRICS."""
+    """A name in data.metrics.METRICS."""
     variant_of: str = ""
-    """A task of which this one is a variant: what is not said here is as there, and so is the data."""
+    """The task that this is a variant of: same data, and same values for fields that are not given."""
     hub: str = ""
-    """Id of the data set on the Hugging Face hub; empty where it has to be fetched by hand from `origin`."""
+    """Id of the data set on the Hugging Face hub; empty if it has to be downloaded by hand from `origin`."""
     hub_before: str = ""
-    """Where it was before: tried where `hub` can't be had."""
+    """Its former id, tried if `hub` can't be loaded."""
     config: str | None = None
     split: str = ""
-    file: tuple[str, ...] = ()
-    """Instead of a data set: sheets (csv, json, jsonl) in the folder --data-dir, or below as named."""
-    kinds: tuple[str, ...] = ()
-    """One name per sheet; it becomes the category of its questions."""
+    file: List[str] = ()
+    """Instead of a data set: sheets (csv, json, jsonl), as paths relative to --data-dir."""
+    kinds: List[str] = ()
+    """One name per sheet: the category of the sheet's questions."""
     origin: str = ""
 
     image: str = "image"
-    """Column of the image, or of a list of images of which the middle one is taken."""
-    more_images: tuple[str, ...] = ()
-    """Columns of further images: a question that has one of them is left out."""
+    """Column of the image, or of a list of images, of which the middle one is used."""
+    more_images: List[str] = ()
+    """Columns of further images; a question with any of them is left out."""
     image_config: str | None = None
-    """The images are a data set of their own: this configuration, with a column id, ..."""
+    """If the images are a data set of their own: its configuration, with a column `id`, ..."""
     image_id: str = ""
-    """... that this column of the questions names."""
+    """... and the column of the questions that holds such an id."""
     same_image: str | None = None
-    """Column whose equal values mean the same image: its questions are asked together."""
+    """Column that is equal for questions about the same image; these are asked together."""
     path: str = ""
-    """For videos: the file below the folder, with {fields}; its suffix may be missing."""
+    """For videos: the file, relative to the folder, with {columns}; its suffix may be missing."""
 
     question: str = "{question}"
     lead: str = ""
-    """Written before the question where its fields are not empty."""
+    """Written before the question if none of its columns is empty."""
     capitalise: bool = False
-    """Of the column `question`, first letter upper and the rest lower case, as lmms-eval does."""
-    options: str | tuple[str, ...] | None = None
-    """Column of the list of options, or one column for each."""
+    """Capitalise the column `question` (first letter upper, the rest lower case), as lmms-eval does."""
+    options: str | List[str] | None = None
+    """Column with the list of options, or one column per option."""
     options_lead: str = ""
     """Written between the question and the list of its options."""
     suffix: str = ""
     open_suffix: str | None = None
-    """Suffix and metric of the questions without options, where a data set has both kinds."""
+    """Suffix and metric of questions without options, if a data set has both kinds."""
     open_metric: str | None = None
 
     answers: str = "answer"
     answer_is: Literal["text", "index", "option"] = "text"
-    """What the column of answers holds: the text or letter, the option's position, or the option's text."""
+    """What the column of answers holds: text or a letter, the option's position, or the option's text."""
     lists_as_text: bool = False
-    """Lists of options and answers are texts such as "['a', 'b']"; elsewhere such a text is one answer."""
-    missing: tuple[str, ...] = ()
-    """Texts that the data set writes where a value is missing; no other text stands for a missing value."""
+    """Whether lists of options and answers are written as text, "['a', 'b']"; else that is one answer."""
+    missing: List[str] = ()
+    """Texts that the data set writes for a missing value; no other text counts as missing."""
     unanswerable: Literal["answer", "leave out"] = "answer"
-    """Questions that most annotators call unanswerable: an answer like any other, or left out."""
+    """What happens if most annotators say "unanswerable": it is an answer, or the row is left out."""
     headline: Literal["score", "f1"] = "score"
-    """Which figure stands for the task: the metric's mean, or the F1 of answering yes."""
+    """The task's main figure: the metric's mean, or the F1 of answering yes."""
     category: str | None = None
-    """Column by which scores are also broken down, where there is one."""
+    """Column by which scores are broken down as well."""
     unit: Literal["question", "all"] = "question"
-    """What counts as one: a question, or all questions of a group together, right if each of them is."""
+    """What counts as one unit: a question, or a group of questions, which is right if all of them are."""
     unit_of: str = ""
-    """Column that groups questions, its value taken modulo `unit_modulo`, or as `unit_pattern` finds it."""
+    """Column that groups questions: its value, modulo `unit_modulo`, or what `unit_pattern` finds in it."""
     unit_modulo: int | None = None
     unit_pattern: str | None = None
     max_new_tokens: int = 16
     note: str = ""
-    """What one has to know beside the figures."""
+    """What readers of the figures have to know."""
 
 
-@dataclass(frozen=True)
-class Asked:
-    """A question of a task, with what its scores are grouped by."""
+@dataclasses.dataclass(frozen=True)
+class TaskQuestion:
+    """A question of a benchmark, with the groups that its score belongs to."""
 
     question: Question
     category: str | None = None
     unit: str | None = None
-    """Questions with an equal unit count as one; None for one that counts by itself."""
+    """Questions with the same unit count as one; None: the question is a unit by itself."""
 
 
 class LeftOut(Exception):
-    """A row that is no question to be asked; its text says why, and is counted."""
+    """Raised for a row that is not asked; the message is the reason, under which such rows are counted."""
 
 
 @cache
@@ -119,19 +122,14 @@ def tasks() -> dict[str, Task]:
 
 
 def _task(name: str, entry: Mapping[str, Any]) -> Task:
-    unknown = set(entry) - {field.name for field in fields(Task)}
-    if unknown:
-        raise M3ScoreError(f"task {name}: unknown field {', '.join(sorted(unknown))}.")
-    values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()
-    }
+    values: dict[str, Any] = {"name": name, **entry}
     if isinstance(values.get("file"), str):
-        values["file"] = (values["file"],)
-    return Task(name=name, **values)
+        values["file"] = [values["file"]]
+    return checked(Task, values, f"task {name}")
 
 
 def find_task(name: str) -> Task:
-    """The benchmark of that name; M3ScoreError that lists the names for any other."""
+    """The benchmark of that name; M3ScoreError, with all names, if there is none."""
     try:
         return tasks()[name]
     except KeyError:
@@ -141,16 +139,16 @@ def find_task(name: str) -> Task:
         ) from None
 
 
-# ---- a row becomes a question ---------------------------------------------------------------------------
+# ---- from a row to a question ---------------------------------------------------------------------------
 
 
-def asked_of(task: Task, row: Mapping[str, Any]) -> Asked:
+def task_question(task: Task, row: Mapping[str, Any]) -> TaskQuestion:
     """The question of a row.
 
     Raises:
-        LeftOut: the row has no reference answer, several images, a gap among its options, or is unanswerable
-            and to be left out.
-        M3ScoreError: it lacks a column, or its answer does not fit its options.
+        LeftOut: the row has no reference answer, several images or a gap among its options, or is
+            unanswerable and to be left out.
+        M3ScoreError: a column is missing, or the answer is not among the options.
     """
     if any(row.get(column) is not None for column in task.more_images):
         raise LeftOut("several images")
@@ -168,21 +166,21 @@ def asked_of(task: Task, row: Mapping[str, Any]) -> Asked:
     question = Question(text, references, options, metric)
     check_question(question)
     category = row.get(task.category or "kind")
-    return Asked(question, None if _is_empty(task, category) else str(category), _unit(task, row))
+    return TaskQuestion(question, None if _is_empty(task, category) else str(category), _unit(task, row))
 
 
 def own_question(asked: Question, metric: str | None = None, suffix: str | None = None) -> Question:
-    """A question of a user's file as it is put to the model.
+    """A question of a user's file, as the model is asked it.
 
-    Word for word, but for a multiple-choice question that does not name its options (see names_options):
-    these are added, with the request for a letter. `suffix` ends the question instead of that request;
-    `metric` takes the place of its own.
+    The wording stays. Only a multiple-choice question that does not name its options (see names_options) gets
+    them appended, with a request for the letter. `suffix` replaces that request; `metric` replaces the
+    question's own.
     """
     text, ending = asked.question, suffix
     if asked.options and not names_options(text, asked.options):
         text += listed(asked.options)
         ending = LETTER_SUFFIX if suffix is None else suffix
-    question = replace(asked, question=text + (ending or ""), metric=metric or asked.metric)
+    question = dataclasses.replace(asked, question=text + (ending or ""), metric=metric or asked.metric)
     check_question(question)
     return question
 
@@ -202,7 +200,7 @@ def names_options(text: str, options: Sequence[str]) -> bool:
 
 
 def listed(options: Sequence[str]) -> str:
-    """The options as lines of "A. text", each after a line break; nothing for none."""
+    """The options as lines "A. text", each after a line break."""
     return "".join(f"\n{chr(65 + i)}. {text}" for i, text in enumerate(options))
 
 
@@ -227,7 +225,7 @@ def _text(task: Task, row: Mapping[str, Any]) -> str:
 
 
 def filled(template: str, values: Mapping[str, Any]) -> str:
-    """A template with its {columns} filled in; M3ScoreError for one that is not there."""
+    """A template with its {columns} filled in; M3ScoreError for a missing column."""
     return re.sub(r"{([\w-]+)}", lambda found: str(_value(values, found[1])), template)
 
 

@@ -1,4 +1,4 @@
-"""What lies behind drawn things, and pictures that are nothing but backdrop: noise, leaves, textures.
+"""Backgrounds of drawings, and painters of scenes that are nothing else: noise, leaves, textures.
 
 The structured ones follow the families that Baradad et al. 2021 (Learning to See by Looking at Noise,
 arXiv 2106.05963) found to teach features that carry over to photographs.
@@ -25,7 +25,7 @@ def any_colour(rng: np.random.Generator) -> tuple[int, int, int]:
 
 
 def shade(rng: np.random.Generator, colour: str, spread: int = 18) -> tuple[int, int, int]:
-    """A named colour, a little off, so that names cover neighbourhoods and not points."""
+    """A random shade of a named colour, so that a name covers a neighbourhood and not a point."""
     red, green, blue = np.clip(np.array(COLOURS[colour]) + rng.integers(-spread, spread + 1, 3), 0, 255)
     return int(red), int(green), int(blue)
 
@@ -94,7 +94,7 @@ BACKDROPS = (flat, gradient, noise, texture, clutter)
 
 
 def paint_backdrop(canvas: Canvas, *, plain: float = 0.4) -> np.ndarray:
-    """Fill the picture with a backdrop; returns its base colour (3,). `plain` is the chance of a flat one."""
+    """Fill the picture with a backdrop; returns its base colour (3,). `plain`: probability of a flat one."""
     rng = canvas.rng
     base = (
         np.array(any_colour(rng))
@@ -107,7 +107,7 @@ def paint_backdrop(canvas: Canvas, *, plain: float = 0.4) -> np.ndarray:
 
 
 def power_noise(canvas: Canvas) -> str:
-    """1/f^a noise, coloured: clouds for a large exponent, grit for a small one."""
+    """Coloured 1/f^a noise: clouds for a large exponent, grit for a small one. Returns its description."""
     rng = canvas.rng
     exponent = rng.uniform(0.4, 2.2)
     frequency = np.hypot(np.fft.fftfreq(168)[:, None], np.fft.rfftfreq(168)[None, :])
@@ -121,7 +121,7 @@ def power_noise(canvas: Canvas) -> str:
 
 
 def dead_leaves(canvas: Canvas) -> str:
-    """Occluding textured shapes of all sizes."""
+    """Textured shapes of all sizes that hide each other. Returns their description."""
     rng = canvas.rng
     paint_backdrop(canvas)
     draw = ImageDraw.Draw(canvas.image)
@@ -141,7 +141,7 @@ def dead_leaves(canvas: Canvas) -> str:
 
 
 def fractal(canvas: Canvas) -> str:
-    """A chaos-game attractor of a few random affine maps, plotted as points."""
+    """The attractor of a few random affine maps, plotted as points. Returns its description."""
     rng = canvas.rng
     base = paint_backdrop(canvas)
     maps = rng.uniform(-1, 1, (int(rng.integers(2, 5)), 2, 3))
@@ -161,13 +161,14 @@ def fractal(canvas: Canvas) -> str:
 
 
 def stripes(canvas: Canvas) -> str:
+    """Stripes, checks or waves all over the picture. Returns their description."""
     base = np.array(any_colour(canvas.rng), dtype=float)
     canvas.image = texture(canvas.rng, base)
     return "a texture"
 
 
 def regions(canvas: Canvas) -> tuple[str, int]:
-    """A plane cut into a few regions of clearly different colours, by nearest seeds. Returns its size."""
+    """A Voronoi diagram of up to six clearly different colours. Returns its description and their number."""
     rng = canvas.rng
     count = int(rng.integers(1, 7))
     names = [str(name) for name in rng.choice(COLOUR_NAMES, count, replace=False)]

@@ -1,8 +1,8 @@
-"""A 336x336 picture and, beside it, what was drawn in every 14x14 patch.
+"""A 336x336 picture, and a record of what was drawn in every 14x14 patch.
 
-Every element is drawn twice: on the picture, and on small class maps (4x4 cells a patch). The maps give
-the dense labels from which the vision tower of a small M3 learns to see, long before answers alone could
-teach it. Knows nothing about questions; drawn.py and its parts ask those.
+Every element is drawn twice: on the picture, and on small class maps (4x4 cells per patch). The maps give
+the dense labels that train the vision tower of a small M3, long before answers alone could teach it. Knows
+nothing about questions; the painters (shapes.py, text.py) ask those.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ COLOUR_NAMES = tuple(COLOURS)
 
 SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross")
 COLOURED = (*SHAPES, "bar", "region")
-"""Object kinds that are told apart by colour as well."""
+"""Object kinds that have a class per colour."""
 KEYS = ("NAME", "DATE", "TOTAL", "CITY", "CODE", "ITEM", "ROOM", "PAGE")
 PLAIN = ("board", "page", "line", "axis", "leaf", "clutter", *(f"key {key}" for key in KEYS))
 
@@ -65,7 +65,7 @@ def plain_class(kind: str) -> int:
 
 @lru_cache(maxsize=256)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    # Pillow's own typeface: the same outlines on every machine, so a seed draws the same picture everywhere.
+    # Pillow's own typeface: its outlines, and so the pictures, are the same on every machine.
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
         raise RuntimeError("Pillow was built without FreeType: drawn images need it.")
@@ -83,7 +83,7 @@ def _cap_size(height: int) -> int:
 
 @dataclass
 class Word:
-    """A rendered word: its mask and where each character begins and ends in it, in pixels."""
+    """A rendered word: its mask, and where each character begins and ends in it, in pixels."""
 
     text: str
     mask: Image.Image
@@ -114,7 +114,7 @@ def render_word(text: str, height: int, *, bold: int = 0, stretch: float = 1.0, 
 
 @dataclass
 class Canvas:
-    """One picture under the brush, with the class maps that say what lies where."""
+    """A picture being drawn, with the class maps that record what is where."""
 
     rng: np.random.Generator
     image: Image.Image = field(default_factory=lambda: Image.new("RGB", (SIZE, SIZE)))
@@ -129,7 +129,7 @@ class Canvas:
         getattr(ImageDraw.Draw(target), shape)(points, fill=label + 1)
 
     def write(self, word: Word, x: int, y: int, colour: tuple[int, ...], label: int | None = None) -> None:
-        """Paint a word; its characters go on the glyph map, or all of it on the object map as `label`."""
+        """Paint a word. It is marked on the glyph map, or with a `label` on the object map instead."""
         self.image.paste(tuple(colour), (x, y), word.mask)
         bottom = y + word.mask.height
         if label is not None:
@@ -145,7 +145,7 @@ class Canvas:
         return np.asarray(self.image)
 
     def labels(self) -> np.ndarray:
-        """What lies in each patch: (576, LABEL_WIDTH) uint8, coverage and statistics in 0..255."""
+        """What is in each patch: (576, LABEL_WIDTH) uint8, coverage and statistics from 0 to 255."""
         out = np.zeros((GRID * GRID, LABEL_WIDTH), np.uint8)
         _coverage(self.glyphs, out[:, :GLYPH_CLASSES])
         _coverage(self.objects, out[:, GLYPH_CLASSES : GLYPH_CLASSES + OBJECT_CLASSES])
@@ -168,7 +168,7 @@ def _coverage(classes: Image.Image, out: np.ndarray) -> None:
 
 
 def pixel_statistics(pixels: np.ndarray) -> np.ndarray:
-    """Per patch: mean red, green, blue; deviation; fine and middling texture. (576, 6) uint8."""
+    """Per patch: mean red, green, blue; deviation; fine and medium texture. (576, 6) uint8."""
     blocks = pixels.reshape(GRID, PATCH, GRID, PATCH, 3)
     mean = blocks.mean(axis=(1, 3), dtype=np.float32).reshape(-1, 3)
     grey = pixels.mean(axis=2, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Drawn pictures of things to count, name, find and compare: coloured shapes and bar charts."""
+"""Painters of things to count, name, find and compare: coloured shapes and bar charts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from m3score.calibration.drawings.canvas import (
     plain_class,
     render_word,
 )
-from m3score.calibration.drawings.wordings import Asked, wording
+from m3score.calibration.drawings.questions import DrawnQuestion, wording
 
 
 def _outline(kind: str, x: float, y: float, size: float) -> list[tuple[float, float]]:
@@ -90,7 +90,7 @@ def place_name(x: float, y: float) -> str:
 def _scatter(
     rng: np.random.Generator, count: int, smallest: float, largest: float
 ) -> list[tuple[float, float, float]]:
-    """Circles (x, y, radius) that don't touch."""
+    """Up to `count` circles (x, y, radius) in pixels that don't touch."""
     placed: list[tuple[float, float, float]] = []
     for _ in range(200):
         size = float(np.exp(rng.uniform(np.log(smallest), np.log(largest))))
@@ -110,10 +110,10 @@ def _plural(kind: str) -> str:
     return kind + ("es" if kind.endswith("s") else "s")
 
 
-def shapes(canvas: Canvas, every: bool = False) -> list[Asked]:
-    """One to six coloured shapes: how many, which colour, where, is there a ...
+def shapes(canvas: Canvas, ask_all: bool = False) -> list[DrawnQuestion]:
+    """One to six coloured shapes. Questions: how many, which colour, where, is there a ...
 
-    One shape is asked about, or with `every` each of them.
+    They are about one of the shapes, or with `ask_all` about each of them.
     """
     rng = canvas.rng
     base = paint_backdrop(canvas)
@@ -123,39 +123,46 @@ def shapes(canvas: Canvas, every: bool = False) -> list[Asked]:
     things = [_Thing(str(rng.choice(SHAPES)), str(rng.choice(visible)), *spot) for spot in spots]
     for thing in things:
         _stamp(canvas, thing)
-    asked = [Asked("count", wording(rng, "count"), str(len(things)))]
+    questions = [DrawnQuestion("count", wording(rng, "count"), str(len(things)))]
     chosen = [things[int(rng.integers(len(things)))]]
-    for thing in things if every else chosen:
-        asked += _about(rng, thing, things, visible)
+    for thing in things if ask_all else chosen:
+        questions += _about(rng, thing, things, visible)
     ordered = sorted(things, key=lambda thing: -thing.size)[:2]
-    told = " and ".join(_article(thing.name) for thing in ordered)
-    asked.append(
-        Asked("describe", wording(rng, "describe"), told if len(things) < 3 else f"{len(things)} shapes")
-    )
-    return asked
+    names = " and ".join(_article(thing.name) for thing in ordered)
+    description = names if len(things) < 3 else f"{len(things)} shapes"
+    questions.append(DrawnQuestion("describe", wording(rng, "describe"), description))
+    return questions
 
 
-def _about(rng: np.random.Generator, thing: _Thing, things: list[_Thing], visible: list[str]) -> list[Asked]:
-    """Questions about one of the things; what would be ambiguous is not asked."""
+def _about(
+    rng: np.random.Generator, thing: _Thing, things: list[_Thing], visible: list[str]
+) -> list[DrawnQuestion]:
+    """Questions about one of the things; ambiguous ones are left out."""
     alike = [other for other in things if other.kind == thing.kind]
     detail = {"size": 2 * thing.size}
-    asked = [Asked("count", wording(rng, "count kind", kinds=_plural(thing.kind)), str(len(alike)))]
+    questions = [
+        DrawnQuestion("count", wording(rng, "count kind", kinds=_plural(thing.kind)), str(len(alike)))
+    ]
     if len(alike) == 1:
-        asked.append(Asked("colour", wording(rng, "colour", kind=thing.kind), thing.colour, detail))
+        questions.append(
+            DrawnQuestion("colour", wording(rng, "colour", kind=thing.kind), thing.colour, detail)
+        )
     if sum(other.name == thing.name for other in things) == 1:
         place = place_name(thing.x, thing.y)
-        asked.append(Asked("place", wording(rng, "place", thing=thing.name), place, detail))
+        questions.append(DrawnQuestion("place", wording(rng, "place", thing=thing.name), place, detail))
     name = thing.name
     if rng.random() < 0.5:
         kind, colour = rng.choice(SHAPES), rng.choice(visible)
         name = f"{colour} {kind}"
     there = any(other.name == name for other in things)
-    asked.append(Asked("presence", wording(rng, "presence", thing=_article(name)), "yes" if there else "no"))
-    return asked
+    questions.append(
+        DrawnQuestion("presence", wording(rng, "presence", thing=_article(name)), "yes" if there else "no")
+    )
+    return questions
 
 
-def chart(canvas: Canvas, every: bool = False) -> list[Asked]:
-    """A bar chart with an axis from 0 to 10: the highest bar, the value of a bar (with `every`, of each)."""
+def chart(canvas: Canvas, ask_all: bool = False) -> list[DrawnQuestion]:
+    """A bar chart from 0 to 10. Questions: the highest bar, the value of one (`ask_all`: each)."""
     rng = canvas.rng
     paper = int(rng.integers(225, 256))
     canvas.image = Image.new("RGB", (SIZE, SIZE), (paper, paper, paper))
@@ -185,11 +192,11 @@ def chart(canvas: Canvas, every: bool = False) -> list[Asked]:
         draw.rectangle(box, fill=shade(rng, name))
         canvas.mark("objects", "rectangle", box, coloured_class("bar", name))
         canvas.centres.append((coloured_class("bar", name), x, bottom - value * unit + 1))
-    chosen = list(range(count)) if every else [int(rng.integers(count))]
+    chosen = list(range(count)) if ask_all else [int(rng.integers(count))]
     return [
-        Asked("highest", wording(rng, "highest"), names[int(np.argmax(values))]),
-        Asked("highest", wording(rng, "lowest"), names[int(np.argmin(values))]),
-        *(Asked("value", wording(rng, "value", colour=names[i]), str(values[i])) for i in chosen),
-        Asked("count", wording(rng, "count bars"), str(count)),
-        Asked("describe", wording(rng, "describe"), f"a bar chart with {count} bars"),
+        DrawnQuestion("highest", wording(rng, "highest"), names[int(np.argmax(values))]),
+        DrawnQuestion("highest", wording(rng, "lowest"), names[int(np.argmin(values))]),
+        *(DrawnQuestion("value", wording(rng, "value", colour=names[i]), str(values[i])) for i in chosen),
+        DrawnQuestion("count", wording(rng, "count bars"), str(count)),
+        DrawnQuestion("describe", wording(rng, "describe"), f"a bar chart with {count} bars"),
     ]

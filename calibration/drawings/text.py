@@ -1,4 +1,4 @@
-"""Drawn pictures that are read: signs, walls of words, pages."""
+"""Painters of text to read: signs, pictures full of words, pages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from PIL import ImageDraw
 
 from m3score.calibration.drawings.backdrops import any_colour, contrast, paint_backdrop
 from m3score.calibration.drawings.canvas import CHARS, KEYS, SIZE, Canvas, Word, plain_class, render_word
-from m3score.calibration.drawings.wordings import Asked, wording
+from m3score.calibration.drawings.questions import DrawnQuestion, wording
 
 # fmt: off
 WORDS = (
@@ -44,7 +44,7 @@ def _sign_word(rng: np.random.Generator, least: int = 8, most: int = 121) -> tup
     return kind, word, height
 
 
-def sign(canvas: Canvas, every: bool = False) -> list[Asked]:
+def sign(canvas: Canvas, ask_all: bool = False) -> list[DrawnQuestion]:
     """One sign with a word or a number, letters 8 to 120 px high."""
     rng = canvas.rng
     paint_backdrop(canvas)
@@ -67,13 +67,13 @@ def sign(canvas: Canvas, every: bool = False) -> list[Asked]:
     canvas.write(word, x, y, contrast(rng, board))
     detail = {"height": height}
     return [
-        Asked(kind, wording(rng, kind), word.text, detail),
-        Asked("describe", wording(rng, "describe"), f"a sign that says {word.text}", detail),
+        DrawnQuestion(kind, wording(rng, kind), word.text, detail),
+        DrawnQuestion("describe", wording(rng, "describe"), f"a sign that says {word.text}", detail),
     ]
 
 
-def words(canvas: Canvas, every: bool = False) -> list[Asked]:
-    """Words and random letters of many sizes all over the picture: dense labels for learning to read."""
+def words(canvas: Canvas, ask_all: bool = False) -> list[DrawnQuestion]:
+    """Words and random letters of many sizes all over the picture; its dense labels teach reading."""
     rng = canvas.rng
     paint_backdrop(canvas)
     plain = rng.random() < 0.5  # black on white, as most print is
@@ -103,11 +103,11 @@ def words(canvas: Canvas, every: bool = False) -> list[Asked]:
         ImageDraw.Draw(canvas.image).rectangle(box, fill=board)
         canvas.mark("objects", "rectangle", box, plain_class("board"))
         canvas.write(word, x, y, ink or contrast(rng, board))
-    return [Asked("describe", wording(rng, "describe"), f"{len(taken)} signs")]
+    return [DrawnQuestion("describe", wording(rng, "describe"), f"{len(taken)} signs")]
 
 
-def page(canvas: Canvas, every: bool = False) -> list[Asked]:
-    """A small document: key: value lines; read up to three fields, or with `every` all."""
+def page(canvas: Canvas, ask_all: bool = False) -> list[DrawnQuestion]:
+    """A small document of "key: value" lines. Questions about up to three fields, or with `ask_all` all."""
     rng = canvas.rng
     paint_backdrop(canvas)
     count = int(rng.integers(1, 7))
@@ -124,7 +124,7 @@ def page(canvas: Canvas, every: bool = False) -> list[Asked]:
     ImageDraw.Draw(canvas.image).rectangle(sheet, fill=(paper, paper, paper))
     canvas.mark("objects", "rectangle", sheet, plain_class("page"))
     ink = tuple(int(v) for v in rng.integers(0, 90, 3))
-    asked = []
+    questions = []
     for line, key in enumerate(rng.choice(KEYS, count, replace=False)):
         y = int(top + height * 0.7 + line * leading)
         label = render_word(f"{key}:", height)
@@ -134,9 +134,11 @@ def page(canvas: Canvas, every: bool = False) -> list[Asked]:
         value = render_word(text, height)
         if x + value.mask.width < SIZE:
             canvas.write(value, x, y, ink)
-            asked.append(Asked("field", wording(rng, "field", key=str(key)), text, {"height": height}))
-    order = [asked[i] for i in rng.permutation(len(asked))[: None if every else 3]]
+            questions.append(
+                DrawnQuestion("field", wording(rng, "field", key=str(key)), text, {"height": height})
+            )
+    order = [questions[i] for i in rng.permutation(len(questions))[: None if ask_all else 3]]
     return [
         *order,
-        Asked("describe", wording(rng, "describe"), f"a page with {count} line{'s' * (count > 1)}"),
+        DrawnQuestion("describe", wording(rng, "describe"), f"a page with {count} line{'s' * (count > 1)}"),
     ]

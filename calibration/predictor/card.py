@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from m3score.calibration.predictor.fit import DROPS, Fitted
-from m3score.calibration.predictor.judge import FORMS, Judged, Point, Verdict
+from m3score.calibration.predictor.judge import FORMS, Point, RouterEvaluation, Verdict
 from m3score.routing.predictor import Predictor
+from m3score.routing.promises.certify import PROMISES
+from m3score.routing.promises.familiar import LEVEL, fewest
 
 HOW = """\
 A question's *required tokens* are the fewest visual tokens per grid that suffice together with every finer
@@ -20,10 +22,12 @@ Unsolved questions (no scale suffices) are right-censored: left out of the fit (
 expected value beyond the finest scale ("impute", Schmee & Hahn 1979), whichever cross-validation prefers.
 *Regret* is the share of questions that the finest scale answers and the routed one does not; it bounds the
 loss of accuracy from above. Margins are certified by fixed-sequence testing with exact binomial p-values on
-calibration images that the fit never saw, one question per image. The promise holds for images and questions
-that are drawn as those were; `m3score check-predictor` tells whether that still is so.
+calibration images that the fit never saw. A promise *per image* is of one question about each image; one *per
+question* is of all questions alike, with images as the independent units, and is tested by betting
+(Waudby-Smith and Ramdas 2024). Promises hold for images and questions that are drawn as those were;
+`m3score check-predictor` tells whether that still is so.
 A *budget* promises nothing: tokens get a price at which the calibration images cost so many on the average,
-and each question the scale whose worth, less the price of its tokens, is best. What the step to each finer
+and each question the scale whose utility, less the price of its tokens, is best. What the step to each finer
 scale gains is learnt by a regressor of its own, and shrunk towards the mean gain by what it foresaw on the
 calibration images: a gain that is only noise is not paid for. Where that does not route the calibration
 images better, worth is the chance that a scale suffices, by prediction. The frontier is by price.
@@ -56,11 +60,13 @@ def write_card(fitted: Fitted, confidence: float, max_drop: float, notes: str = 
         + ", ".join(f"{count:,} to {name}" for name, count in data["split_images"].items()),
         "",
         *([notes.strip(), ""] if notes.strip() else []),
+        *([weak, ""] if (weak := fitted.verdicts[0].weakness(predictor.model)) else []),
         "## How",
         "",
         HOW,
         *_tried(fitted),
         *_certificates(predictor, sorted({max_drop, *DROPS, 0.1}), confidence),
+        *_familiar(predictor),
     ]
     for verdict in fitted.verdicts:
         lines += [f"## Result: {verdict.name}", "", *verdict_lines(verdict)]
@@ -93,19 +99,41 @@ def _tried(fitted: Fitted) -> list[str]:
 
 def _certificates(predictor: Predictor, drops: Sequence[float], confidence: float) -> list[str]:
     rows = []
+    asked = predictor.calibration.questions
     for form in FORMS[: 1 + (predictor.with_question is not None)]:
-        for drop in drops:
-            found = predictor.certificate(drop, confidence, with_question=form == FORMS[1])
-            tokens = "" if found.mean_tokens is None else f"{found.mean_tokens:.1f}"
-            rows.append(
-                [form, f"{drop:.0%}", "yes" if found.certified else f"no ({found.images_needed} needed)",
-                 f"{found.margin:+.2f}", f"{found.regret:.2%}", tokens]
-            )  # fmt: skip
+        for per in PROMISES if asked is not None else PROMISES[:1]:
+            for drop in drops:
+                found = predictor.certificate(drop, confidence, with_question=form == FORMS[1], per=per)
+                tokens = "" if found.mean_tokens is None else f"{found.mean_tokens:.1f}"
+                rows.append(
+                    [form, per, f"{drop:.0%}",
+                     "yes" if found.certified else f"no ({found.images_needed} needed)",
+                     f"{found.margin:+.2f}", f"{found.regret:.2%}", tokens]
+                )  # fmt: skip
     images = len(predictor.calibration.sufficient)
+    per_question = (
+        f", of which {len(asked.sufficient):,} questions count per question (for images with at most "
+        f"{asked.most} questions)"
+        if asked is not None
+        else "; promises per question need all of their questions, which this predictor does not hold"
+    )
     return [
-        f"Certified at confidence {confidence:.0%} on {images:,} calibration images:",
+        f"Certified at confidence {confidence:.0%} on {images:,} calibration images{per_question}:",
         "",
-        *_table(["form", "max drop", "certified", "margin, ln tokens", "regret", "mean tokens"], rows),
+        *_table(["form", "per", "max drop", "certified", "margin, ln tokens", "regret", "mean tokens"], rows),
+        "",
+    ]
+
+
+def _familiar(predictor: Predictor) -> list[str]:
+    if predictor.familiar is None:
+        return []
+    images = len(predictor.familiar.scores)
+    few = f" It takes {fewest()} calibration images to notice any." if images < fewest() else ""
+    return [
+        f"A picture whose features are unlike those of the calibration images (conformal p-value at most "
+        f"{LEVEL:g}, from {images:,} of them) gets the finest scale and is not certified: at most "
+        f"{LEVEL:.0%} of the pictures that are drawn as those were.{few}",
         "",
     ]
 
@@ -119,8 +147,10 @@ def verdict_lines(verdict: Verdict) -> list[str]:
         f"known answer; {verdict.solved:.1%} solved; {verdict.non_monotone:.1%} answered at some scale and "
         "not at a finer one.",
         "",
-        f"Accuracy of fixed scales: {fixed}. The oracle: {verdict.oracle[1]:.1%} at {verdict.oracle[0]:.1f} "
-        f"tokens of {finest} (unsolved questions at the coarsest scale).",
+        f"Accuracy of fixed scales: {fixed}. The oracle, which no router can beat (the fewest "
+        f"tokens that are right, the coarsest scale for the unsolved): {verdict.oracle[1]:.1%} at "
+        f"{verdict.oracle[0]:.1f} tokens of {finest}. Required tokens, right there and at every finer scale: "
+        f"{verdict.stays[1]:.1%} at {verdict.stays[0]:.1f}.",
         "",
     ]
     for form in verdict.forms:
@@ -135,7 +165,7 @@ def verdict_lines(verdict: Verdict) -> list[str]:
     return lines
 
 
-def _points(form: Judged, fixed: dict[int, float]) -> list[str]:
+def _points(form: RouterEvaluation, fixed: dict[int, float]) -> list[str]:
     head = ["route (margin)", "mean tokens", "saved", "accuracy, %", "against the finest (95 %)", "regret",
             "random mixing", "best fixed scale within", "size alone", "oracle", "gap closed"]  # fmt: skip
     return _table(head, [_point(point, fixed) for point in form.points])

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from m3score.calibration.predictor.sources import Drawn, Item, Source, VariedDrawings, key_of
+from m3score.calibration.predictor.sources import Drawn, Item, Source, VariedDrawings, split_key
 from m3score.common.errors import M3ScoreError, image_failure
 from m3score.data.loader import Opened, opened_ahead
 from m3score.images.decode import ImageSource
 from m3score.models.base import LadderAnswerer
 from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES, image_features
-from m3score.runs.ranking import BLOCK_BATCHES, RankedImage, images_at_once, rank_opened
+from m3score.scoring.base import BLOCK_BATCHES
+from m3score.scoring.scorers.model_stream import RankedImage, images_at_once, rank_opened
 from m3score.tables.io import TRACE_COLUMNS, read_traces, read_whole, write_traces, write_whole
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class _Looked:
 
     def open(self, prepare: Callable[[Any], Any] | None, pixels: bool) -> Opened:
         """In a worker: the image as the model wants it; with the key and, if wanted, the pixels' features."""
-        self.key = key_of(self.item.source, self.item.name)
+        self.key = split_key(self.item.source, self.item.name)
         opened = self.item.open()
         if opened.image is None:
             return opened

@@ -14,19 +14,22 @@ from typing import Any
 
 import numpy as np
 
-from m3score.calibration.predictor import frontier
-from m3score.calibration.predictor.judge import FORMS, Verdict, judge
-from m3score.calibration.predictor.labels import SHARES, SPLITS, Labels, spearman
+from m3score.calibration.predictor.familiarity import fit_familiarity
+from m3score.calibration.predictor.judge import FORMS, RANKED, Verdict, judge
+from m3score.calibration.predictor.labels import SHARES, SPLITS, Labels
+from m3score.calibration.predictor.regressor import UNSOLVED, ScaleRegressor
 from m3score.common.errors import M3ScoreError
+from m3score.common.statistics import spearman
 from m3score.data.questions import PROBE_PANEL
-from m3score.regressor import UNSOLVED, ScaleRegressor
-from m3score.routing.certify import margins as all_margins
-from m3score.routing.certify import route_levels
-from m3score.routing.ensemble import Ensemble
 from m3score.routing.features.image import QUESTION_FEATURES
-from m3score.routing.gains import Gains, over_coarsest, shrunk, steps_of
-from m3score.routing.predictor import CalibrationRecord, Predictor, clip_predictions
-from m3score.routing.prices import Chances
+from m3score.routing.predictor import Predictor, clip_predictions
+from m3score.routing.promises import frontier
+from m3score.routing.promises.certify import margins as all_margins
+from m3score.routing.promises.certify import route_levels
+from m3score.routing.record import CalibrationRecord, QuestionRecord
+from m3score.routing.regression.ensemble import Ensemble
+from m3score.routing.regression.gains import Gains, over_coarsest, shrunk, steps_of
+from m3score.routing.regression.prices import SufficiencyCurve
 
 CANDIDATES: dict[str, dict[str, Any]] = {
     "ridge": {"kind": "linear", "alpha": 10.0},
@@ -93,7 +96,9 @@ def fit_predictor(
     shares: Sequence[float] = SHARES,
     max_drop: float = 0.02,
     confidence: float = 0.95,
+    per: str = "image",
     tests: Mapping[str, Labels] | None = None,
+    facts: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Fitted:
     """Choose, fit, certify and judge.
@@ -104,9 +109,10 @@ def fit_predictor(
         feature_set, image_features: what the features are, and their names.
         seed: of the splits, of the questions drawn for calibration, and of the regressors.
         shares: of the images for fit, calibrate and test.
-        max_drop, confidence: whose margin is shown first in the verdicts; any other is certified later,
+        max_drop, confidence, per: whose margin is shown first in the verdicts; any other is certified later,
             without refitting.
         tests: further test sets by name, of images that are not among the labels.
+        facts: what else the file is to carry in Predictor.data, ready for JSON.
         progress: told what is being done.
 
     Raises:
@@ -136,7 +142,9 @@ def fit_predictor(
         sufficient=drawn.sufficient,
         gains_image_only=foreseen.get(FORMS[0]),
         gains_with_question=foreseen.get(FORMS[1]),
+        questions=_all_questions(ensembles, fit, calibrate, seed),
     )
+    say("what is familiar")
     predictor = Predictor(
         model=labels.model,
         fingerprint=fingerprint,
@@ -149,20 +157,43 @@ def fit_predictor(
         calibration=record,
         image_only_gains=gains.get(FORMS[0]),
         with_question_gains=gains.get(FORMS[1]),
-        data=_data(labels, parts, seed, shares, tried),
+        familiar=fit_familiarity(fit.one_per_image(seed).features, drawn.features, seed),
+        data={**_data(labels, parts, seed, shares, tried), **(facts or {})},
     )
     size = train(fit.size_features(), fit, CANDIDATES["trees, few"], seed)
     drops = [max_drop, *(drop for drop in DROPS if drop != max_drop)]
     verdicts = []
     for name, test in {"test split": parts["test"], **(tests or {})}.items():
         say(f"judging on {name}")
-        margins = {form: operating_points(predictor, form, calibrate, drops, confidence) for form in forms}
+        margins = {
+            form: operating_points(predictor, form, calibrate, drops, confidence, per) for form in forms
+        }
         predictions = {form: _predict(ensembles, form, test) for form in forms}
         sizes = clip_predictions(size.predict(test.size_features()), labels.ladder)
         budgets = {form: budget_prices(predictor, form) for form in forms}
-        worth = {form: worth_of(predictor, form, test) for form in forms}
-        verdicts.append(judge(name, test, predictions, margins, worth, sizes, budgets))
+        utility = {form: utility_of(predictor, form, test) for form in forms}
+        verdicts.append(judge(name, test, predictions, margins, utility, sizes, budgets))
     return Fitted(predictor, tried, verdicts, parts)
+
+
+def _all_questions(
+    ensembles: Mapping[str, Ensemble], fit: Labels, calibrate: Labels, seed: int
+) -> QuestionRecord:
+    """The questions of the calibration images, for promises per question.
+
+    The most about one image is that of the fit's images: it must not hang on the images that certify. Of a
+    calibration image with more, so many are drawn.
+    """
+    most = int(np.unique(fit.keys.astype(str), return_counts=True)[1].max())
+    kept = calibrate.at_most_per_image(most, seed)
+    _, image = np.unique(kept.keys.astype(str), return_inverse=True)
+    return QuestionRecord(
+        image=image.astype(np.int32),
+        most=most,
+        image_only=_predict(ensembles, FORMS[0], kept),
+        with_question=_predict(ensembles, FORMS[1], kept) if FORMS[1] in ensembles else None,
+        sufficient=kept.sufficient,
+    )
 
 
 def inputs(labels: Labels, form: str) -> np.ndarray:
@@ -200,16 +231,16 @@ def better_by_gains(gains: Gains, X: np.ndarray, predicted: np.ndarray, calibrat
         known, fresh = np.flatnonzero(image % 2 == half), np.flatnonzero(image % 2 != half)
         if not len(known) or not len(fresh):
             return False
-        chances = Chances.of(predicted[known], calibrate.sufficient[known]).at(predicted[fresh])
-        for i, worth in enumerate((learnt[fresh], chances)):
-            curve = frontier.priced(worth, calibrate.sufficient[fresh], calibrate.ladder)
+        chances = SufficiencyCurve.of(predicted[known], calibrate.sufficient[known]).at(predicted[fresh])
+        for i, utility in enumerate((learnt[fresh], chances)):
+            curve = frontier.priced(utility, calibrate.sufficient[fresh], calibrate.ladder)
             scores[i] += curve.log_mean(calibrate.ladder[0], calibrate.ladder[-1])
     return bool(scores[0] > scores[1])
 
 
-def worth_of(predictor: Predictor, form: str, labels: Labels) -> np.ndarray:
-    """(m, scales) what each scale is worth to each question, in one form."""
-    return predictor.worth(labels.features, labels.question_features() if form == FORMS[1] else None)
+def utility_of(predictor: Predictor, form: str, labels: Labels) -> np.ndarray:
+    """(m, scales) the utility of each scale to each question, in one form."""
+    return predictor.utility(labels.features, labels.question_features() if form == FORMS[1] else None)
 
 
 def compare(X: np.ndarray, labels: Labels, seed: int, say: Callable[[str], None], form: str) -> list[Tried]:
@@ -226,10 +257,10 @@ def compare(X: np.ndarray, labels: Labels, seed: int, say: Callable[[str], None]
         say(f"{form}: {name}, unsolved: {way}")
         found = Tried(name, way, 0.0, 0.0)
         predicted = _out_of_fold(X, labels, target, unsolved, found.options, seed)
-        chances = Chances.of(predicted, labels.sufficient).at(predicted)
+        chances = SufficiencyCurve.of(predicted, labels.sufficient).at(predicted)
         curve = frontier.priced(chances, labels.sufficient, labels.ladder)
         score = curve.log_mean(labels.ladder[0], labels.ladder[-1])
-        rank = spearman(predicted[~unsolved], target[~unsolved])
+        rank = float(spearman(predicted[~unsolved], target[~unsolved], RANKED))
         return replace(found, mean_accuracy=score, spearman=rank)
 
     results = [tried(name, UNSOLVED[0]) for name in CANDIDATES]
@@ -276,13 +307,18 @@ def _predict(ensembles: Mapping[str, Ensemble], form: str, labels: Labels) -> np
 
 
 def operating_points(
-    predictor: Predictor, form: str, calibrate: Labels, drops: Sequence[float], confidence: float
+    predictor: Predictor,
+    form: str,
+    calibrate: Labels,
+    drops: Sequence[float],
+    confidence: float,
+    per: str = "image",
 ) -> list[tuple[str, float, float | None]]:
     """(name, margin, promised max_drop): certified margins, the small-loss margin, and no margin at all."""
     asked = form == FORMS[1]
     points: list[tuple[str, float, float | None]] = []
     for drop in drops:
-        certificate = predictor.certificate(drop, confidence, with_question=asked)
+        certificate = predictor.certificate(drop, confidence, with_question=asked, per=per)
         name = f"certified {drop:.0%}" if certificate.certified else f"{drop:.0%}: none certified"
         points.append((name, certificate.margin, drop if certificate.certified else None))
     predicted = predictor.predict(calibrate.features, calibrate.question_features() if asked else None)

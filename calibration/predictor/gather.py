@@ -14,7 +14,7 @@ import numpy as np
 
 from m3score.calibration.predictor.collect import Collection, is_collection, open_collection, pixel_features
 from m3score.calibration.predictor.labels import Labels, join, label
-from m3score.calibration.predictor.sources import image_named, key_of, questions_named
+from m3score.calibration.predictor.sources import image_named, questions_named, split_key
 from m3score.common.errors import M3ScoreError
 from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES, map_images
 from m3score.tables.io import read_traces
@@ -91,7 +91,7 @@ def recomputed(asked: dict[str, list[str]], workers: int | None = None) -> Featu
     names = list(asked)
     sources = [image_named(name) for name in names]
     values = map_images(pixel_features, sources, workers)
-    keys = (key_of(source, name) for source, name in zip(sources, names, strict=True))
+    keys = (split_key(source, name) for source, name in zip(sources, names, strict=True))
     return {name: (key, value) for name, key, value in zip(names, keys, values, strict=True)}
 
 

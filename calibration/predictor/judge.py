@@ -1,24 +1,32 @@
 """How well a router does on labels that it never saw, always beside what it has to beat.
 
 Baselines at equal mean tokens: every fixed scale, the best random mixing of scales, a regressor that sees
-the image's size alone. Ceiling: the oracle. Knows predictions and labels; fits nothing.
+the image's size alone. Ceiling: the oracle (the fewest tokens that are right, whatever finer scales say).
+Knows predictions and labels; fits nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from m3score.calibration.predictor import frontier
-from m3score.calibration.predictor.frontier import Curve
-from m3score.calibration.predictor.labels import Labels, spearman
-from m3score.routing.certify import route_levels
-from m3score.routing.prices import levels
+from m3score.calibration.predictor.labels import Labels
+from m3score.common.statistics import spearman
+from m3score.routing.promises import frontier
+from m3score.routing.promises.certify import route_levels
+from m3score.routing.promises.frontier import Curve
+from m3score.routing.regression.prices import levels
 
 FIXED, MIXING, ORACLE, SIZE = "fixed scales", "random mixing", "oracle", "size alone"
+STAYS = "required tokens"
+WEAK = 0.2
+"""Accuracy of the finest scale below which "accuracy kept", a share of it, misleads."""
+RANKED = 10
+"""Solved questions below which a rank correlation says nothing."""
 FORMS = ("image only", "image and question")
 _DRAWS = 1000
 """Bootstrap draws of images for intervals."""
@@ -58,12 +66,12 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Judged:
+class RouterEvaluation:
     """One form of a router on one test set."""
 
     form: str
     spearman: float
-    """Rank correlation of predictions and required tokens, over the solved questions."""
+    """Rank correlation of predictions and required tokens, over the solved questions; NaN if undefined."""
     mean_accuracy: float
     """Mean accuracy over the frontier, the mean taken over ln(tokens)."""
     least_lead: float
@@ -73,7 +81,8 @@ class Judged:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
-        return {**asdict(self), "points": [point.to_dict() for point in self.points]}
+        rank = None if math.isnan(self.spearman) else self.spearman
+        return {**asdict(self), "spearman": rank, "points": [point.to_dict() for point in self.points]}
 
 
 @dataclass(frozen=True)
@@ -92,14 +101,36 @@ class Verdict:
     fixed: dict[int, float]
     """Accuracy of each fixed scale."""
     oracle: tuple[float, float]
-    """Mean tokens and accuracy of the oracle: required tokens, the coarsest scale for the unsolved."""
-    forms: tuple[Judged, ...]
+    """Mean tokens and accuracy of the ceiling: the first right scale, the coarsest for the unsolved."""
+    stays: tuple[float, float]
+    """The same of required tokens, which also have to hold at every finer scale: no ceiling."""
+    forms: tuple[RouterEvaluation, ...]
     curves: dict[str, Curve]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields, without the curves."""
         fields = {name: value for name, value in self.__dict__.items() if name not in ("forms", "curves")}
-        return {**fields, "oracle": list(self.oracle), "forms": [form.to_dict() for form in self.forms]}
+        return {
+            **fields,
+            "oracle": list(self.oracle),
+            "stays": list(self.stays),
+            "forms": [form.to_dict() for form in self.forms],
+        }
+
+    def weakness(self, model: str) -> str | None:
+        """A sentence where the model answers so little that shares of it say nothing."""
+        if not self.weak:
+            return None
+        finest = max(self.fixed)
+        return (
+            f"{model} answers {self.fixed[finest]:.1%} of the questions at {finest} tokens: too few for a "
+            "router to keep much. See whether questions, answers and metric fit the model before using it."
+        )
+
+    @property
+    def weak(self) -> bool:
+        """Whether the finest scale answers less than WEAK."""
+        return self.fixed[max(self.fixed)] < WEAK
 
     def marks(self) -> dict[str, tuple[float, float]]:
         """Certified points of the last form, for the picture."""
@@ -115,7 +146,7 @@ def judge(
     labels: Labels,
     predictions: Mapping[str, np.ndarray],
     margins: Mapping[str, Sequence[tuple[str, float, float | None]]],
-    worth: Mapping[str, np.ndarray],
+    utility: Mapping[str, np.ndarray],
     size: np.ndarray | None = None,
     budgets: Mapping[str, Sequence[tuple[str, float]]] | None = None,
 ) -> Verdict:
@@ -126,8 +157,8 @@ def judge(
         labels: of the test set.
         predictions: ln(tokens) of each form in FORMS.
         margins: of each form: (name, margin, the max_drop that is promised there or None).
-        worth: of each form, (m, scales) as Predictor.worth gives it: it makes the form's frontier, by price.
-            The frontier by margin is kept beside it.
+        utility: of each form, (m, scales) as Predictor.utility gives it: it makes the form's frontier, by
+            price. The frontier by margin is kept beside it.
         size: the size-alone regressor's predictions, where there is one.
         budgets: of each form, (name, price) of routes by price.
     """
@@ -135,27 +166,28 @@ def judge(
     curves = {
         FIXED: frontier.fixed_scales(sufficient, ladder),
         MIXING: frontier.mixing(sufficient, ladder),
-        ORACLE: frontier.oracle(sufficient, ladder),
+        ORACLE: frontier.ceiling(sufficient, ladder),
+        STAYS: frontier.stays(sufficient, ladder),
     }
     if size is not None:
         curves[SIZE] = frontier.routed(size, sufficient, ladder)
     target, unsolved = labels.targets()
     forms = []
     for form, predicted in predictions.items():
-        curve = curves[form] = frontier.priced(worth[form], sufficient, ladder)
+        curve = curves[form] = frontier.priced(utility[form], sufficient, ladder)
         curves[f"{form}, by margin"] = frontier.routed(predicted, sufficient, ladder)
         least, mean = frontier.lead(curve, curves[MIXING])
         forms.append(
-            Judged(
+            RouterEvaluation(
                 form=form,
-                spearman=spearman(predicted[~unsolved], target[~unsolved]),
+                spearman=float(spearman(predicted[~unsolved], target[~unsolved], RANKED)),
                 mean_accuracy=curve.log_mean(ladder[0], ladder[-1]),
                 least_lead=least,
                 mean_lead=mean,
                 points=(
                     *(_by_margin(labels, predicted, curves, *margin) for margin in margins[form]),
                     *(
-                        _point(labels, levels(worth[form], price, ladder), curves, called)
+                        _point(labels, levels(utility[form], price, ladder), curves, called)
                         for called, price in (budgets or {}).get(form, ())
                     ),
                 ),
@@ -171,6 +203,7 @@ def judge(
         non_monotone=float((sufficient[:, :-1] & ~sufficient[:, 1:]).any(axis=1).mean()),
         fixed={tokens: float(value) for tokens, value in zip(ladder, accuracy, strict=True)},
         oracle=(float(curves[ORACLE].tokens[-1]), float(curves[ORACLE].accuracy[-1])),
+        stays=(float(curves[STAYS].tokens[-1]), float(curves[STAYS].accuracy[-1])),
         forms=tuple(forms),
         curves=curves,
     )

@@ -6,7 +6,6 @@ Knows tables and numbers; knows no models and no regressors.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -96,13 +95,22 @@ class Labels:
 
     def one_per_image(self, seed: int = 0) -> Labels:
         """One question of each image, drawn by a seed and not by its answers: rows that are independent."""
+        return self.take(np.sort([drawn[0] for drawn in self._drawn(seed).values()]).astype(int))
+
+    def at_most_per_image(self, most: int, seed: int = 0) -> Labels:
+        """So many questions of each image at most, drawn alike; the rows of an image follow each other, and
+        images come in the order of their keys, which is none that answers know of."""
+        drawn = self._drawn(seed)
+        return self.take(np.array([i for key in sorted(drawn) for i in sorted(drawn[key][:most])], int))
+
+    def _drawn(self, seed: int) -> dict[str, list[int]]:
+        """Positions of each image's questions, in an order by lot."""
         met: dict[str, int] = {}
-        drawn: dict[str, tuple[float, int]] = {}
+        places: dict[str, list[tuple[float, int]]] = {}
         for i, key in enumerate(self.keys):
             met[key] = met.get(key, 0) + 1
-            place = (_place(f"{key}\0{met[key]}", seed), i)
-            drawn[key] = min(drawn.get(key, place), place)
-        return self.take(np.array(sorted(i for _, i in drawn.values()), int))
+            places.setdefault(key, []).append((_place(f"{key}\0{met[key]}", seed), i))
+        return {key: [i for _, i in sorted(found)] for key, found in places.items()}
 
 
 def _place(text: str, seed: int) -> float:
@@ -172,12 +180,3 @@ def join(parts: Sequence[Labels]) -> Labels:
         if isinstance(value, np.ndarray)
     }
     return Labels(first.model, first.ladder, **arrays, failed=sum(part.failed for part in parts))
-
-
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation, ties in the middle; NaN where either is constant."""
-    import pandas as pd
-
-    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return math.nan
-    return float(pd.Series(a).rank().corr(pd.Series(b).rank()))

@@ -14,10 +14,10 @@ from functools import partial
 from itertools import count, islice
 from typing import Any, Protocol
 
-from m3score.calibration.drawings.drawn import draw
-from m3score.calibration.drawings.varied import Varied, vary
+from m3score.calibration.drawings.drawing import draw
+from m3score.calibration.drawings.variations import VariedDrawing, vary
 from m3score.common.errors import M3ScoreError
-from m3score.data.discover import Columns, FoundImage, count_images, exists_somewhere, find_images
+from m3score.data.discover import Columns, ImageItem, count_images, exists_somewhere, find_images
 from m3score.data.loader import Opened, QuestionBook, open_item
 from m3score.data.questions import Question, default_questions, read_questions
 from m3score.data.sources.hf_datasets import DataSet, is_saved
@@ -78,13 +78,15 @@ class Drawn:
             name = f"{DRAWN}:{self.seed}/{index}"
             if name not in done:
                 drawing = draw(self.seed, index)
-                asked = tuple(Question(a.question, (a.answer,), metric="exact_match") for a in drawing.asked)
+                asked = tuple(
+                    Question(a.question, (a.answer,), metric="exact_match") for a in drawing.questions
+                )
                 yield Item(name, drawing.image, partial(Opened, name, drawing.image, asked))
 
 
 @dataclass(frozen=True)
 class VariedDrawings:
-    """The same stream as picture files of many sizes and shapes, most of them JPEGs; see varied.py."""
+    """The same stream as picture files of many sizes and shapes, most of them JPEGs; see variations.py."""
 
     seed: int
 
@@ -100,11 +102,11 @@ class VariedDrawings:
             name = f"{VARIED}:{self.seed}/{index}"
             if name not in done:
                 varied = vary(self.seed, index)
-                if varied.asked:
+                if varied.questions:
                     yield Item(name, varied.content, partial(self._open, name, varied))
 
-    def _open(self, name: str, varied: Varied) -> Opened:
-        asked = tuple(Question(a.question, (a.answer,), metric="exact_match") for a in varied.asked)
+    def _open(self, name: str, varied: VariedDrawing) -> Opened:
+        asked = tuple(Question(a.question, (a.answer,), metric="exact_match") for a in varied.questions)
         return Opened(name, open_image(varied.content), asked)
 
 
@@ -160,7 +162,7 @@ def _told_frames(frames: int | None) -> dict[str, int]:
 
 
 def _items(
-    found: Iterator[FoundImage],
+    found: Iterator[ImageItem],
     book: QuestionBook,
     frames: int | None,
     limit: int | None,
@@ -243,11 +245,11 @@ def questions_named(name: str) -> list[str] | None:
     """What a drawn image is asked, by its name in a trace; None for other images."""
     if match := _DRAWN.fullmatch(name):
         seed, index = int(match[2]), int(match[3])
-        return [a.question for a in (vary if match[1] == VARIED else draw)(seed, index).asked]
+        return [a.question for a in (vary if match[1] == VARIED else draw)(seed, index).questions]
     return None
 
 
-def key_of(item_source: ImageSource | None, name: str) -> str:
+def split_key(item_source: ImageSource | None, name: str) -> str:
     """What tells images apart when they are split: a hash of the file's bytes, so that copies stay together.
 
     Drawn images, and those that can't be read, go by their name.

@@ -1,10 +1,10 @@
-"""Train the small adaptive-length tokenizer (m3score/scoring/alit.py) on drawn pictures.
+"""Train the small adaptive-length tokenizer (m3score/scoring/scorers/alit_model.py) on drawn pictures.
 
     python -m m3score.calibration.training.alit --out runs/alit-tiny --minutes 30
 
-The loss is the mean absolute error, at two rounds drawn for every batch, so that every round learns to be the
-last. Every other picture is of the natural-looking kind (clouds, leaves, fractals): photographs are more like
-those than like signs. A run that was cut off goes on from OUT/unfinished.safetensors.
+The loss is the mean absolute error after two rounds that are chosen at random for every batch, so that every
+round learns to be the last. Every other picture is natural-looking (clouds, leaves, fractals), because
+photographs resemble those more than signs. An interrupted run resumes from OUT/unfinished.safetensors.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from m3score.calibration.drawings.drawn import draw
+from m3score.calibration.drawings.drawing import draw
 from m3score.common.errors import M3ScoreError
-from m3score.scoring.alit import AlitModel, AlitSettings, as_pixels
+from m3score.scoring.scorers.alit_model import AlitModel, AlitSettings, as_pixels
 
 UNSEEN = 1_000_003
-"""Added to the seed: the stream of drawings that the threshold and the card's figures are from."""
+"""Added to the seed for the drawings on which the threshold is chosen and the card's figures measured."""
 UNFINISHED = "unfinished.safetensors"
 SAVE_SECONDS = 60
 
@@ -46,7 +46,10 @@ def drawings(seed: int, count: int, side: int, advance: Callable[[], object] | N
 
 
 def varied(pool: torch.Tensor, size: int, side: int, random: torch.Generator) -> torch.Tensor:
-    """A batch of the pool, each at a place of its own, mirrored and its colours exchanged at random."""
+    """A batch of the pool, randomly cropped, mirrored and with exchanged colour channels.
+
+    pool: uint8 (n, 3, height, width) -> float32 (size, 3, side, side) in [0, 1].
+    """
     chosen = torch.randint(len(pool), (size,), generator=random)
     room = pool.shape[-1] - side + 1
     batch = []
@@ -60,12 +63,12 @@ def varied(pool: torch.Tensor, size: int, side: int, random: torch.Generator) ->
 
 @dataclass
 class Run:
-    """A training under way; `save` and `load` keep all that the next step depends on."""
+    """The state of a training run; `save` and `load` keep everything that the next step depends on."""
 
     model: AlitModel
     optimizer: torch.optim.Optimizer
     random: torch.Generator
-    told: dict[str, str]
+    options: dict[str, str]
     """What the run was started with."""
     step: int = 0
     spent: float = 0.0
@@ -79,13 +82,13 @@ class Run:
         tensors["random"] = self.random.get_state()
         tensors["clock"] = torch.tensor([self.step, self.spent], dtype=torch.float64)
         partly = file.with_suffix(".partial")
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partly, self.told)
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partly, self.options)
         partly.replace(file)
 
     def load(self, file: Path) -> None:
-        """M3ScoreError where the file is of another run."""
+        """Restore a saved state; M3ScoreError if it is of a run with other options."""
         with safe_open(file, "pt") as stored:
-            if stored.metadata() != self.told:
+            if stored.metadata() != self.options:
                 raise M3ScoreError(f"{file} is of a run with other options: give another --out.")
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         self.model.load_state_dict({name: tensors[f"model.{name}"] for name in self.model.state_dict()})
@@ -113,16 +116,16 @@ def train(
     folder: Path | None = None,
     bar: Progress | None = None,
 ) -> tuple[AlitModel, dict[str, Any]]:
-    """A tokenizer, and what is known of its training.
+    """Train a tokenizer; returns it with the facts of its training.
 
     Args:
-        settings: of the tokenizer; the threshold is chosen here.
+        settings: of the tokenizer; its threshold is chosen here.
         seed: of weights, drawings and batches.
-        pool: how many pictures are drawn.
-        seconds, steps: training ends when either is reached; the learning rate follows the nearer one.
-        unseen: how many other drawings the threshold is chosen on.
-        folder: where the unfinished run is kept, and gone on with.
-        bar: shows how far it is.
+        pool: how many pictures to draw.
+        seconds, steps: training ends when either is reached; the learning rate falls towards the nearer one.
+        unseen: how many further drawings the threshold is chosen on.
+        folder: where the unfinished run is saved, and resumed from.
+        bar: progress bar.
 
     Raises:
         M3ScoreError: `folder` holds a run with other settings.
@@ -130,12 +133,12 @@ def train(
     torch.manual_seed(seed)
     model = AlitModel(settings)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
-    told = {**asdict(settings), "seed": seed, "pool": pool, "batch_size": batch_size}
+    options = {**asdict(settings), "seed": seed, "pool": pool, "batch_size": batch_size}
     run = Run(
         model,
         optimizer,
         torch.Generator().manual_seed(seed),
-        {key: str(value) for key, value in told.items()},
+        {key: str(value) for key, value in options.items()},
     )
     unfinished = None if folder is None else folder / UNFINISHED
     if unfinished is not None and unfinished.is_file():
@@ -172,7 +175,7 @@ def train(
 
 
 def _loss(model: AlitModel, images: torch.Tensor, random: torch.Generator) -> torch.Tensor:
-    """The mean error of a batch after two rounds."""
+    """The mean error of a batch over two random rounds."""
     last = int(torch.randint(model.settings.rounds, (), generator=random))
     early = int(torch.randint(last + 1, (), generator=random))
     losses = []
@@ -185,10 +188,11 @@ def _loss(model: AlitModel, images: torch.Tensor, random: torch.Generator) -> to
 
 
 def with_threshold(model: AlitModel, unseen: torch.Tensor) -> dict[int, float]:
-    """Choose the threshold on unseen drawings, by the natural-looking ones among them (every other one).
+    """Choose the threshold on unseen drawings, and set it in the model.
 
-    Of all thousandths it is the one at which two of them most rarely take the same number of tokens.
-    Returns the mean errors of all by tokens; at 0 that of the plain mean colour.
+    Of all thousandths below 0.5 it is the one at which two natural-looking drawings (every other one) most
+    rarely take the same number of tokens. Returns the mean errors of all drawings by tokens; at 0, that of
+    the plain mean colour.
     """
     errors = torch.cat([model.errors(part) for part in unseen.split(32)])
     counts = (0, *model.settings.counts)
@@ -199,7 +203,7 @@ def with_threshold(model: AlitModel, unseen: torch.Tensor) -> dict[int, float]:
 
 
 def _ties(errors: torch.Tensor, threshold: float) -> float:
-    """How likely two pictures take the same number of tokens: errors as of AlitModel.errors -> 0 to 1."""
+    """The probability that two pictures take the same number of tokens; errors as from AlitModel.errors."""
     under = errors < threshold
     rounds = torch.where(under.any(1), under.float().argmax(1).clamp(min=1), errors.shape[1])
     return (torch.bincount(rounds) / len(errors)).square().sum().item()

@@ -10,6 +10,7 @@ import typer
 
 from m3score.cli import options
 from m3score.cli.console import load, plain, set_up
+from m3score.cli.scorer_options import as_utf8
 from m3score.common.errors import M3ScoreError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def ask(
     """Ask about an image with few visual tokens, or compare the answers at every scale."""
     from m3score.images.sandbox import open_visual
     from m3score.images.video import Frames
-    from m3score.runs.ranking import check_frames
+    from m3score.scoring.scorers.model_stream import check_frames
 
     if every and tokens is not None:
         raise M3ScoreError("--tokens and --all exclude each other.")
@@ -65,6 +66,7 @@ def ask(
         raise M3ScoreError("--answer, --metric and --json need --all.")
     if metric and not answer:
         raise M3ScoreError("--metric needs --answer.")
+    question, answer = as_utf8(question), [*map(as_utf8, answer or ())]
     console = set_up(quiet=quiet, verbose=verbose)
     opened = open_visual(image, frames)
     answerer = load(model, device=device, dtype=dtype, quantize=quantize, revision=revision, console=console)
@@ -87,7 +89,7 @@ def ask(
         for row in rows:
             typer.echo(json.dumps(row.to_dict(), ensure_ascii=False))
     else:
-        _show(rows, answer or [])
+        _show(rows, answer)
 
 
 def _show(rows: Sequence[TraceRow], references: Sequence[str]) -> None:

@@ -71,8 +71,8 @@ def check_predictor(
     """Has the traffic drifted away from what the predictor was calibrated on? Yes or no, with the p-value."""
     console = set_up(quiet=quiet, verbose=verbose)
     from m3score.calibration.predictor.gather import labels_of_traces
-    from m3score.routing.drift import check_drift
     from m3score.routing.predict import load_predictor
+    from m3score.routing.promises.drift import check_drift
 
     loaded = load_predictor(predictor)
     judged_by = sufficiency or loaded.data.get("sufficiency", "auto")
@@ -119,10 +119,10 @@ def _report(
     name: str,
     console: Console,
 ) -> None:
+    from m3score.calibration.predictor.calibrate import write_frontiers
     from m3score.calibration.predictor.card import verdict_lines
-    from m3score.calibration.predictor.fit import budget_prices, worth_of
+    from m3score.calibration.predictor.fit import budget_prices, utility_of
     from m3score.calibration.predictor.judge import FORMS, judge
-    from m3score.cli.calibrating import write_frontiers
     from m3score.tables.io import write_whole
 
     forms = FORMS if predictor.with_question is not None else FORMS[:1]
@@ -133,11 +133,13 @@ def _report(
         promised = max_drop if found.certified else None
         margins[form] = [(label, found.margin, promised), ("no margin", 0.0, None)]
     predictions = {form: _predictions(predictor, labels, form == FORMS[1]) for form in forms}
-    worth = {form: worth_of(predictor, form, labels) for form in forms}
+    utility = {form: utility_of(predictor, form, labels) for form in forms}
     budgets = {form: budget_prices(predictor, form) for form in forms}
-    verdict = judge(name, labels, predictions, margins, worth, budgets=budgets)
+    verdict = judge(name, labels, predictions, margins, utility, budgets=budgets)
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"# {predictor.model} on {name}", "", *verdict_lines(verdict)]
     write_whole(folder / "report.md", ("\n".join(lines).rstrip() + "\n").encode())
-    write_frontiers([verdict], folder, f"{predictor.model}: accuracy kept against visual tokens", console)
+    title = f"{predictor.model}: accuracy against visual tokens"
+    if missing := write_frontiers([verdict], folder, title):
+        console.print(f"[yellow]{plain(missing)}[/]")
     console.print(f"Wrote {plain(folder)}.")

@@ -89,13 +89,13 @@ def demo(
 
 def draw_examples(folder: Path) -> list[tuple[str, str]]:
     """Drawings on which an answer depends on the scale: (path, question)."""
-    from m3score.calibration.drawings.drawn import draw
+    from m3score.calibration.drawings.drawing import draw
 
     examples = []
     for kind, index in _DRAWN:
         drawing = draw(SEED, index, kind)
         path = folder / f"{kind}-{index}.png"
         drawing.image.save(path)
-        question = drawing.asked[0].question.split(" Answer the question")[0]
+        question = drawing.questions[0].question.split(" Answer the question")[0]
         examples.append((str(path), question))
     return examples

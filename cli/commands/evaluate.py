@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from m3score.cli import options
 from m3score.cli.console import INTERRUPTED, SOME_FAILED, load, plain, set_up, sigterm_as_interrupt
-from m3score.cli.evaluating import show
+from m3score.cli.tables import show
 from m3score.common.errors import M3ScoreError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from m3score.calibration.benchmarks.judged import Judged
+    from m3score.calibration.benchmarks.results import BenchmarkResult
     from m3score.calibration.benchmarks.task_data import TaskSource
 
 EPILOG = """Examples:
@@ -39,106 +39,123 @@ DRAWN = "drawn"
 DATA = "Data"
 
 
+TasksArgument = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="TASK...",
+        help="Benchmarks (see --list), drawn, or files of your own questions (.csv, .jsonl) with the "
+        "columns image, question and answers, and maybe options and metric; images lie below the file's "
+        "folder.",
+        show_default=False,
+    ),
+]
+ListedOption = Annotated[bool, typer.Option("--list", help="Show the benchmarks and exit.")]
+DataDirOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        metavar="FOLDER",
+        help="Local copies in the format of the hub's data sets, one folder per task; videos with their "
+        "question sheets.",
+        show_default="the Hugging Face hub",
+        rich_help_panel=DATA,
+    ),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Images per benchmark.", rich_help_panel=DATA)
+]
+MetricOption = Annotated[
+    str | None,
+    typer.Option("--metric", metavar="NAME", help="How to judge your own questions.", rich_help_panel=DATA),
+]
+SuffixOption = Annotated[
+    str | None,
+    typer.Option(
+        "--suffix", metavar="TEXT", help="What your own questions are to end with.", rich_help_panel=DATA
+    ),
+]
+QuestionsOption = Annotated[
+    int, typer.Option(min=1, help="How many questions to ask about drawn images.", rich_help_panel=DATA)
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option(help="Of the bootstrap; of drawn images (by default one that training never uses)."),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FILE",
+        help="Write the tables (.md), or every figure as a row (.csv, .jsonl, .parquet).",
+        show_default="stdout",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot",
+        metavar="FILE",
+        help="Picture of score against tokens (.png; needs m3score\\[plot]).",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+TracesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--traces",
+        metavar="FILE",
+        help="Also write every answer, one row per scale (.csv, .jsonl, .parquet; of drawn images .csv).",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+WorkOption = Annotated[
+    Path,
+    typer.Option(
+        "--work",
+        metavar="FOLDER",
+        help="Where answers are kept: FOLDER/MODEL/TASK.",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+RestartOption = Annotated[
+    bool,
+    typer.Option("--restart", help="Ask anew, whatever answers are kept.", rich_help_panel=options.OUTPUT),
+]
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        min=1,
+        help="Images given to the model at once.",
+        show_default="32 on a GPU, else 8",
+        rich_help_panel=options.MODEL,
+    ),
+]
+
+
 def evaluate(
-    tasks: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="TASK...",
-            help="Benchmarks (see --list), drawn, or files of your own questions (.csv, .jsonl) with the "
-            "columns image, question and answers, and maybe options and metric; images lie below the file's "
-            "folder.",
-            show_default=False,
-        ),
-    ] = None,
-    listed: Annotated[bool, typer.Option("--list", help="Show the benchmarks and exit.")] = False,
+    tasks: TasksArgument = None,
+    listed: ListedOption = False,
     model: options.Model = "m3-tiny",
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--data-dir",
-            metavar="FOLDER",
-            help="Local copies in the format of the hub's data sets, one folder per task; videos with their "
-            "question sheets.",
-            show_default="the Hugging Face hub",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Images per benchmark.", rich_help_panel=DATA)
-    ] = None,
+    data_dir: DataDirOption = None,
+    limit: LimitOption = None,
     frames: options.Frames = None,
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            "--metric", metavar="NAME", help="How to judge your own questions.", rich_help_panel=DATA
-        ),
-    ] = None,
-    suffix: Annotated[
-        str | None,
-        typer.Option(
-            "--suffix", metavar="TEXT", help="What your own questions are to end with.", rich_help_panel=DATA
-        ),
-    ] = None,
-    questions: Annotated[
-        int, typer.Option(min=1, help="How many questions to ask about drawn images.", rich_help_panel=DATA)
-    ] = 4000,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Of the bootstrap; of drawn images (by default one that training never uses)."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FILE",
-            help="Write the tables (.md), or every figure as a row (.csv, .jsonl, .parquet).",
-            show_default="stdout",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            "--plot",
-            metavar="FILE",
-            help="Picture of score against tokens (.png; needs m3score\\[plot]).",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
-    traces: Annotated[
-        Path | None,
-        typer.Option(
-            "--traces",
-            metavar="FILE",
-            help="Also write every answer, one row per scale (.csv, .jsonl, .parquet; of drawn images .csv).",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
-    work: Annotated[
-        Path,
-        typer.Option(
-            "--work",
-            metavar="FOLDER",
-            help="Where answers are kept: FOLDER/MODEL/TASK.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = Path("evaluations"),
-    restart: Annotated[
-        bool,
-        typer.Option(
-            "--restart", help="Ask anew, whatever answers are kept.", rich_help_panel=options.OUTPUT
-        ),
-    ] = False,
+    metric: MetricOption = None,
+    suffix: SuffixOption = None,
+    questions: QuestionsOption = 4000,
+    seed: SeedOption = None,
+    out: OutOption = None,
+    plot: PlotOption = None,
+    traces: TracesOption = None,
+    work: WorkOption = Path("evaluations"),
+    restart: RestartOption = False,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = options.Dtype.auto,
     quantize: options.Quantize = None,
     revision: options.Revision = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option("--batch-size", min=1, help="Images given to the model at once.",
-                     show_default="32 on a GPU, else 8", rich_help_panel=options.MODEL),
-    ] = None,
+    batch_size: BatchSizeOption = None,
     workers: options.Workers = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
@@ -173,9 +190,8 @@ def evaluate(
         raise M3ScoreError("two of the files have the same folder and name, so their answers would mix.")
     shown = "" if frames is None else f"-{frames}-frames"  # other answers, kept apart
     folders = [work / _slug(model) / f"{source.task.name}{shown}" for source in sources]
-    how = {"limit": limit, "batch_size": batch_size or "auto", "workers": workers, "overwrite": restart,
-           "seed": seed or 0}  # fmt: skip
-    judged = _judge(sources, folders, model, loading, how, console)
+    asking = AskOptions(limit, batch_size or "auto", workers, restart, seed or 0)
+    judged = _judge(sources, folders, model, loading, asking, console)
     _write(judged, folders, out, plot, traces, console)
     console.print(f"Answers are kept in {plain(work / _slug(model))}: m3score calibrate takes these folders.")
     if any(one.failed for one in judged):
@@ -227,29 +243,42 @@ def _slug(model: str) -> str:
     return re.sub(r"[^\w.-]+", "-", model.strip("./")) or "model"
 
 
+@dataclass(frozen=True)
+class AskOptions:
+    """How a benchmark's questions are asked: arguments of evaluate_task."""
+
+    limit: int | None
+    batch_size: int | Literal["auto"]
+    workers: int | None
+    overwrite: bool
+    seed: int
+
+
 def _judge(
     sources: list[TaskSource],
     folders: list[Path],
     model: str,
     loading: dict[str, Any],
-    how: dict[str, Any],
+    asking: AskOptions,
     console: Console,
-) -> list[Judged]:
+) -> list[BenchmarkResult]:
     from m3score.calibration.benchmarks.evaluate import evaluate_task
-    from m3score.cli.progress import progress
+    from m3score.cli.progress import progress, repeat
     from m3score.models.fingerprint import fingerprint
 
     answerer = load(model, console=console, **loading)
     prints = fingerprint(model)
     judged = []
     for source, folder in zip(sources, folders, strict=True):
-        count = min(source.count(), how["limit"] or source.count())
+        count = min(source.count(), asking.limit or source.count())
         with sigterm_as_interrupt():
             try:
                 with progress(console, partial(int, count), f"Asking {plain(source.task.title)}") as advance:
-                    told = partial(_repeat, advance)
+                    told = partial(repeat, advance)
                     judged.append(
-                        evaluate_task(source, answerer, folder, fingerprint=prints, progress=told, **how)
+                        evaluate_task(
+                            source, answerer, folder, fingerprint=prints, progress=told, **vars(asking)
+                        )
                     )
             except KeyboardInterrupt:
                 console.print(f"Interrupted. Answers are kept in {plain(folder)}: run again to go on.")
@@ -257,13 +286,8 @@ def _judge(
     return judged
 
 
-def _repeat(advance: Any, times: int) -> None:
-    for _ in range(times):
-        advance()
-
-
 def _write(
-    judged: list[Judged],
+    judged: list[BenchmarkResult],
     folders: list[Path],
     out: Path | None,
     plot: Path | None,
@@ -280,7 +304,9 @@ def _write(
     else:
         write_table([row for one in judged for row in scoreboard.rows(one)], out, scoreboard.FIGURES)
     if plot is not None:
-        scoreboard.write_png(judged, plot)
+        from m3score.calibration.benchmarks.plot import write_png
+
+        write_png(judged, plot)
     if traces is not None:
         _write_traces(folders, traces)
     for one in judged if out is not None else ():

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import random
-import tempfile
 from collections.abc import Callable, Iterator
-from itertools import cycle, islice
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m3score.cli import options
-from m3score.cli.console import check_target, load, plain, set_up
+from m3score.cli import options, scorer_options
+from m3score.cli.console import plain, set_up
 from m3score.common.errors import M3ScoreError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from m3score.data.discover import FoundImage
-    from m3score.runs.estimate import Forecast, Measured
+    from m3score.runs.estimate import Forecast
 
 EPILOG = """Examples:
 
@@ -31,19 +27,16 @@ m3score plan --images 2e8 --sample shard-0000.tar --model mucai/llava-v1.5-7b-m3
 
 m3score plan --images 1e6 --sample photos/ --json --out plan.json"""
 
-SAMPLE = 512
-LOOKED_AT = 20_000
-"""Inputs among which the sample is drawn."""
-
 
 def plan(
+    ctx: typer.Context,
     images: Annotated[float, typer.Option("--images", metavar="N", help="How many there are, such as 1e9.")],
     sample: Annotated[
         list[str],
         typer.Option("--sample", metavar="PATH", help="Some of them: what m3score rank takes. Repeatable."),
     ],
-    budget: options.BudgetOption = None,
-    max_model_images: options.MaxModelImages = None,
+    budget: scorer_options.BudgetOption = None,
+    max_model_images: scorer_options.MaxModelImages = None,
     predictor: options.PredictorOption = "m3-tiny",
     model: options.Model = "m3-tiny",
     device: options.DeviceOption = "auto",
@@ -72,18 +65,19 @@ def plan(
     The two budget options are those of m3score rank --scorer cascade.
     """
     console = set_up(quiet=quiet, verbose=verbose)
-    check_target(out, "jsonl", overwrite=overwrite)
     if not 1 <= images < float("inf"):
         raise M3ScoreError(f"--images {images:g}: give a number of at least 1.")
-    from m3score.runs.cascade import Budget
-    from m3score.runs.estimate import forecast
+    from m3score.runs.cascade_run import CascadeOptions
+    from m3score.runs.estimate import forecast, measure_sample
+    from m3score.runs.request import check_target
     from m3score.tables.io import write_whole
 
-    asked = Budget.of(budget, max_model_images).images(int(images))
-    found = _sample(sample)
-    how = {"device": device, "dtype": dtype, "quantize": quantize, "revision": revision}
-    measured = _measured(found, predictor, model, how, seconds, max_new_tokens, console)
-    told = forecast(measured, int(images), asked, gpus=gpus, price=price)
+    check_target(out, "jsonl", overwrite=overwrite)
+
+    told_to = CascadeOptions(**scorer_options.given_to_scorer(ctx, ("model",)))
+    with _watched(console, seconds) as watch:
+        measured = measure_sample(sample, told_to, seconds, watch)
+    told = forecast(measured, int(images), told_to.allowed.images(int(images)), gpus=gpus, price=price)
     text = json.dumps(told.to_dict(), indent=2) + "\n"
     if out is not None and str(out) != "-":
         write_whole(out, text.encode())
@@ -94,111 +88,18 @@ def plan(
         _show(told)
 
 
-def _sample(paths: list[str]) -> list[FoundImage]:
-    """Some of the inputs, drawn from the first LOOKED_AT, always the same."""
-    from m3score.cli.search import Search
-
-    found = list(islice(Search(paths, None).begin(), LOOKED_AT))
-    return random.Random(0).sample(found, min(SAMPLE, len(found)))
-
-
-def _measured(
-    found: list[FoundImage],
-    predictor: str,
-    model: str,
-    how: dict[str, Any],
-    seconds: float,
-    max_new_tokens: int,
-    console: Console,
-) -> Measured:
+@contextmanager
+def _watched(console: Console, seconds: float) -> Iterator[Callable[[str], Callable[[float], None]]]:
+    """A bar for each thing that is measured."""
     from rich.progress import Progress
-
-    from m3score.common.limits import Limits
-    from m3score.routing.predict import load_predictor, predict_many
-    from m3score.runs.estimate import Measured, measure
-    from m3score.runs.ranking import rank_stream
-
-    chosen, limits = load_predictor(predictor), Limits()
-    answerer = load(model, console=console, **how)
-    rows: dict[str, list[dict[str, Any]]] = {"predictor": [], "model": []}
-
-    def kept(results: Iterator[Any], scorer: str, row: Callable[[Any], dict[str, Any]]) -> Iterator[Any]:
-        for result in results:
-            if len(rows[scorer]) < len(found):
-                rows[scorer].append(row(result))
-            yield result
-
-    def predicted(workers: int | None) -> Iterator[Any]:
-        stream = predict_many(
-            cycle(found), max_drop=None, predictor=chosen, workers=workers, limits=limits, spread=True
-        )
-        return kept(stream, "predictor", _predicted_row)
-
-    def ranked() -> Iterator[Any]:
-        stream = rank_stream(cycle(found), answerer, limits=limits, max_new_tokens=max_new_tokens)
-        return kept(stream, "model", lambda one: one.to_row())
 
     with Progress(console=console, transient=True, disable=console.quiet) as bar:
 
-        def timed(what: str, results: Iterator[Any]) -> Any:
-            task = bar.add_task(what, total=seconds)
-            return measure(
-                results, seconds, lambda one: one.error is not None, lambda s: bar.update(task, completed=s)
-            )
+        def watch(what: str) -> Callable[[float], None]:
+            task = bar.add_task(plain(what), total=seconds)
+            return lambda done: bar.update(task, completed=done)
 
-        one = timed("Predictor, one worker", predicted(1))
-        several = timed("Predictor, all workers", predicted(None))
-        asked = timed(f"Model {plain(model)}", ranked())
-    journal, table = _sizes(found, rows)
-    return Measured(
-        sample_images=len(found),
-        predictor_one_worker=one,
-        predictor_all_workers=several,
-        workers=os.cpu_count() or 1,
-        model_name=model,
-        model=asked,
-        device=str(answerer.device),
-        journal_bytes=journal,
-        table_bytes=table,
-    )
-
-
-def _sizes(
-    found: list[FoundImage], rows: dict[str, list[dict[str, Any]]]
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Bytes per row in the journal by scorer, and in the table by format."""
-    from m3score.runs.estimate import row_bytes
-    from m3score.runs.input_state import key_of
-    from m3score.runs.journal import Record, open_journal
-    from m3score.tables.io import write_rows
-    from m3score.tables.schema import SCORES
-
-    journal = open_journal(None, {})
-    hashed = {"digest": "0" * 32}
-    sizes = {
-        scorer: row_bytes(
-            [
-                journal.append(Record({**key_of(item), **hashed}, row))
-                for item, row in zip([*found, found[0]], [*some, some[0]], strict=False)
-            ]
-        )
-        for scorer, some in rows.items()
-    }
-    journal.remove()
-    table = {}
-    with tempfile.TemporaryDirectory() as home:
-        for scorer, some in rows.items():
-            path, size = Path(home) / "t.csv", []
-            for count in (1, len(some) + 1):  # the header counts but once
-                write_rows([*some, some[0]][:count], path, SCORES, tuple(rows["model"][0]))
-                size.append(path.stat().st_size)
-            table[scorer] = (size[1] - size[0]) / len(some)
-    return sizes, table
-
-
-def _predicted_row(one: Any) -> dict[str, Any]:
-    told = {"path": one.path, "complexity": one.complexity, "effective_tokens": one.complexity}
-    return {**told, "scorer": "predictor", "predicted_tokens": one.tokens, "error": one.error}
+        yield watch
 
 
 def _show(told: Forecast) -> None:

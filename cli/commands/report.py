@@ -13,14 +13,14 @@ import typer
 from rich.console import Console
 
 from m3score.cli import options
-from m3score.cli.console import SOME_FAILED, check_target, plain, set_up
+from m3score.cli.console import SOME_FAILED, plain, set_up
 from m3score.common.errors import M3ScoreError
 
 if TYPE_CHECKING:
-    from m3score.analysis.report.page import Report
-    from m3score.cli.search import Search
+    from m3score.analysis.report.content import Report
     from m3score.data.item import Columns
     from m3score.data.sources.hf_datasets import DataSet
+    from m3score.runs.request import Inputs
 
 EPILOG = """Examples:
 
@@ -35,91 +35,103 @@ m3score report scores.csv --dataset lmms-lab/DocVQA --split validation"""
 
 @dataclass(frozen=True)
 class Places:
-    """Where pictures lie that are no files; see picture_sources.within_reach."""
+    """Where pictures lie that are no files; see picture_sources.opened_images."""
 
     data_sets: Sequence[DataSet] = ()
     columns: Columns | None = None
     fetch: bool = False
 
 
+ScoresArgument = Annotated[
+    Path, typer.Argument(metavar="SCORES", help="A score table from m3score rank, or - for csv on stdin.")
+]
+OutOption = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FILE",
+        help="The page to write (.html), or - for stdout.",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+TracesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--traces",
+        metavar="FILE",
+        help="The trace table of the same run: shows the answers at every scale, and accuracy against "
+        "tokens where right answers are known.",
+    ),
+]
+PicturesOption = Annotated[
+    int,
+    typer.Option(
+        "--pictures",
+        min=1,
+        max=2000,
+        help="About how many pictures are shown, drawn evenly from all levels of the ladder.",
+    ),
+]
+TitleOption = Annotated[
+    str | None, typer.Option("--title", metavar="TEXT", help="Of the page.", show_default="the file")
+]
+HeatMapsOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--heat-maps/--no-heat-maps",
+        help="Maps of the detail that pooling loses. They need the model, and a pass of its vision tower "
+        "per shown picture.",
+        show_default="where --model is given, or --traces come from a bundled model",
+    ),
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME",
+        help="The model that made the scores, for heat maps.",
+        show_default="the one of the traces",
+        rich_help_panel=options.MODEL,
+    ),
+]
+PredictorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--predictor",
+        metavar="NAME",
+        help="The router to draw beside the scales: a bundled predictor, or a file that m3score "
+        "calibrate wrote.",
+        show_default="a bundled one of the model of the traces",
+        rich_help_panel=options.ROUTING,
+    ),
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Of the drawing of pictures.")]
+FetchOption = Annotated[
+    bool,
+    typer.Option("--fetch", help="Fetch the shown pictures that are at URLs.", show_default=False),
+]
+
+
 def report(
-    scores: Annotated[
-        Path, typer.Argument(metavar="SCORES", help="A score table from m3score rank, or - for csv on stdin.")
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FILE",
-            help="The page to write (.html), or - for stdout.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = Path("report.html"),
-    traces: Annotated[
-        Path | None,
-        typer.Option(
-            "--traces",
-            metavar="FILE",
-            help="The trace table of the same run: shows the answers at every scale, and accuracy against "
-            "tokens where right answers are known.",
-        ),
-    ] = None,
-    pictures: Annotated[
-        int,
-        typer.Option(
-            "--pictures",
-            min=1,
-            max=2000,
-            help="About how many pictures are shown, drawn evenly from all levels of the ladder.",
-        ),
-    ] = 400,
-    title: Annotated[
-        str | None, typer.Option("--title", metavar="TEXT", help="Of the page.", show_default="the file")
-    ] = None,
-    heat_maps: Annotated[
-        bool | None,
-        typer.Option(
-            "--heat-maps/--no-heat-maps",
-            help="Maps of the detail that pooling loses. They need the model, and a pass of its vision tower "
-            "per shown picture.",
-            show_default="where --model is given, or --traces come from a bundled model",
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            "-m",
-            metavar="NAME",
-            help="The model that made the scores, for heat maps.",
-            show_default="the one of the traces",
-            rich_help_panel=options.MODEL,
-        ),
-    ] = None,
+    scores: ScoresArgument,
+    out: OutOption = Path("report.html"),
+    traces: TracesOption = None,
+    pictures: PicturesOption = 400,
+    title: TitleOption = None,
+    heat_maps: HeatMapsOption = None,
+    model: ModelOption = None,
     device: options.DeviceOption = "auto",
     dtype: options.DtypeOption = options.Dtype.auto,
     quantize: options.Quantize = None,
     revision: options.Revision = None,
-    predictor: Annotated[
-        str | None,
-        typer.Option(
-            "--predictor",
-            metavar="NAME",
-            help="The router to draw beside the scales: a bundled predictor, or a file that m3score "
-            "calibrate wrote.",
-            show_default="a bundled one of the model of the traces",
-            rich_help_panel=options.ROUTING,
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the drawing of pictures.")] = 0,
+    predictor: PredictorOption = None,
+    seed: SeedOption = 0,
     dataset: options.DatasetOption = None,
     split: options.Split = None,
     image_column: options.ImageColumn = None,
-    fetch: Annotated[
-        bool,
-        typer.Option("--fetch", help="Fetch the shown pictures that are at URLs.", show_default=False),
-    ] = False,
+    fetch: FetchOption = False,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
@@ -134,14 +146,14 @@ def report(
     """
     console = set_up(quiet=quiet, verbose=verbose)
     check_page(out, overwrite=overwrite)
-    from m3score.analysis.report.page import gather
+    from m3score.analysis.report.content import gather
 
     places = places_of(dataset, split, image_column, fetch)
     with _steps(console, "Reading") as step:
         page = gather(scores, traces=traces, pictures=pictures, title=title, seed=seed, on_row=step)
-    how = {"device": device, "dtype": dtype, "quantize": quantize, "revision": revision}
+    loading = {"device": device, "dtype": dtype, "quantize": quantize, "revision": revision}
     wanted = None if heat_maps is False else model or _model_of(page, insist=bool(heat_maps))
-    finish(page, scores, out, console, model=wanted, how=how, predictor=predictor, places=places)
+    finish(page, scores, out, console, model=wanted, loading=loading, predictor=predictor, places=places)
     if page.unreadable:
         raise typer.Exit(SOME_FAILED)
 
@@ -165,6 +177,8 @@ def check_page(out: Path | None, *, overwrite: bool) -> None:
     """Complain about the page's file before any work; as check_target does of tables."""
     if out is not None and str(out) != "-" and out.suffix.lower() not in (".html", ".htm"):
         raise M3ScoreError(f"{out}: a report needs a name that ends in .html.")
+    from m3score.runs.request import check_target
+
     check_target(out, "csv", overwrite=overwrite)  # the format of tables does not matter here
 
 
@@ -175,7 +189,7 @@ def finish(
     console: Console,
     *,
     model: Any = None,
-    how: dict[str, Any] | None = None,
+    loading: dict[str, Any] | None = None,
     predictor: str | None = None,
     places: Places = Places(),
 ) -> None:
@@ -184,11 +198,12 @@ def finish(
     Args:
         scores: the table: pictures may lie beside it.
         model: a loaded model or its name, for heat maps; None for none.
-        how: how to load it.
+        loading: load_model's options for it.
         predictor: of the router; None for a bundled one, if there is one for this model.
         places: where pictures lie that are no files.
     """
-    from m3score.analysis.report.page import add_maps, add_pictures, add_router, save
+    from m3score.analysis.report.content import add_maps, add_pictures, add_router
+    from m3score.analysis.report.page import save
 
     chosen = _router(page, predictor)
     with _within_reach(page, scores, places, console, router=chosen is not None) as find:
@@ -198,7 +213,7 @@ def finish(
             if isinstance(model, str):
                 from m3score.cli.console import load
 
-                model = load(model, console=console, **(how or {}))
+                model = load(model, console=console, **(loading or {}))
             with _steps(console, "Mapping detail", len(page.paths)) as step:
                 add_maps(page, model, find, step)
         if chosen is not None and page.answers is not None:
@@ -221,13 +236,19 @@ def _within_reach(
     page: Report, scores: Any, places: Places, console: Console, *, router: bool
 ) -> Iterator[Callable[[str], str]]:
     from m3score.analysis.report.pictures import folder_of_table
-    from m3score.data.extract import within_reach
+    from m3score.data.extract import opened_images
 
     wanted = page.wanted(router=router)
-    how: dict[str, Any] = {"data_sets": places.data_sets, "columns": places.columns, "fetch": places.fetch}
     with ExitStack() as reaching:
         with _steps(console, "Finding pictures", len(set(wanted))) as step:
-            near = within_reach(wanted, folder_of_table(scores), **how, on_picture=step)
+            near = opened_images(
+                wanted,
+                folder_of_table(scores),
+                data_sets=places.data_sets,
+                columns=places.columns,
+                fetch=places.fetch,
+                on_picture=step,
+            )
             find = reaching.enter_context(near)
         yield find
 
@@ -239,19 +260,19 @@ def page_of_run(
     traces: Path | None,
     model: Any,
     console: Console,
-    search: Search,
+    inputs: Inputs,
 ) -> None:
     """The page of the tables that a run has just written, with heat maps by its model, loaded already.
 
     Args:
-        search: the run's inputs: they may be fetched again.
+        inputs: the run's inputs: they may be fetched again.
 
     The others are those of the run.
     """
-    from m3score.analysis.report.page import gather
+    from m3score.analysis.report.content import gather
 
-    rows = [path for path in search.paths if not isinstance(path, str | PathLike)]
-    places = Places(rows, search.columns, fetch=True)
+    rows = [path for path in inputs.paths if not isinstance(path, str | PathLike)]
+    places = Places(rows, inputs.columns, fetch=True)
     with _steps(console, "Reading") as step:
         page = gather(scores, traces=traces, format=format, on_row=step)
     wanted = model if hasattr(model, "vision_features") else None

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from m3score.cli import options
-from m3score.cli.console import SOME_FAILED, check_target, plain, set_up
+from m3score.cli.console import SOME_FAILED, plain, set_up
 
 EPILOG = """Example:
 
@@ -37,6 +37,7 @@ def rescore(
     """Score the answers in a trace table again under other rules. No model is run."""
     from m3score.cli.summary import ladder_of, show_summary
     from m3score.runs.ranking import score_table
+    from m3score.runs.request import check_target
     from m3score.runs.tally import Tally
     from m3score.scoring.oracle import rescore as rescore_traces
     from m3score.tables.io import read_traces, write_scores
@@ -44,7 +45,7 @@ def rescore(
     console = set_up(quiet=quiet, verbose=verbose)
     check_target(out, format, overwrite=overwrite)
     scored = rescore_traces(read_traces(traces), rule, sufficiency, metric)
-    table = score_table(scored.to_dict("records"), ladder_of(scored))
+    table = score_table(scored.to_dict("records"))
     write_scores(table, out or "-", format=format)
     console.print(f"Rescored {len(table):,} images from {plain(traces)}.")
     tally = Tally(ladder_of(scored))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from m3score.cli import options
-from m3score.cli.console import INTERRUPTED, SOME_FAILED, check_target, plain, set_up, sigterm_as_interrupt
+from m3score.cli.console import INTERRUPTED, SOME_FAILED, plain, set_up, sigterm_as_interrupt
 from m3score.common.errors import M3ScoreError
 
 if TYPE_CHECKING:
@@ -48,110 +48,128 @@ class Format(StrEnum):
     list = "list"
 
 
+ScoresArgument = Annotated[
+    Path, typer.Argument(metavar="SCORES", help="A score table, from m3score rank; - for csv on stdin.")
+]
+ByOption = Annotated[
+    str,
+    typer.Option(
+        "--by",
+        metavar="COLUMN",
+        help="What --min, --max, --top and --bottom are about: complexity, required, effective or "
+        "predicted (tokens), or any other column of numbers.",
+    ),
+]
+LeastOption = Annotated[float | None, typer.Option("--min", help="Least value, itself included.")]
+MostOption = Annotated[float | None, typer.Option("--max", help="Greatest value, itself included.")]
+TopOption = Annotated[
+    str | None, typer.Option("--top", metavar="N|N%", help="So many images, the most complex ones.")
+]
+BottomOption = Annotated[
+    str | None, typer.Option("--bottom", metavar="N|N%", help="So many images, the simplest ones.")
+]
+SampleOption = Annotated[
+    str | None, typer.Option("--sample", metavar="N|N%", help="So many images at random.")
+]
+PerLevelOption = Annotated[
+    int | None,
+    typer.Option("--per-level", min=1, metavar="N", help="So many at random of every level of the ladder."),
+]
+TokenBudgetOption = Annotated[
+    float | None,
+    typer.Option(
+        "--token-budget",
+        metavar="TOKENS",
+        help="As many images as fit, such as 1e6: the cheapest first, or with --per-level one of each "
+        "level by turns.",
+    ),
+]
+LevelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--level",
+        metavar="COLUMN",
+        help="The column of levels, and of tokens that the budget counts (per grid).",
+        show_default="required_tokens, else predicted_tokens",
+    ),
+]
+UnsolvedOption = Annotated[
+    bool,
+    typer.Option(
+        "--unsolved",
+        help="Images that no scale solves count as the finest scale, instead of being left out where "
+        "tokens are counted.",
+    ),
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="Of all that is drawn at random.")]
+CopyToOption = Annotated[
+    Path | None,
+    typer.Option("--copy-to", metavar="FOLDER", help="Copy the images there.", rich_help_panel=PLACES),
+]
+LinkToOption = Annotated[
+    Path | None,
+    typer.Option("--link-to", metavar="FOLDER", help="Link to the images there.", rich_help_panel=PLACES),
+]
+RootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--root",
+        metavar="FOLDER",
+        help="Where relative paths of the table begin.",
+        show_default="the working folder",
+        rich_help_panel=PLACES,
+    ),
+]
+FetchOption = Annotated[
+    bool,
+    typer.Option(
+        "--fetch",
+        help="Fetch the images that are at URLs, to copy them.",
+        show_default=False,
+        rich_help_panel=PLACES,
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FILE",
+        help="Write the rows (.csv, .jsonl, .parquet) or the paths alone (.txt, .list) here; - is "
+        "stdout, and the default unless images are copied or linked.",
+        rich_help_panel=options.OUTPUT,
+    ),
+]
+FormatOption = Annotated[
+    Format | None,
+    typer.Option(
+        "--format", help="Rows or paths alone, whatever the suffix.", rich_help_panel=options.OUTPUT
+    ),
+]
+
+
 def select(
-    scores: Annotated[
-        Path, typer.Argument(metavar="SCORES", help="A score table, from m3score rank; - for csv on stdin.")
-    ],
-    by: Annotated[
-        str,
-        typer.Option(
-            "--by",
-            metavar="COLUMN",
-            help="What --min, --max, --top and --bottom are about: complexity, required, effective or "
-            "predicted (tokens), or any other column of numbers.",
-        ),
-    ] = "complexity",
-    least: Annotated[float | None, typer.Option("--min", help="Least value, itself included.")] = None,
-    most: Annotated[float | None, typer.Option("--max", help="Greatest value, itself included.")] = None,
-    top: Annotated[
-        str | None, typer.Option("--top", metavar="N|N%", help="So many images, the most complex ones.")
-    ] = None,
-    bottom: Annotated[
-        str | None, typer.Option("--bottom", metavar="N|N%", help="So many images, the simplest ones.")
-    ] = None,
-    sample: Annotated[
-        str | None, typer.Option("--sample", metavar="N|N%", help="So many images at random.")
-    ] = None,
-    per_level: Annotated[
-        int | None,
-        typer.Option(
-            "--per-level", min=1, metavar="N", help="So many at random of every level of the ladder."
-        ),
-    ] = None,
-    token_budget: Annotated[
-        float | None,
-        typer.Option(
-            "--token-budget",
-            metavar="TOKENS",
-            help="As many images as fit, such as 1e6: the cheapest first, or with --per-level one of each "
-            "level by turns.",
-        ),
-    ] = None,
-    level: Annotated[
-        str | None,
-        typer.Option(
-            "--level",
-            metavar="COLUMN",
-            help="The column of levels, and of tokens that the budget counts (per grid).",
-            show_default="required_tokens, else predicted_tokens",
-        ),
-    ] = None,
-    unsolved: Annotated[
-        bool,
-        typer.Option(
-            "--unsolved",
-            help="Images that no scale solves count as the finest scale, instead of being left out where "
-            "tokens are counted.",
-        ),
-    ] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Of all that is drawn at random.")] = 0,
-    copy_to: Annotated[
-        Path | None,
-        typer.Option("--copy-to", metavar="FOLDER", help="Copy the images there.", rich_help_panel=PLACES),
-    ] = None,
-    link_to: Annotated[
-        Path | None,
-        typer.Option("--link-to", metavar="FOLDER", help="Link to the images there.", rich_help_panel=PLACES),
-    ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            "--root",
-            metavar="FOLDER",
-            help="Where relative paths of the table begin.",
-            show_default="the working folder",
-            rich_help_panel=PLACES,
-        ),
-    ] = None,
+    scores: ScoresArgument,
+    by: ByOption = "complexity",
+    least: LeastOption = None,
+    most: MostOption = None,
+    top: TopOption = None,
+    bottom: BottomOption = None,
+    sample: SampleOption = None,
+    per_level: PerLevelOption = None,
+    token_budget: TokenBudgetOption = None,
+    level: LevelOption = None,
+    unsolved: UnsolvedOption = False,
+    seed: SeedOption = 0,
+    copy_to: CopyToOption = None,
+    link_to: LinkToOption = None,
+    root: RootOption = None,
     dataset: options.DatasetOption = None,
     split: options.Split = None,
     image_column: options.ImageColumn = None,
-    fetch: Annotated[
-        bool,
-        typer.Option(
-            "--fetch",
-            help="Fetch the images that are at URLs, to copy them.",
-            show_default=False,
-            rich_help_panel=PLACES,
-        ),
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FILE",
-            help="Write the rows (.csv, .jsonl, .parquet) or the paths alone (.txt, .list) here; - is "
-            "stdout, and the default unless images are copied or linked.",
-            rich_help_panel=options.OUTPUT,
-        ),
-    ] = None,
-    format: Annotated[
-        Format | None,
-        typer.Option(
-            "--format", help="Rows or paths alone, whatever the suffix.", rich_help_panel=options.OUTPUT
-        ),
-    ] = None,
+    fetch: FetchOption = False,
+    out: OutOption = None,
+    format: FormatOption = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
@@ -171,15 +189,17 @@ def select(
     if copy_to is None and link_to is None and (dataset or split or image_column or fetch):
         raise M3ScoreError("--dataset, --split, --image-column and --fetch go with --copy-to or --link-to.")
     kind = format or (Format.list if out is not None and out.suffix.lower() in LISTS else None)
+    from m3score.runs.request import check_target
+
     check_target(out, "csv" if kind is Format.list else kind, overwrite=overwrite)
-    from m3score.analysis.select import choose
+    from m3score.analysis.select import select_rows
     from m3score.cli.commands.report import places_of
     from m3score.tables.compact import read_compact
     from m3score.tables.schema import SCORES
 
     reach = places_of(dataset, split, image_column, fetch)
     table = read_compact(scores, SCORES)
-    chosen = choose(
+    chosen = select_rows(
         table,
         by=by,
         min=least,
@@ -240,11 +260,11 @@ def _place(
     console: Console,
 ) -> tuple[int, list[str | None]]:
     """The exit code, and where each row's image lies now."""
-    from m3score.analysis.export import How, common_folder, place
+    from m3score.analysis.export import ExportMode, common_folder, export_images
     from m3score.cli.progress import progress
 
     start = os.fspath(root or "")
-    how = How.copy if copies else How.link
+    mode = ExportMode.copy if copies else ExportMode.link
     paths = rows["path"].astype(str).tolist()
     results: list[Any] = []
     interrupted = False
@@ -252,7 +272,7 @@ def _place(
     with sigterm_as_interrupt():
         try:
             with progress(console, lambda: len(paths), "Copying" if copies else "Linking") as advance:
-                for placed in place(paths, folder, how, root=start, base=base, **vars(reach)):
+                for placed in export_images(paths, folder, mode, root=start, base=base, **vars(reach)):
                     results.append(placed)
                     advance()
         except KeyboardInterrupt:

@@ -20,7 +20,7 @@ m3score train llava-1.5-7b-m3 --data llava_v1_5_mix665k.json --image-folder imag
 
 Stopped or killed, the same command goes on from the last checkpoint. Losses are in OUT/log.jsonl,
 the model is in OUT/model. With several GPUs use torchrun or accelerate launch, see the README."""
-TUNING = "Fine-tuning on instruction data"
+FINETUNING = "Fine-tuning on instruction data"
 
 
 def train(
@@ -54,7 +54,7 @@ def train(
         typer.Option(
             metavar="FILE",
             help="Records of image and conversations, as LLaVA has them (JSON, or JSON lines).",
-            rich_help_panel=TUNING,
+            rich_help_panel=FINETUNING,
         ),
     ] = None,
     image_folder: Annotated[
@@ -62,7 +62,7 @@ def train(
         typer.Option(
             metavar="FOLDER",
             help="Where the records' images are. \\[default: the folder of --data]",
-            rich_help_panel=TUNING,
+            rich_help_panel=FINETUNING,
         ),
     ] = None,
     model: Annotated[
@@ -73,7 +73,7 @@ def train(
             metavar="NAME",
             help="The LLaVA to start from: hub id or folder, LLaVA's format or transformers'. "
             "\\[default: the recipe's]",
-            rich_help_panel=TUNING,
+            rich_help_panel=FINETUNING,
         ),
     ] = None,
     quiet: Quiet = False,
@@ -81,14 +81,14 @@ def train(
 ) -> None:
     """Train an M3: the mean over all scales of each scale's loss on the answers."""
     set_up(quiet=quiet, verbose=verbose)
-    from m3score.calibration.training.finetune.tuning import is_tuning
+    from m3score.calibration.training.finetune.config import is_finetune_config
 
     if out is not None and out.exists() and not out.is_dir():
         raise M3ScoreError(f"--out {out} is a file; it must be a folder.")
-    if is_tuning(recipe):
+    if is_finetune_config(recipe):
         given = {"data": data, "image_folder": image_folder, "model": model}
         named = {name: str(value) for name, value in given.items() if value is not None}
-        finished = _tune(recipe, out, scales, tune_tower, seed, shorten, named, quiet)
+        finished = _finetune(recipe, out, scales, tune_tower, seed, shorten, named, quiet)
     elif data or image_folder or model:
         raise M3ScoreError(
             f"{recipe} draws its own images and builds its own model: leave out --data, --image-folder and "
@@ -122,7 +122,7 @@ def _build(
     return training.train(plan.shortened(shorten), folder, chosen, tune_tower, show_progress=not quiet)
 
 
-def _tune(
+def _finetune(
     recipe: str,
     out: Path | None,
     scales: str | None,
@@ -132,8 +132,8 @@ def _tune(
     named: dict[str, str],
     quiet: bool,
 ) -> Path:
-    from m3score.calibration.training.finetune import tune as tuning
-    from m3score.calibration.training.finetune.tuning import load_tuning
+    from m3score.calibration.training.finetune.config import load_config
+    from m3score.calibration.training.finetune.finetune import finetune, left_out
 
     changes: dict[str, Any] = dict(named)
     if scales:
@@ -145,10 +145,10 @@ def _tune(
         changes["tune_tower"] = tune_tower
     if seed is not None:
         changes["seed"] = seed
-    plan = replace(load_tuning(recipe), **changes).shortened(shorten)
+    plan = replace(load_config(recipe), **changes).shortened(shorten)
     folder = out or Path("runs") / plan.name
-    finished = tuning.tune(plan, folder, show_progress=not quiet)
-    if missed := tuning.left_out(folder):
+    finished = finetune(plan, folder, show_progress=not quiet)
+    if missed := left_out(folder):
         stderr(quiet=quiet).print(
             f"[yellow]{missed:,} records were left out[/]; {plain(folder / 'left-out.jsonl')} says why."
         )

@@ -1,6 +1,6 @@
-"""How alike several scores rank the same images: two runs, several scorers, people's ratings.
+"""Compare how several scores rank the same images: two runs, several scorers, people's ratings.
 
-Knows tables, no files. Rank correlations with intervals, what moved most, what only some tables have.
+Rank correlations with intervals, what moved most, what only some tables have. Knows tables, no files.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ import numpy as np
 
 from m3score.analysis.select import SHORT, numbers
 from m3score.common.errors import M3ScoreError
+from m3score.common.statistics import spearman
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MOST_RESAMPLED = 5_000
-"""Images up to which intervals are bootstrapped; for more the formula of Fieller, Hartley and Pearson (1957)
-says the same in no time."""
+"""Up to this many images intervals are bootstrapped; for more, the formula of Fieller, Hartley and Pearson
+(1957) gives the same in no time."""
 RESAMPLES = 1_000
 ALL = "all"
-"""The category of everything."""
+"""The category that contains all images."""
 RESERVED = ("path", "rating", "category", "moved")
 """Columns of a comparison's table that no score table may be named after."""
 
 
 @dataclass(frozen=True)
 class Correlation:
-    """One rank correlation with its interval; None where it is not defined (one value for all, too few)."""
+    """A rank correlation with its interval; None if undefined (too few images, or all values equal)."""
 
     value: float | None
     low: float | None
@@ -42,7 +43,7 @@ class Correlation:
 
 @dataclass(frozen=True)
 class Pair:
-    """How alike two columns of scores rank the images that both have."""
+    """How similarly two columns of scores rank the images that both have."""
 
     first: str
     second: str
@@ -51,7 +52,7 @@ class Pair:
     images: int
     spearman: Correlation
     kendall: Correlation
-    """Tau-b, which allows for ties."""
+    """Tau-b, which handles ties."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
@@ -60,14 +61,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` finds."""
+    """The result of `compare`."""
 
     names: tuple[str, ...]
     by: str
     pairs: tuple[Pair, ...]
     """Every table against every other."""
     rated: tuple[Pair, ...]
-    """Every table against the ratings: per category, then ALL. Ratings are comparable within a category."""
+    """Every table against the ratings: per category, then ALL. Ratings compare only within a category."""
     table: pd.DataFrame
     """One row per image of any table: path, the score in each table (its name), the share of the common
     images that are simpler (`NAME_rank`, 0 to 1), `moved` (of that share from the first to the second table,
@@ -78,7 +79,7 @@ class Comparison:
     only: dict[str, int]
     """By table: images that no other table has."""
     without: dict[str, int]
-    """By table: images without a score, such as unreadable ones."""
+    """By table: images without a score, such as unreadable files."""
     ratings: pd.DataFrame | None = None
     """One row per image and category: path, category, rating."""
 
@@ -105,21 +106,21 @@ def compare(
 ) -> Comparison:
     """Compare score tables image by image.
 
-    Images are the same where their paths are; a path that only one table knows is matched by its end
-    ("photos/a.jpg" and "/data/photos/a.jpg") if exactly one path fits.
+    Images are matched by path. A path that only one table has is matched by its end ("photos/a.jpg" and
+    "/data/photos/a.jpg") if exactly one path fits.
 
     Args:
         tables: score tables by name; one is enough if there are ratings.
-        ratings: the columns path (or image), rating and maybe category; more is more complex. Of several
-            ratings of an image in one category the mean counts; one that is rated in two categories counts in
-            each with its rating there, and among all images with the mean of the two.
+        ratings: with the columns path (or image), rating and, optionally, category; higher is more complex.
+            Several ratings of an image in one category count with their mean. An image that is rated in two
+            categories counts in each with its rating there, and among all images with the mean of the two.
         by: the column of numbers to compare, or a short name of one.
         confidence: of the intervals, in (0, 1).
         resamples: of the bootstrap over images.
         seed: of the bootstrap.
 
     Raises:
-        M3ScoreError: too few tables, a column that is missing, or no image in common.
+        M3ScoreError: too few tables, a missing column, or no image in common.
     """
     if len(tables) + (ratings is not None) < 2:
         raise M3ScoreError("a comparison needs two tables, or one and ratings.")
@@ -157,7 +158,7 @@ def compare(
 
 
 def _scores(table: pd.DataFrame, by: str, name: str) -> pd.Series[Any]:
-    """Scores by path; NaN where there is none. An image that occurs twice has the mean."""
+    """Scores by path; NaN if there is none. An image that occurs twice has the mean."""
     import pandas as pd
 
     try:
@@ -185,7 +186,7 @@ def _joined(columns: Mapping[str, pd.Series[Any]]) -> pd.DataFrame:
 
 
 def match_paths(paths: Sequence[str], known: Sequence[str]) -> dict[str, str]:
-    """Which path of `known` each of the others means, where that is not itself: by its end, if one fits."""
+    """For each path that is not in `known`: the one known path that it may mean, by its end."""
     there = set(known)
     here = set(paths)
     free = [path for path in known if path not in here]
@@ -255,8 +256,7 @@ def _pair(
     joined: pd.DataFrame, first: str, second: str, category: str, settings: tuple[float, int, int]
 ) -> Pair:
     both = joined[[first, second]].dropna().to_numpy(np.float64)
-    spearman, kendall = _correlations(both[:, 0], both[:, 1], *settings)
-    return Pair(first, second, category, len(both), spearman, kendall)
+    return Pair(first, second, category, len(both), *_correlations(both[:, 0], both[:, 1], *settings))
 
 
 def _correlations(
@@ -268,7 +268,7 @@ def _correlations(
     if n < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         nothing = Correlation(None, None, None)
         return nothing, nothing
-    values = _spearman(x[None], y[None])[0], float(kendalltau(x, y).statistic)
+    values = float(spearman(x, y)), float(kendalltau(x, y).statistic)
     if n > MOST_RESAMPLED:
         z = norm.ppf(0.5 + confidence / 2)
         spreads = math.sqrt(1.06 / (n - 3)), math.sqrt(0.437 / (n - 4))
@@ -285,7 +285,7 @@ def _correlations(
         return pairs[0], pairs[1]
     drawn = np.random.default_rng(seed).integers(0, n, (resamples, n))
     spearmans = np.concatenate(
-        [_spearman(x[rows], y[rows]) for rows in np.array_split(drawn, max(1, n // 50))]
+        [spearman(x[rows], y[rows]) for rows in np.array_split(drawn, max(1, n // 50))]
     )
     kendalls = np.array([kendalltau(x[row], y[row]).statistic for row in drawn])
     tails = (0.5 - confidence / 2, 0.5 + confidence / 2)
@@ -298,18 +298,6 @@ def _interval(value: float, resampled: np.ndarray, tails: tuple[float, float]) -
         return Correlation(float(value), None, None)
     low, high = np.quantile(defined, tails)
     return Correlation(float(value), float(low), float(high))
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Spearman's correlation of each row of x with that of y: float64 (rows, n) twice -> (rows,)."""
-    from scipy.stats import rankdata
-
-    one, other = (
-        ranks - ranks.mean(axis=1, keepdims=True) for ranks in (rankdata(x, axis=1), rankdata(y, axis=1))
-    )
-    norms = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return (one * other).sum(axis=1) / norms
 
 
 def _moved(joined: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

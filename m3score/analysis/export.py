@@ -1,9 +1,8 @@
-"""Put chosen images into a folder, as copies or links: none overwritten, none half written, none done twice.
+"""Export selected images into a folder, as copies or links: none overwritten, half written or done twice.
 
-Knows files, and pictures that lie in shards, tables and data sets (by way of extract.py). The folders
-below the images' common folder are kept, so that names that occur in several of them stay apart; a shard or
-table counts as a folder. Where a name is taken by another file all the same, a hash of the source's path is
-added to it.
+Knows files, and images inside shards, tables and data sets (through extract.py). The folders below the
+images' common folder are kept, so that equal names in different folders do not clash; a shard or table counts
+as a folder. If another file has the name all the same, a hash of the source's path is added to it.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from m3score.common.errors import M3ScoreError
-from m3score.data.extract import finder, taken_out
-from m3score.data.item import Columns, FoundImage
+from m3score.data.extract import extract_images, finder
+from m3score.data.item import Columns, ImageItem
 from m3score.data.sources.remote import is_url
 from m3score.images.decode import image_suffixes, printable, suffix_of, system_error
 
@@ -28,61 +27,60 @@ if TYPE_CHECKING:
     from m3score.data.sources.hf_datasets import DataSet
 
 
-class How(StrEnum):
-    """What is put there."""
+class ExportMode(StrEnum):
+    """How images are exported."""
 
     copy = "copy"
     link = "link"
 
 
 @dataclass(frozen=True)
-class Placed:
-    """One image that was put into the folder, or the reason why it was not."""
+class ExportResult:
+    """One image that was exported, or the reason why it was not."""
 
     source: str
-    """As given."""
+    """The path as given."""
     target: str | None
-    """Where it lies now."""
+    """The exported file."""
     already: bool
-    """Whether it was there before."""
+    """Whether the target was there before."""
     error: str | None
 
 
-def place(
+def export_images(
     paths: Sequence[str],
     folder: str | os.PathLike[str],
-    how: How,
+    mode: ExportMode,
     *,
     root: str = "",
     base: str | None = None,
     data_sets: Sequence[DataSet] = (),
     columns: Columns | None = None,
     fetch: bool = False,
-) -> Iterator[Placed]:
-    """Copy images into a folder (files with their times), or put symbolic links to them there; one result per
-    path, files first.
+) -> Iterator[ExportResult]:
+    """Copy images into a folder (files with their times), or link to them; one result per path, files first.
 
-    What lies there already with the same content is left as it is: a run that was interrupted goes on.
-    Pictures out of shards and tables can be copied only; what has no suffix there is given its format's.
+    A target that has the right content already is left as it is, so an interrupted export can be repeated.
+    Images in shards and tables can only be copied; one without a suffix gets that of its format.
 
     Args:
-        paths: images, as a score table names them; a file that occurs twice is placed once.
-        folder: made if there is none.
-        how: as copies or as links.
-        root: where relative paths begin; "" is the working folder.
-        base: a folder above all of them, below which folders are kept; by default the deepest one. What goes
-            into the folder later keeps its place only with the same one.
-        data_sets, columns, fetch: of pictures that are no files; see picture_sources.taken_out.
+        paths: images, as a score table names them; a file that occurs twice is exported once.
+        folder: created if it does not exist.
+        mode: as copies or as links.
+        root: relative paths are relative to this; "" is the working folder.
+        base: a folder above all images, below which folders are kept; by default the deepest one. Give the
+            same one for later exports into the folder, so that names stay the same.
+        data_sets, columns, fetch: for images that are no files; see data.extract.extract_images.
 
     Raises:
-        M3ScoreError: the folder cannot be made.
+        M3ScoreError: the folder can't be created.
     """
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise M3ScoreError(f"{printable(str(folder))}: {system_error(error)}.") from None
     find, above = finder(None), common_folder(paths, root) if base is None else base
-    files: dict[str, Placed] = {}
+    files: dict[str, ExportResult] = {}
     others: dict[str, None] = {}
     for path in paths:
         source = os.path.abspath(find(os.path.join(root, path)))
@@ -90,21 +88,21 @@ def place(
             others[path] = None
             continue
         if source not in files:
-            files[source] = _place(path, source, os.path.relpath(source, above), Path(folder), how)
+            files[source] = _export_file(path, source, os.path.relpath(source, above), Path(folder), mode)
         yield replace(files[source], source=path)
 
     def here(path: str) -> str:
         return path if is_url(path) else find(os.path.join(root, path))
 
-    for path, found in taken_out(others, here, data_sets=data_sets, columns=columns, fetch=fetch):
+    for path, found in extract_images(others, here, data_sets=data_sets, columns=columns, fetch=fetch):
         del others[path]
         relative = os.path.relpath(os.path.abspath(os.path.join(root, path)), above)
-        yield _place_member(path, found, Path(folder) / relative, how)
-    yield from (Placed(path, None, False, "no such file") for path in others)
+        yield _export_member(path, found, Path(folder) / relative, mode)
+    yield from (ExportResult(path, None, False, "no such file") for path in others)
 
 
 def common_folder(paths: Iterable[str], root: str = "") -> str:
-    """The deepest folder above all files; M3ScoreError if they lie on several drives."""
+    """The deepest folder above all files; M3ScoreError if they are on several drives."""
     try:
         folders = {os.path.dirname(os.path.abspath(os.path.join(root, path))) for path in paths}
         return os.path.commonpath(folders) if folders else os.sep
@@ -112,42 +110,45 @@ def common_folder(paths: Iterable[str], root: str = "") -> str:
         raise M3ScoreError("the images lie on several drives: select from one at a time.") from None
 
 
-def _place(path: str, source: str, relative: str, folder: Path, how: How) -> Placed:
+def _export_file(path: str, source: str, relative: str, folder: Path, mode: ExportMode) -> ExportResult:
     if not os.path.isfile(source):
-        return Placed(path, None, False, "not a file" if os.path.exists(source) else "no such file")
-    return _put_somewhere(path, source, source, folder / relative, how)
+        return ExportResult(path, None, False, "not a file" if os.path.exists(source) else "no such file")
+    return _put_under_free_name(path, source, source, folder / relative, mode)
 
 
-def _place_member(path: str, found: FoundImage, target: Path, how: How) -> Placed:
-    """What lies in a shard or table, or the file that a row of a table names."""
+def _export_member(path: str, found: ImageItem, target: Path, mode: ExportMode) -> ExportResult:
+    """Export an image inside a shard or table, or the file that a row of a table names."""
     if found.error:
-        return Placed(path, None, False, found.error)
-    if found.content is not None and how is How.link:
-        return Placed(path, None, False, "lies in another file, where no link can lead: copies can be had")
+        return ExportResult(path, None, False, found.error)
+    if found.content is not None and mode is ExportMode.link:
+        reason = "lies in another file, where no link can lead: copies can be had"
+        return ExportResult(path, None, False, reason)
     source = os.path.abspath(found.name) if found.content is None else found.content
     if target.suffix.lower() not in image_suffixes():
         suffix = Path(source).suffix if isinstance(source, str) else suffix_of(source)
         target = target.with_name(target.name + suffix)
-    return _put_somewhere(path, source, os.path.abspath(path), target, how)
+    return _put_under_free_name(path, source, os.path.abspath(path), target, mode)
 
 
-def _put_somewhere(path: str, source: str | bytes, identity: str, plain: Path, how: How) -> Placed:
-    """Under the plain name, or where another file has it, under one with a hash of the source's path."""
+def _put_under_free_name(
+    path: str, source: str | bytes, identity: str, plain: Path, mode: ExportMode
+) -> ExportResult:
+    """Use the plain name, or if another file has it, one with a hash of the source's path."""
     tag = hashlib.blake2b(os.fsencode(identity), digest_size=4).hexdigest()
     try:
         for target in (plain, plain.with_name(f"{plain.stem}-{tag}{plain.suffix}")):
             target.parent.mkdir(parents=True, exist_ok=True)
-            if _same(source, target, how):
-                return Placed(path, str(target), True, None)
-            if not os.path.lexists(target) and _put(source, target, how):
-                return Placed(path, str(target), False, None)
+            if _same(source, target, mode):
+                return ExportResult(path, str(target), True, None)
+            if not os.path.lexists(target) and _put(source, target, mode):
+                return ExportResult(path, str(target), False, None)
     except OSError as error:
-        return Placed(path, None, False, system_error(error))
-    return Placed(path, None, False, f"another file has its place in {printable(str(plain.parent))}")
+        return ExportResult(path, None, False, system_error(error))
+    return ExportResult(path, None, False, f"another file has its place in {printable(str(plain.parent))}")
 
 
-def _same(source: str | bytes, target: Path, how: How) -> bool:
-    if how is How.link:
+def _same(source: str | bytes, target: Path, mode: ExportMode) -> bool:
+    if mode is ExportMode.link:
         return target.is_symlink() and os.path.abspath(os.readlink(target)) == source
     if not target.is_file() or target.is_symlink():
         return False
@@ -156,9 +157,9 @@ def _same(source: str | bytes, target: Path, how: How) -> bool:
     return filecmp.cmp(source, target)
 
 
-def _put(source: str | bytes, target: Path, how: How) -> bool:
-    """Whether the name was still free; what appears under it is whole."""
-    if how is How.link:
+def _put(source: str | bytes, target: Path, mode: ExportMode) -> bool:
+    """Write atomically; returns whether the name was still free."""
+    if mode is ExportMode.link:
         try:
             os.symlink(source, target)
         except FileExistsError:

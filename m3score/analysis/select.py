@@ -1,7 +1,7 @@
-"""Choose rows of a score table: by range, from either end, by levels of the ladder, under a budget of tokens.
+"""Select rows of a score table: by range, from either end, by levels of the ladder, within a token budget.
 
-Knows tables, no files and no images. Draws depend on the seed and the path of each row alone: neither the
-order of the table nor rows that come later change them, and more per level means the same rows and others.
+Knows tables, no files and no images. Random choices depend only on the seed and each row's path: the order of
+the table and additional rows do not change them, and a larger sample contains the smaller one.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
 SHORT = {"required": "required_tokens", "effective": "effective_tokens", "predicted": "predicted_tokens"}
 """Short names of columns."""
 LEVEL_COLUMNS = ("required_tokens", "predicted_tokens")
-"""What tells a row's level of the ladder, and what it costs: the first of these that has any value."""
+"""Columns of a row's level of the ladder and its cost; the first one with any value is used."""
 MOST_LEVELS = 64
-"""A column with more different values than this is no ladder."""
+"""A column with more distinct values than this is not a ladder."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rows were chosen, and what became of the others."""
+    """Which rows were selected, and why others were left out."""
 
     positions: np.ndarray
-    """int64: the rows' positions in the table. After top and bottom the extreme one is first, otherwise they
-    are in the order of the table."""
+    """int64: the rows' positions in the table. With top and bottom the most extreme row comes first, else the
+    rows are in the order of the table."""
     by: str
     counted: str | None
-    """The column of levels or costs; None where neither was needed."""
+    """The column of levels or costs; None if neither was needed."""
     without_value: int
-    """Rows left out for want of a number: images that could not be scored."""
+    """Rows left out because they have no number: images that could not be scored."""
     unsolved: int
-    """Rows left out because no scale solves them, so that they have neither level nor cost."""
+    """Rows left out because no scale solves them, so that they have no level and no cost."""
     tokens: float | None
-    """Sum of the costs of the chosen rows; None without a budget."""
+    """Total cost of the selected rows; None without a budget."""
     per_level: dict[int, int] = field(default_factory=dict)
-    """Chosen rows by level, where levels were asked for."""
+    """Selected rows by level, if levels were asked for."""
 
 
 def select(
@@ -63,32 +63,33 @@ def select(
     unsolved: bool = False,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """The rows of a score table that fit the criteria, with their index and all columns.
+    """The rows of a score table that meet the criteria, with their index and all columns.
 
-    `min` and `max` leave rows; of these `top`, `bottom`, `sample` or `per_level` chooses (one of them at
-    most); of these `token_budget` keeps as many as fit. Without criteria: every row that has a score.
+    `min` and `max` filter first. Then `top`, `bottom`, `sample` or `per_level` (at most one of them) selects,
+    and `token_budget` keeps as many rows as fit. Without criteria: every row that has a score.
 
     Args:
         table: what m3score.rank returns or m3score.tables.io.read_scores reads.
-        by: the column that min, max, top and bottom are about; "required", "effective" and "predicted" are
-            short for their tokens.
-        min: least value, itself included.
-        max: greatest value, itself included.
-        top: so many rows with the greatest values, or a share of the rows in range, such as "10%".
+        by: the column that min, max, top and bottom use; "required", "effective" and "predicted" are short
+            for the columns of tokens.
+        min: least value, inclusive.
+        max: greatest value, inclusive.
+        top: this many rows with the greatest values, or a share of the rows in range, such as "10%".
         bottom: the same with the least values.
-        sample: so many rows, or a share of them, at random.
-        per_level: so many rows of every level of the ladder at random, or all where there are fewer.
-        token_budget: sum of tokens per grid of the chosen rows at most. The cheapest first, which gives the
-            most rows; with per_level one of each level by turns; with top, bottom and sample in their order.
+        sample: this many rows, or a share of them, at random.
+        per_level: this many rows of every level of the ladder at random, or all if there are fewer.
+        token_budget: most tokens per grid of the selected rows in total. The cheapest rows come first, which
+            gives the most rows; with per_level, one of each level in turn; with top, bottom and sample, in
+            their order.
         level: the column of levels and costs; by default the first of LEVEL_COLUMNS that has a value.
-        unsolved: whether rows that no scale solves count as the finest scale instead of being left out where
-            their tokens matter.
-        seed: of all that is drawn.
+        unsolved: count rows that no scale solves as the finest scale, instead of leaving them out where their
+            tokens matter.
+        seed: of all random choices.
 
     Raises:
-        M3ScoreError: a column that is not there or holds no numbers, or criteria that cannot be used.
+        M3ScoreError: a column is missing or holds no numbers, or the criteria can't be used.
     """
-    chosen = choose(
+    chosen = select_rows(
         table,
         by=by,
         min=min,
@@ -105,7 +106,7 @@ def select(
     return table.iloc[chosen.positions]
 
 
-def choose(
+def select_rows(
     table: pd.DataFrame,
     *,
     by: str = "complexity",
@@ -120,7 +121,7 @@ def choose(
     unsolved: bool = False,
     seed: int = 0,
 ) -> Selection:
-    """`select`, whose arguments these are, as positions and with an account of what was left out."""
+    """As `select`, but returns the rows' positions and what was left out."""
     _check(top=top, bottom=bottom, sample=sample, per_level=per_level)
     if token_budget is not None and not token_budget > 0:
         raise M3ScoreError(f"a token budget must be more than 0, not {token_budget}.")
@@ -168,7 +169,7 @@ def choose(
 
 
 def how_many(wanted: int | str, total: int, option: str) -> int:
-    """A number of rows from 20 or "20" or "10%" (of `total`, rounded up)."""
+    """The number of rows that 20, "20" or "10%" (of `total`, rounded up) stands for."""
     text = str(wanted).strip()
     try:
         if text.endswith("%"):
@@ -199,7 +200,7 @@ def numbers(table: pd.DataFrame, column: str) -> np.ndarray:
 
 
 def draw_keys(table: pd.DataFrame, positions: np.ndarray, seed: int) -> np.ndarray:
-    """uint64 [len(positions)]: numbers that are random in all but seed and path."""
+    """uint64 (len(positions),): random numbers that depend on the seed and the path alone."""
     names = table["path"] if "path" in table.columns else table.index.to_series()
     start = hashlib.blake2b(f"{seed}\0".encode(), digest_size=8)
     keys = np.empty(len(positions), np.uint64)
@@ -219,7 +220,7 @@ def _check(**ways: Any) -> None:
 
 
 def _scored(table: pd.DataFrame) -> np.ndarray:
-    """Which rows are no failures: bool [rows]."""
+    """bool (rows,): which rows have no error."""
     if "error" not in table.columns:
         return np.ones(len(table), bool)
     return (table["error"].isna() | (table["error"] == "").fillna(False)).to_numpy(bool)
@@ -232,7 +233,7 @@ def _is_unsolved(table: pd.DataFrame) -> np.ndarray:
 
 
 def _filled(table: pd.DataFrame, column: str, unsolved: bool) -> np.ndarray:
-    """The column's numbers; the finest scale's for required tokens that do not exist, if that is wanted."""
+    """The column's numbers; with `unsolved`, the finest scale where no scale solves a row."""
     values = numbers(table, column)
     if not unsolved or column != "required_tokens":
         return values
@@ -266,7 +267,7 @@ def _within(values: np.ndarray, least: float | None, most: float | None) -> np.n
 def _of_each_level(
     kept: np.ndarray, levels: np.ndarray, keys: np.ndarray, per_level: int, column: str | None
 ) -> np.ndarray:
-    """`per_level` of each level, the first of every level before the second of any."""
+    """`per_level` rows of each level; the first of every level come before the second of any."""
     different, which = np.unique(levels, return_inverse=True)
     if len(different) > MOST_LEVELS:
         raise M3ScoreError(f"the column {column!r} has {len(different):,} different values: it is no ladder.")
@@ -279,7 +280,7 @@ def _of_each_level(
 
 
 def _fitting(costs: Sequence[float] | np.ndarray, budget: float) -> np.ndarray:
-    """Which of the rows, taken in order, still fit: bool [rows]."""
+    """bool (rows,): which rows fit into the budget, taken in order."""
     left = budget
     fits = np.zeros(len(costs), bool)
     for index, cost in enumerate(costs):
@@ -290,5 +291,5 @@ def _fitting(costs: Sequence[float] | np.ndarray, budget: float) -> np.ndarray:
 
 
 def _level_counts(levels: np.ndarray, chosen: np.ndarray, usable: np.ndarray) -> dict[int, int]:
-    """Chosen rows of every level that the table has."""
+    """Selected rows of every level in the table."""
     return {int(one): int((levels[chosen] == one).sum()) for one in np.unique(levels[usable])}

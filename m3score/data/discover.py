@@ -18,8 +18,8 @@ from typing import IO, TYPE_CHECKING, TypeAlias
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import MAX_EMBEDDED_BYTES
-from m3score.data.item import Columns, FoundImage, PathLike, ToFetch
-from m3score.data.naming import distinct
+from m3score.data.item import Columns, ImageItem, PathLike, ToFetch
+from m3score.data.naming import make_names_unique
 from m3score.data.sources.folders import FolderSearch, found_file
 from m3score.data.sources.parquet import is_table, parquet_images, parquet_rows
 from m3score.data.sources.remote import RemoteFile, fetched, is_url, local_path, placed, remote_files
@@ -29,11 +29,11 @@ from m3score.images.decode import image_suffixes, why_not_a_file
 if TYPE_CHECKING:
     from m3score.data.sources.hf_datasets import DataSet
 
-__all__ = ["Columns", "FoundImage", "PathLike", "Source", "count_images", "exists_somewhere", "find_images"]
+__all__ = ["Columns", "ImageItem", "PathLike", "Source", "count_images", "exists_somewhere", "find_images"]
 
 Source: TypeAlias = "PathLike | DataSet"
 
-_Found: TypeAlias = Iterator[FoundImage | ToFetch]
+_Found: TypeAlias = Iterator[ImageItem | ToFetch]
 
 
 def find_images(
@@ -42,7 +42,7 @@ def find_images(
     columns: Columns | None = None,
     on_skip: Callable[[str], None] | None = None,
     max_bytes: int = MAX_EMBEDDED_BYTES,
-) -> Iterator[FoundImage]:
+) -> Iterator[ImageItem]:
     """Find the images that the paths stand for, in a fixed order: as given, folders sorted by name.
 
     - A folder is searched, with everything below it, for files with the suffix (in either case) of a format
@@ -58,8 +58,8 @@ def find_images(
     - "-" reads all these but patterns from stdin, one per line.
     - A DataSet gives one image per row.
 
-    Every input has a path of its own: see naming.distinct. What can't be read is an input with an error; a
-    damaged shard or table costs one such input, and what follows in it.
+    Every input has a path of its own: see naming.make_names_unique. What can't be read is an input with an
+    error; a damaged shard or table costs one such input, and what follows in it.
 
     Args:
         paths: one or many of these.
@@ -70,10 +70,10 @@ def find_images(
             its own limit counts.)
 
     Yields:
-        One FoundImage per input, lazily.
+        One ImageItem per input, lazily.
     """
     search = _Search(columns or Columns(), on_skip or (lambda path: None), max_bytes=max_bytes)
-    return distinct(fetched(_all(paths, search)))
+    return make_names_unique(fetched(_all(paths, search)))
 
 
 def count_images(paths: Source | Iterable[Source], limit: int | None = None) -> int | None:
@@ -143,7 +143,7 @@ class _Search:
         else:
             yield from self.folders.path(path)
 
-    def _within(self, file: FoundImage) -> _Found:
+    def _within(self, file: ImageItem) -> _Found:
         """A local file, or what is in it."""
         if file.error or not (is_shard(file.path) or is_table(file.path)):
             yield file
@@ -164,7 +164,7 @@ class _Search:
             for file in remote_files(url, self._keeps, self.max_bytes):
                 yield from self._within_remote(file)
         except M3ScoreError as error:
-            yield FoundImage(url, url, error.reason)
+            yield ImageItem(url, url, error.reason)
 
     def _within_remote(self, file: RemoteFile) -> _Found:
         if is_shard(file.path):

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from m3score.common.errors import M3ScoreError
-from m3score.data.item import Columns, FoundImage, ToFetch
-from m3score.data.naming import distinct
+from m3score.data.item import Columns, ImageItem, ToFetch
+from m3score.data.naming import make_names_unique
 from m3score.data.sources.parquet import is_table, parquet_images
 from m3score.data.sources.remote import fetched, is_url, placed
 from m3score.data.sources.webdataset import is_shard, shard_images
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 KEPT = 2 * 2**30
 """Bytes of all copies together."""
 _NUMBERED = re.compile(r"(.+)#(\d+)", re.DOTALL)
-"""What naming.distinct makes of a name that is there already."""
+"""What naming.make_names_unique makes of a name that is there already."""
 _ROW = re.compile(r"(.+)/\d+", re.DOTALL)
 _BYTES = re.compile(r"\\x([89a-f][0-9a-f])")
 """What columns.printable makes of bytes that are no UTF-8."""
@@ -63,7 +63,7 @@ def _spellings(path: str) -> Iterator[str]:
 
 
 @contextmanager
-def within_reach(
+def opened_images(
     paths: Iterable[str],
     folder: str | os.PathLike[str] | None,
     *,
@@ -77,7 +77,7 @@ def within_reach(
     Args:
         paths: the pictures that will be asked for, by their names in the table.
         folder: the table's own, which paths may be relative to.
-        data_sets, columns, fetch: as in `taken_out`.
+        data_sets, columns, fetch: as in `extract_images`.
         on_picture: called once per path.
 
     Yields:
@@ -87,7 +87,7 @@ def within_reach(
     wanted = dict.fromkeys(paths)
     with tempfile.TemporaryDirectory(prefix="m3score-pictures-") as temporary:
         copies = _Copies(Path(temporary))
-        for path, found in taken_out(wanted, here, data_sets=data_sets, columns=columns, fetch=fetch):
+        for path, found in extract_images(wanted, here, data_sets=data_sets, columns=columns, fetch=fetch):
             copies.keep(path, found)
             del wanted[path]
             on_picture()
@@ -96,14 +96,14 @@ def within_reach(
         yield lambda path: copies.file(path) or here(path)
 
 
-def taken_out(
+def extract_images(
     paths: Iterable[str],
     here: Find,
     *,
     data_sets: Sequence[DataSet] = (),
     columns: Columns | None = None,
     fetch: bool = False,
-) -> Iterator[tuple[str, FoundImage]]:
+) -> Iterator[tuple[str, ImageItem]]:
     """Those pictures that are no files of their own, each once: the content, the file named, or why neither.
 
     Args:
@@ -176,7 +176,7 @@ class _Reading:
         self.kind, self.name, self.split = source
         self.wanted, self.here, self.columns, self.fetch = wanted, here, columns, fetch
 
-    def wanted_images(self, data_sets: Sequence[DataSet]) -> Iterator[tuple[str, FoundImage]]:
+    def wanted_images(self, data_sets: Sequence[DataSet]) -> Iterator[tuple[str, ImageItem]]:
         """Each of them by its path, in the order of the source; at the end those that could not be had."""
         left = dict.fromkeys(self.wanted)
         turns = {m[1]: 0 for m in map(_NUMBERED.fullmatch, left) if m}
@@ -198,11 +198,11 @@ class _Reading:
         except M3ScoreError as error:
             lost = str(error).rstrip(".")
         for path in left:
-            yield path, FoundImage(path, path, lost)
+            yield path, ImageItem(path, path, lost)
 
     def _given_several_times(
         self, left: dict[str, Any], turns: dict[str, int], data_sets: Sequence[DataSet]
-    ) -> Iterator[tuple[str, FoundImage]]:
+    ) -> Iterator[tuple[str, ImageItem]]:
         """Names numbered on from a run that read the source more than once; takes them out of `left`."""
         same: dict[tuple[str, int], list[str]] = {}
         for path in left:
@@ -218,11 +218,11 @@ class _Reading:
                 yield path, found
             turn[base] += 1
 
-    def _images(self, data_sets: Sequence[DataSet]) -> Iterator[FoundImage]:
+    def _images(self, data_sets: Sequence[DataSet]) -> Iterator[ImageItem]:
         """What there is of them, called as in the table, and maybe others. M3ScoreError if there is none."""
-        yield from distinct(fetched(self._found(data_sets)), quiet=True)
+        yield from make_names_unique(fetched(self._found(data_sets)), quiet=True)
 
-    def _found(self, data_sets: Sequence[DataSet]) -> Iterator[FoundImage | ToFetch]:
+    def _found(self, data_sets: Sequence[DataSet]) -> Iterator[ImageItem | ToFetch]:
         if self.kind == "data set":
             return data_sets[self.name].some(self.wanted)
         if self.kind == "url":
@@ -241,13 +241,13 @@ class _Reading:
         found = parquet_images(self.name, opened, self.columns, wanted=rows)
         return self._allowed(placed(*row, os.path.dirname(place)) for row in found)
 
-    def _of_folder(self, place: str) -> Iterator[FoundImage | ToFetch]:
+    def _of_folder(self, place: str) -> Iterator[ImageItem | ToFetch]:
         from m3score.data.sources.hf_datasets import DataSet
 
         rows = DataSet(place, self.split, self.columns)
         return self._allowed(rows.some(self.wanted, called=self.name))
 
-    def _of_url(self) -> Iterator[FoundImage | ToFetch]:
+    def _of_url(self) -> Iterator[ImageItem | ToFetch]:
         from m3score.data.discover import find_images
 
         if not self.fetch:
@@ -257,17 +257,17 @@ class _Reading:
         numbered = {path: _NUMBERED.fullmatch(path) for path in self.wanted}
         return find_images(dict.fromkeys(m[1] if m else path for path, m in numbered.items()))
 
-    def _allowed(self, found: Iterable[FoundImage | ToFetch]) -> Iterator[FoundImage | ToFetch]:
+    def _allowed(self, found: Iterable[ImageItem | ToFetch]) -> Iterator[ImageItem | ToFetch]:
         """A table on this machine may name URLs too."""
         for item in found:
             if isinstance(item, ToFetch) and not self.fetch:
-                yield FoundImage(item.found.path, item.found.relative, "at a URL, which only --fetch asks")
+                yield ImageItem(item.found.path, item.found.relative, "at a URL, which only --fetch asks")
             else:
                 yield item
 
 
-def _base(found: FoundImage) -> str:
-    """The name without the number that naming.distinct gave it."""
+def _base(found: ImageItem) -> str:
+    """The name without the number that naming.make_names_unique gave it."""
     return found.shown if found.content is None else printable(found.name)
 
 
@@ -286,7 +286,7 @@ class _Copies:
             raise M3ScoreError(self._reasons[path])
         return self._files.get(path)
 
-    def keep(self, path: str, found: FoundImage) -> None:
+    def keep(self, path: str, found: ImageItem) -> None:
         """Remember one that was taken out, as far as there is room."""
         if found.error:
             self._reasons[path] = found.error

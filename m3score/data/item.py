@@ -21,7 +21,7 @@ PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
-class FoundImage:
+class ImageItem:
     """One input: a file to open or its content, or the reason why there is neither."""
 
     path: str
@@ -35,8 +35,8 @@ class FoundImage:
     questions: tuple[Question, ...] = ()
     """What the source itself asks about this image."""
     original: str | None = None
-    """What the source calls it, where `path` is another: the name without the number that naming.distinct
-    gave it, or the file that a row of a table names."""
+    """What the source calls it, where `path` is another: the name without the number that
+    naming.make_names_unique gave it, or the file that a row of a table names."""
 
     @property
     def shown(self) -> str:
@@ -62,7 +62,7 @@ class FoundImage:
 class ToFetch:
     """An input whose content takes a while to come: remote.fetched has several on their way at once."""
 
-    found: FoundImage
+    found: ImageItem
     fetch: Callable[[], bytes]
     """Raises M3ScoreError where there is no getting it."""
 

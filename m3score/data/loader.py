@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from m3score.common.errors import M3ScoreError, image_failure, model_failure
 from m3score.common.profiling import stage
-from m3score.data.item import FoundImage
+from m3score.data.item import ImageItem
 from m3score.data.questions import Question, as_question, default_questions
 from m3score.images.decode import open_image
 
@@ -88,7 +88,7 @@ class Opened:
 
 
 def open_item(
-    item: FoundImage,
+    item: ImageItem,
     book: QuestionBook,
     prepare: Callable[[Any], Any] | None = None,
     decode: Callable[[Any], Any] | None = None,

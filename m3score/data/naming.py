@@ -7,12 +7,12 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from m3score.data.item import FoundImage
+from m3score.data.item import ImageItem
 
 logger = logging.getLogger(__name__)
 
 
-def distinct(found: Iterable[FoundImage], *, quiet: bool = False) -> Iterator[FoundImage]:
+def make_names_unique(found: Iterable[ImageItem], *, quiet: bool = False) -> Iterator[ImageItem]:
     """The inputs in order, the second one called a.jpg as a.jpg#2, the third as a.jpg#3; a warning says so.
 
     What is remembered of a name are 64 bits of its hash, in 11 to 27 bytes: half a gigabyte for 20 million

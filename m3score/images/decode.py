@@ -17,7 +17,6 @@ What the model sees of a file, and why:
 from __future__ import annotations
 
 import io
-import math
 import os
 import threading
 import warnings
@@ -25,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import IO, TypeAlias
+from typing import IO
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
@@ -33,6 +32,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from m3score.common.errors import M3ScoreError, one_line
 from m3score.common.files import check_bytes, open_regular, printable, system_error, why_not_a_file
 from m3score.common.limits import MAX_FILE_BYTES, MAX_PIXELS
+from m3score.images.given import ImageSource, as_source
+from m3score.images.reduce import QUICK, averaged, quick_jpeg
 from m3score.images.video import VIDEO_SUFFIXES, looks_like_video, video_grid, video_suffixes
 
 __all__ = [
@@ -46,8 +47,6 @@ __all__ = [
     "system_error",
     "why_not_a_file",
 ]
-
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray"
 
 LARGE = 16_777_216
 """Pixels of a picture whose decoding takes memory worth speaking of."""
@@ -122,7 +121,8 @@ def open_image(
 
     Args:
         source: a path, the bytes of an image file, a PIL image, or a numpy array: uint8 of shape (H, W),
-            (H, W, 1), (H, W, 3) or (H, W, 4), or uint16 of shape (H, W).
+            (H, W, 1), (H, W, 3) or (H, W, 4), or uint16 of shape (H, W); or what given.as_source makes one
+            of these of.
         max_pixels: refuse, before decoding, an image of more pixels than this.
         max_bytes: refuse, before reading, a file (or bytes) of more bytes than this.
 
@@ -138,10 +138,12 @@ def open_image(
 def open_reduced(
     source: ImageSource, side: int, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_FILE_BYTES
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """`open_image` for those who need no more than a small picture: same checks, same errors, often faster.
+    """`open_image`, then averaged over whole blocks of pixels: same checks, same errors, often faster.
 
-    A JPEG file is decoded at 1/2, 1/4 or 1/8 of its size if its longest side is then still at least `side`
-    pixels; what cannot be decoded at reduced size comes back whole. Nothing is ever enlarged.
+    The blocks are as large as leaves the longest side at least `side` pixels; nothing is ever enlarged. The
+    result hangs on the pixels alone: a path, its bytes, the opened picture and its array give the same one. A
+    JPEG decoded at 1/2, 1/4 or 1/8 (Pillow's draft) would be cheaper still, but no array could be made to
+    agree with it.
 
     Returns:
         The image (mode RGB, upright), and the (width, height) in pixels that it would have had in full.
@@ -152,19 +154,20 @@ def open_reduced(
 def _open(
     source: ImageSource, max_pixels: int, max_bytes: int, side: int | None
 ) -> tuple[Image.Image, tuple[int, int]]:
-    """The image, at least `side` pixels long where it is a file that can be reduced, and its full size."""
+    """The image, averaged over blocks where it is longer than `side`, and its full size."""
+    if not isinstance(source, str | os.PathLike | bytes | Image.Image):
+        source = as_source(source)
     with _quiet_pillow():
         if isinstance(source, np.ndarray):
-            return _to_rgb(_from_array(source), "the array", max_pixels)
-        if isinstance(source, Image.Image):  # never reduced: it is the caller's, and would stay so
+            return _to_rgb(_from_array(source), "the array", max_pixels, side)
+        if isinstance(source, Image.Image):
             name = getattr(source, "filename", "") or "the image"
-            return _to_rgb(source, printable(name), max_pixels)
-        if isinstance(source, bytes | bytearray | memoryview):
-            data = bytes(source)
-            if not data:
+            return _to_rgb(source, printable(name), max_pixels, side)
+        if isinstance(source, bytes):
+            if not source:
                 raise M3ScoreError("no data (0 bytes)", subject="the image")
-            check_bytes(len(data), "the image", max_bytes)
-            return _decode(io.BytesIO(data), "the image", max_pixels, side)
+            check_bytes(len(source), "the image", max_bytes)
+            return _decode(io.BytesIO(source), "the image", max_pixels, side)
         if isinstance(source, str | os.PathLike):
             name = printable(source)
             with open_regular(source, max_bytes) as file:
@@ -180,7 +183,7 @@ def _decode(
     if looks_like_video(file.read(16)):
         file.seek(0)
         grid = video_grid(file, name, max_pixels=max_pixels)
-        return grid, grid.size
+        return averaged(grid, side), grid.size
     file.seek(0)
     try:
         image = Image.open(file, formats=_raster_formats())
@@ -189,27 +192,31 @@ def _decode(
             raise M3ScoreError("not a video that can be read", subject=name) from None
         raise M3ScoreError(_explain(error, max_pixels), subject=name) from None
     with image:
-        return _to_rgb(image, name, max_pixels, side)
+        return _to_rgb(image, name, max_pixels, side, file)
 
 
 def _to_rgb(
-    image: Image.Image, name: str, max_pixels: int, side: int | None = None
+    image: Image.Image,
+    name: str,
+    max_pixels: int,
+    side: int | None = None,
+    file: IO[bytes] | None = None,
 ) -> tuple[Image.Image, tuple[int, int]]:
+    """An upright RGB picture and its full size; `file` is what `image` was opened from, if it was."""
     _check_pixels(image.size, name, max_pixels)
-    full = image.size
-    if full[0] * full[1] > LARGE and (ask := _ask_before_large.get()):
-        ask(full[0] * full[1])
+    pixels = image.width * image.height
+    if pixels > LARGE and (ask := _ask_before_large.get()):
+        ask(pixels)
     try:
-        if side is not None and max(full) > side:
-            image.draft(None, (math.ceil(full[0] * side / max(full)), math.ceil(full[1] * side / max(full))))
-        reduced = image.size != full
-        image.load()
-        _check_pixels(image.size, name, max_pixels)  # an icon may hold more than its directory says
+        quick = None if side is None or file is None or pixels < QUICK else quick_jpeg(image, file)
+        if quick is None:
+            image.load()
+            _check_pixels(image.size, name, max_pixels)  # an icon may hold more than its directory says
         orientation = _orientation(image)
-        upright = _upright(_as_mode_rgb(image), orientation)
-        if not reduced:  # some formats know their true size only when they are loaded
-            return upright, upright.size
-        return upright, full[::-1] if orientation in _SIDEWAYS else full
+        whole = _as_mode_rgb(image) if quick is None else quick
+        upright = _upright(averaged(whole, side, orientation), orientation)
+        full = whole.size[::-1] if orientation in _SIDEWAYS else whole.size
+        return upright if upright.mode == "RGB" else upright.convert("RGB"), full
     except M3ScoreError:
         raise
     except Exception as error:  # as in _decode
@@ -227,17 +234,22 @@ def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
         )
 
 
-def _orientation(image: Image.Image) -> object:
+def _orientation(image: Image.Image) -> int:
     """EXIF orientation after loading (Pillow turns TIFF and AVIF upright itself, and clears the tag)."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
+        told = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged EXIF data says nothing about the pixels: take them as they lie
         return 1
+    return told if isinstance(told, int) else 1
 
 
-def _upright(image: Image.Image, orientation: object) -> Image.Image:
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    turn = _UPRIGHT.get(orientation)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    turned.info = {}  # the tag would turn it once more, where it is handed in again as a picture
+    return turned
 
 
 def _as_mode_rgb(image: Image.Image) -> Image.Image:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
-from m3score.images.worker_pool import Crew, FailedThere, WorkerError, available
+from m3score.images.worker_pool import FailedThere, PoolSession, WorkerError, available
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -87,7 +87,7 @@ def _mapped(
     limits: Limits | None,
     instead: Callable[[T, M3ScoreError], R] | None,
 ) -> Iterator[R]:
-    crew = Crew(limits)
+    crew = PoolSession(limits)
     pace = _Pace()
     waiting: deque[Future[list[R | _Raised]]] = deque()
 

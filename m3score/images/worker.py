@@ -40,8 +40,7 @@ def serve() -> None:
             module, name, arguments, folder, seconds, memory = protocol.receive(orders, _ANY_SIZE)
         except EOFError:
             return
-        if folder != os.getcwd():
-            os.chdir(folder)
+        os.chdir(folder)  # without a look at the one before: that may have been deleted
         _limit_memory(memory)
         _limit_time(seconds)
         with asking_before_large(_taking_turns(orders, answers, seconds)):

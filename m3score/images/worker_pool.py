@@ -53,7 +53,7 @@ class FailedThere(RuntimeError):
     """What a function raised in a worker process, unless it was an M3ScoreError: its kind and its words."""
 
 
-class Crew:
+class PoolSession:
     """Worker processes for one run; used from several threads, each call in a process of its own."""
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -66,7 +66,7 @@ class Crew:
         self._busy: set[_Worker] = set()
         self._closed = False
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> PoolSession:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -102,7 +102,7 @@ class Crew:
             self._closed = True
             for worker in self._busy:
                 worker.kill()
-        _pool.rest()
+        _pool.trim()
 
 
 class _Worker:
@@ -146,7 +146,7 @@ class _Worker:
                 reason, subject, transient = value
         except (OSError, EOFError, ValueError, TypeError):  # it died, or doesn't speak as a worker does
             self.kill()
-            raise WorkerError(self._obituary(seconds)) from None
+            raise WorkerError(self._death_message(seconds)) from None
         finally:
             self.deadline = None
             if room:
@@ -161,7 +161,7 @@ class _Worker:
     def _wait(self, seconds: float | None) -> None:
         self.deadline = None if seconds is None else time.monotonic() + seconds
 
-    def _obituary(self, seconds: float | None) -> str:
+    def _death_message(self, seconds: float | None) -> str:
         if self.late:
             return f"took longer than the limit of {seconds:g} seconds"
         status = self._process.wait()
@@ -231,7 +231,7 @@ class _Pool:
                 worker.end()
             self.changed.notify()
 
-    def rest(self, keep: int = KEPT) -> None:
+    def trim(self, keep: int = KEPT) -> None:
         """End idle workers but for a few."""
         with self.changed:
             leaving, self._idle = self._idle[keep:], self._idle[:keep]
@@ -273,6 +273,6 @@ def _environment() -> dict[str, str]:
 
 
 _pool = _Pool()
-atexit.register(_pool.rest, 0)
+atexit.register(_pool.trim, 0)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.forget)

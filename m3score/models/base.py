@@ -1,13 +1,13 @@
-"""What a model says at every scale: the small protocol that oracle and ranking see.
+"""The protocol of models that answer at every scale, which scoring and ranking depend on.
 
-Knows nothing about torch or about models, so that everything above it can be tested with a fake.
+Knows nothing about torch or any model, so that everything above it can be tested with a fake.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -17,19 +17,19 @@ class ScaleAnswer:
     """One answer at one scale of the ladder."""
 
     tokens: int
-    """Visual tokens per grid (1, 9, 36, 144 or 576 for a 24x24 grid): what a router chooses."""
+    """The scale: visual tokens per grid (1, 9, 36, 144 or 576 for a 24x24 grid). A router chooses this."""
     visual_tokens: int
-    """Visual tokens in all that entered the language model (a LLaVA-NeXT image has several grids)."""
+    """Visual tokens that entered the language model in total (a LLaVA-NeXT image has several grids)."""
     answer: str | None
-    """The greedy answer, decoded, without special tokens, stripped. None where it was not asked for and is
-    known only to differ from the finest scale's."""
+    """The greedy answer as text, stripped, without special tokens. None if it was not decoded, which happens
+    only where it is known to differ from the finest scale's."""
     agreement: float
     """Mean over the positions of the finest scale's answer of 1 - total variation distance, in [0, 1]."""
     logprob: float
-    """Log-probability (nats, summed over its tokens, the end token included) of this scale's own answer; NaN
-    without one."""
+    """Log-probability (nats) of this scale's own answer, summed over its tokens and the end token; NaN if the
+    answer was not decoded."""
     cut: bool = False
-    """Whether it reached max_new_tokens without coming to an end: there may be more that was not said."""
+    """Whether the answer reached max_new_tokens without an end token, so that it may be incomplete."""
 
 
 class LadderAnswerer(Protocol):
@@ -41,8 +41,27 @@ class LadderAnswerer(Protocol):
         ...
 
     @property
+    def identity(self) -> str:
+        """A hash of all that its answers depend on: the weights, and how images and prompts are prepared."""
+        ...
+
+    @property
+    def device(self) -> Any:
+        """Where it runs; its text is such as "cpu", "cuda:0" or "mps"."""
+        ...
+
+    @property
     def ladder(self) -> tuple[int, ...]:
         """Visual tokens per grid, coarsest first."""
+        ...
+
+    def count_visual_tokens(self, size: tuple[int, int], budget: int) -> int:
+        """How many visual tokens an image has at a scale, exactly, without running the model.
+
+        Args:
+            size: (width, height) of the image in pixels.
+            budget: a scale of the ladder.
+        """
         ...
 
     def answer_ladder(
@@ -50,9 +69,10 @@ class LadderAnswerer(Protocol):
     ) -> list[list[tuple[ScaleAnswer, ...]]]:
         """Answer each image's questions at every scale.
 
-        An answerer may also take `answers=False`, and then leave out answers that would have to be decoded;
-        see ScaleAnswer.
+        It may also take `decode_coarse=False`: then coarser scales' answers that differ from the finest
+        scale's need not be decoded (see ScaleAnswer).
 
-        Returns, per image and per question of that image, one ScaleAnswer per scale, coarsest first.
+        Returns:
+            Per image, per question of that image: one ScaleAnswer per scale, coarsest first.
         """
         ...

@@ -1,8 +1,8 @@
-"""A model's identity: a hash of its weights, so that a predictor knows whom it was calibrated on.
+"""A hash of a model's weights, so that a predictor knows which model it was calibrated on.
 
-Reads files, imports no torch. Hashing 14 GB whole takes half a minute; evenly spaced blocks take a moment and
-tell any two trainings apart, for training changes weights everywhere. (It is an identity, not a signature:
-somebody who wants to can change weights between the blocks.)
+Reads files, imports no torch. Hashing all of 14 GB takes half a minute. Evenly spaced blocks take a moment
+and tell any two trained models apart, because training changes weights everywhere. (The hash identifies
+weights, but does not protect them: weights between the blocks can be changed unnoticed.)
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from m3score.common.errors import M3ScoreError
 from m3score.models import hub
 
 BLOCKS = 64
-"""Blocks of a file that are read; a file of fewer bytes than these hold is read whole."""
+"""Blocks of a file that are hashed; a file with no more bytes than these is hashed whole."""
 BLOCK_BYTES = 1 << 16
 
-_PATTERNS = ("*.safetensors", "pytorch_model*.bin")  # as transformers looks for them: the first that is there
+_PATTERNS = ("*.safetensors", "pytorch_model*.bin")  # the first that exists, as in transformers
 
 
 def fingerprint(name_or_path: str | Path) -> str:
     """SHA-256 (hexadecimal) over each weight file's size and evenly spaced blocks of it.
 
     Args:
-        name_or_path: what load_model takes: a bundled name, a folder, or a hub id (then downloaded if need
-            be).
+        name_or_path: as for load_model: a bundled name, a folder, or a hub id (downloaded if need be).
 
     Raises:
         M3ScoreError: there is no such model, it has no weight files, or they cannot be read.
@@ -55,6 +54,6 @@ def _add(digest: hashlib._Hash, path: Path) -> None:
         if size <= BLOCKS * BLOCK_BYTES:
             digest.update(file.read())
             return
-        for block in range(BLOCKS):  # the first block is the file's beginning, the last its end
+        for block in range(BLOCKS):  # the first block starts the file, the last ends it
             file.seek(block * (size - BLOCK_BYTES) // (BLOCKS - 1))
             digest.update(file.read(BLOCK_BYTES))

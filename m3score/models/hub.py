@@ -1,6 +1,6 @@
 """Where a model's files are: bundled with the package, in a folder, or on the Hugging Face hub.
 
-Knows names, folders and downloads; knows nothing about what is in the files, except that they may be JSON.
+Knows names, folders and downloads; knows nothing about the content of the files, except that some are JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from m3score.common.errors import M3ScoreError, first_line
 
 BUNDLED = ("m3-tiny",)
-"""Models shipped inside the package: they load without a network."""
+"""Models inside the package; they load without a network."""
 AUTHORS = ("mucai/llava-v1.5-7b-m3", "mucai/llava-next-vicuna-7b-m3")
 """The checkpoints that the M3 paper's authors published, on the hub."""
 
@@ -30,7 +30,8 @@ def locate(name_or_path: str | Path, revision: str | None = None) -> Path:
         name_or_path: a name in BUNDLED, a folder, or a hub id such as "owner/name".
         revision: branch, tag or commit on the hub.
 
-    Raises M3ScoreError if there is no such thing, or the hub can't be reached.
+    Raises:
+        M3ScoreError: there is no such model, or the hub can't be reached.
     """
     name = str(name_or_path)
     if name in BUNDLED:
@@ -58,12 +59,12 @@ def _bundled(name: str) -> Path:
 
 
 def fetch(repo_id: str, patterns: Sequence[str], revision: str | None = None) -> Path:
-    """Download (or find in the cache) a hub repository's files that match. Raises M3ScoreError."""
+    """Download a hub repository's matching files, or find them in the cache. Raises M3ScoreError."""
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=list(patterns)))
-    except Exception as error:  # the hub client raises a dozen kinds, and the network some more
+    except Exception as error:  # the hub client and the network raise a dozen kinds
         reason = first_line(error)
         raise M3ScoreError(
             f"Could not get {repo_id!r} from the Hugging Face hub; check the name, the network and, "
@@ -85,5 +86,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_json_if_there(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, or an empty one if there is no such file."""
+    """The object in a JSON file; an empty one if there is no such file."""
     return read_json(path) if path.is_file() else {}

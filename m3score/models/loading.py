@@ -1,7 +1,7 @@
-"""From a name to a model in memory: which files, which device, which type of numbers.
+"""From a name to a model in memory: its files, its device, its dtype.
 
-Knows both on-disk formats by name and transformers' own by its keys (checkpoint.py reads the authors').
-transformers' from_pretrained does the work: placing, casting, quantising.
+Knows both on-disk formats, and the keys of transformers' own (checkpoint.py reads the authors'). Placing,
+casting and quantising are done by transformers' from_pretrained.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ import torch
 from m3score.common.errors import M3ScoreError, MissingExtraError, first_line
 from m3score.models import hub
 from m3score.models.m3.checkpoint import LlavaCheckpoint, is_llava, read_tokenizer
-from m3score.models.m3.config import M3Settings
+from m3score.models.m3.config import M3Config
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _QUANTIZE = ("4bit", "8bit")
-# Small beside the language model, and what every scale's quality hangs on.
+# Small beside the language model, and decisive for the quality of every scale.
 _NEVER_QUANTIZED = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What an M3Model is made of."""
+class ModelParts:
+    """The parts of an M3Model."""
 
     hf_model: Any
     tokenizer: Any
-    settings: M3Settings
+    config: M3Config
+    folder: Path
+    """Where the weights were read."""
 
 
 def load(
@@ -42,8 +44,11 @@ def load(
     dtype: str | torch.dtype,
     quantize: str | None,
     revision: str | None,
-) -> Parts:
-    """See m3score.load_model. Options are checked before anything is downloaded."""
+) -> ModelParts:
+    """Load a model's parts; the arguments are those of m3score.load_model.
+
+    Options are checked before anything is downloaded.
+    """
     place = resolve_device(device)
     options: dict[str, Any] = {"device_map": {"": place}, "dtype": resolve_dtype(dtype, place)}
     if quantize is not None:
@@ -53,19 +58,19 @@ def load(
     with _one_sentence(folder), no_progress_bars():
         if is_llava(config):
             checkpoint = LlavaCheckpoint(folder)
-            settings = checkpoint.settings()
-            hf_model, report = checkpoint.load(settings, **options)
+            m3_config = checkpoint.m3_config()
+            hf_model, report = checkpoint.load(m3_config, **options)
         else:
-            settings = transformers_settings(folder, config)
+            m3_config = read_m3_config(folder, config)
             hf_model, report = _load_transformers(folder, config, options)
         tokenizer = read_tokenizer(folder)
     if missing := sorted(report["missing_keys"]):
         raise M3ScoreError(f"{folder} lacks {len(missing)} of the model's tensors, {missing[0]} among them.")
-    return Parts(hf_model.eval(), tokenizer, settings)
+    return ModelParts(hf_model.eval(), tokenizer, m3_config, folder)
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device by name; "auto" is cuda, else mps, else cpu. Raises M3ScoreError if it isn't there."""
+    """The device of that name; "auto" is cuda, else mps, else cpu. M3ScoreError if it is not available."""
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -86,7 +91,7 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The type of numbers by name; "auto": float32 on a CPU; on a GPU bfloat16 if it can, else float16."""
+    """The dtype of that name; "auto": float32 on a CPU, on a GPU bfloat16 if supported, else float16."""
     if isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
         return dtype
     if dtype == "auto":
@@ -119,10 +124,10 @@ def _quantization(quantize: str, dtype: torch.dtype) -> Any:
     )
 
 
-def transformers_settings(folder: Path, config: Mapping[str, Any]) -> M3Settings:
-    """M3's facts of a folder in transformers' format: its `m3score` entry, else what LLaVA models say.
+def read_m3_config(folder: Path, config: Mapping[str, Any]) -> M3Config:
+    """The M3Config of a folder in transformers' format: its `m3score` entry, else LLaVA's own keys.
 
-    Raises M3ScoreError for a model that is no LLaVA.
+    M3ScoreError if the model is not a LLaVA.
     """
     model_type = config.get("model_type")
     if model_type not in ("llava", "llava_next"):
@@ -145,7 +150,7 @@ def transformers_settings(folder: Path, config: Mapping[str, Any]) -> M3Settings
         ]
         entry |= {"image_aspect_ratio": "anyres", "merge": "spatial_unpad", "max_length": 4096}
     given = {key: value for key, value in (config.get("m3score") or {}).items() if value is not None}
-    return M3Settings.from_dict(
+    return M3Config.from_dict(
         entry | given, image_size=int(vision["image_size"]), patch_size=int(vision["patch_size"])
     )
 
@@ -162,7 +167,7 @@ def _load_transformers(
 
 @contextmanager
 def _one_sentence(folder: Path) -> Iterator[None]:
-    """What transformers raises about files and options becomes an M3ScoreError."""
+    """Turn what transformers raises about files and options into an M3ScoreError."""
     try:
         yield
     except (M3ScoreError, torch.OutOfMemoryError):
@@ -174,7 +179,7 @@ def _one_sentence(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """transformers draws bars even for a model that is loaded in a blink."""
+    """Switch transformers' progress bars off, which it draws even for tiny models."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

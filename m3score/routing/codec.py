@@ -1,7 +1,8 @@
 """A predictor's file: safetensors with one JSON text, read without executing anything.
 
 Layout: arrays `image_only/*` and `with_question/*` (ensemble.py), `image_only_gains/0/*` and so on for each
-step of the ladder (gains.py; older files have none), `calibration/*` (predictor.py), and under the metadata
+step of the ladder (gains.py), `calibration/*` and `questions/*` (record.py), `familiar/*` (familiar.py; older
+files lack it, the gains and the questions), and under the metadata
 key "m3score_predictor" a JSON object with everything else. What a file says is not trusted: the
 JSON's types, the arrays' types, shapes and values and the trees' structure are checked before a predictor is
 made.
@@ -12,20 +13,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
 from m3score.common.errors import M3ScoreError, one_line
-from m3score.routing.ensemble import Ensemble
 from m3score.routing.features.image import FEATURE_VERSION
-from m3score.routing.gains import Gains
+from m3score.routing.promises.familiar import Familiarity
+from m3score.routing.record import CalibrationRecord, QuestionRecord
+from m3score.routing.regression.ensemble import Ensemble
+from m3score.routing.regression.gains import Gains
 from m3score.tables.io import read_whole, write_whole
 from m3score.tables.schema import printable
-
-if TYPE_CHECKING:
-    from m3score.routing.predictor import Predictor
 
 FORMAT_VERSION = 1
 SUFFIX = ".predictor"
@@ -47,66 +47,98 @@ _KINDS = {
 }
 
 
-def save(predictor: Predictor, path: str | os.PathLike[str]) -> None:
-    """Write a predictor, whole or not at all; M3ScoreError for another suffix or a place that is closed."""
+def save(contents: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a predictor's contents, whole or not at all.
+
+    Args:
+        contents: the facts of _KINDS, and image_only and with_question (Ensemble), their gains, calibration
+            (CalibrationRecord) and familiar (Familiarity) by these names; None for what there is not.
+        path: must end in SUFFIX.
+
+    Raises:
+        M3ScoreError: another suffix, a place that is closed, or facts that are no JSON.
+    """
     name = printable(str(path))
     if not str(path).endswith(SUFFIX):
         raise M3ScoreError(f"{name}: a predictor's file name must end in {SUFFIX}.")
-    facts = {"format_version": FORMAT_VERSION} | {key: getattr(predictor, key) for key in _KINDS}
+    facts = {"format_version": FORMAT_VERSION} | {key: contents[key] for key in _KINDS}
     try:
         text = json.dumps(facts, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise M3ScoreError(f"{name}: the predictor's data must be JSON-ready ({error}).") from None
-    write_whole(path, safetensors.numpy.save(_arrays(predictor), metadata={_KEY: text}))
+    write_whole(path, safetensors.numpy.save(_arrays(contents), metadata={_KEY: text}))
 
 
-def _arrays(predictor: Predictor) -> dict[str, np.ndarray]:
-    record = predictor.calibration
+def _arrays(contents: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    record: CalibrationRecord = contents["calibration"]
     arrays = {"calibration/image_only": record.image_only, "calibration/sufficient": record.sufficient}
     if record.with_question is not None:
         arrays["calibration/with_question"] = record.with_question
     for form in _FORMS:
-        kept, gains = getattr(record, f"gains_{form}"), getattr(predictor, f"{form}_gains")
+        kept, gains = getattr(record, f"gains_{form}"), contents[f"{form}_gains"]
         if kept is not None and gains is not None:
             arrays[f"calibration/gains_{form}"] = kept
             for k, step in enumerate(gains.steps):
                 arrays |= {f"{form}_gains/{k}/{name}": array for name, array in step.arrays().items()}
-        ensemble = getattr(predictor, form)
-        if ensemble is not None:
+        if (ensemble := contents[form]) is not None:
             arrays |= {f"{form}/{name}": array for name, array in ensemble.arrays().items()}
+    if (asked := record.questions) is not None:
+        held = {
+            "image": asked.image,
+            "most": np.array([asked.most], np.int32),
+            "sufficient": asked.sufficient,
+        }
+        held |= {form: getattr(asked, form) for form in _FORMS if getattr(asked, form) is not None}
+        arrays |= {f"questions/{name}": array for name, array in held.items()}
+    if (familiar := contents["familiar"]) is not None:
+        arrays |= {f"familiar/{name}": array for name, array in familiar.arrays().items()}
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
-def load(path: str | os.PathLike[str]) -> Predictor:
-    """Read a predictor.
+def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What `save` was given. Whether the parts fit together is for whoever makes something of them.
 
     Raises:
-        M3ScoreError: one sentence that names the file: not there, too large, no predictor's file, damaged, of
-            another format or feature version, or with parts that do not fit together.
+        M3ScoreError: one sentence that names the file: not there, too large, no predictor's file, damaged, or
+            of another format or feature version.
     """
-    from m3score.routing.predictor import CalibrationRecord, Predictor
-
     name = printable(str(path))
     arrays, facts = _contents(path, name)
     _check_facts(facts, name)
     forms = {form: _ensemble(form, arrays, name) for form in _FORMS}
-    parts = {
-        key.removeprefix("calibration/"): v for key, v in arrays.items() if key.startswith("calibration/")
-    }
+    parts, asked, known = (_under(prefix, arrays) for prefix in ("calibration/", "questions/", "familiar/"))
     if forms["image_only"] is None or not {"image_only", "sufficient"} <= parts.keys():
         raise M3ScoreError(f"{name}: damaged predictor: the form image_only or its calibration is missing.")
     record = CalibrationRecord(
         parts["image_only"],
         parts.get("with_question"),
         parts["sufficient"],
-        *(parts.get(f"gains_{form}") for form in _FORMS),
+        parts.get("gains_image_only"),
+        parts.get("gains_with_question"),
+        _questions(asked, name) if asked else None,
     )
+    familiar = Familiarity.from_arrays(known, f"{name}: damaged predictor: familiar") if known else None
     gains = {f"{form}_gains": _gains(f"{form}_gains", arrays, name) for form in _FORMS}
     facts = {key: tuple(v) if isinstance(v, list) else v for key, v in facts.items() if key in _KINDS}
-    try:
-        return Predictor(calibration=record, **forms, **gains, **facts)  # type: ignore[arg-type]
-    except M3ScoreError as error:
-        raise M3ScoreError(f"{name}: {error}") from None
+    return {"calibration": record, "familiar": familiar, **forms, **gains, **facts}
+
+
+def _under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+
+
+def _questions(arrays: Mapping[str, np.ndarray], name: str) -> QuestionRecord:
+    most = arrays.get("most")
+    whole = {"image", "image_only", "sufficient"} <= arrays.keys()
+    if not whole or most is None or most.dtype != np.int32 or most.shape != (1,):
+        raise M3ScoreError(f"{name}: damaged predictor: the calibration's questions are not whole.")
+    return QuestionRecord(
+        arrays["image"],
+        int(most[0]),
+        arrays["image_only"],
+        arrays.get("with_question"),
+        arrays["sufficient"],
+    )
 
 
 def _contents(path: str | os.PathLike[str], name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -169,6 +201,5 @@ def _gains(key: str, arrays: Mapping[str, np.ndarray], name: str) -> Gains | Non
 
 
 def _ensemble(form: str, arrays: Mapping[str, np.ndarray], name: str) -> Ensemble | None:
-    prefix = f"{form}/"
-    kept = {key.removeprefix(prefix): array for key, array in arrays.items() if key.startswith(prefix)}
+    kept = _under(f"{form}/", arrays)
     return Ensemble.from_arrays(kept, where=f"{name}, {form}") if kept else None

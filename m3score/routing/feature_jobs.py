@@ -13,15 +13,15 @@ import numpy as np
 
 from m3score.common.errors import M3ScoreError, image_failure
 from m3score.common.limits import Limits
-from m3score.data.item import FoundImage
+from m3score.data.item import ImageItem
 from m3score.images.decode import printable
 from m3score.images.video import is_video, open_frames
 from m3score.routing.features.image import image_features
 
 Asked: TypeAlias = "tuple[str | None, ...]"
-Item: TypeAlias = "tuple[str | None, Any, Asked, str | None, int, int, int | None]"
+FeatureJob: TypeAlias = "tuple[str | None, Any, Asked, str | None, int, int, int | None]"
 """What goes to a worker: path, what is to be decoded, questions, error, pixels and bytes at most, frames."""
-Looked: TypeAlias = "tuple[str | None, Asked, np.ndarray | tuple[str, bool]]"
+FeatureResult: TypeAlias = "tuple[str | None, Asked, np.ndarray | tuple[str, bool]]"
 """What comes back: path, questions, image features (a row per frame), or what is wrong and whether that may
 be gone next time."""
 _END = object()
@@ -47,7 +47,7 @@ def with_questions(
 
 def _own(image: Any) -> Asked:
     """What an image's source asks about it."""
-    return tuple(one.question for one in image.questions) if isinstance(image, FoundImage) else ()
+    return tuple(one.question for one in image.questions) if isinstance(image, ImageItem) else ()
 
 
 def _text(question: Any) -> str | None:
@@ -57,18 +57,18 @@ def _text(question: Any) -> str | None:
     return question if question and question.strip() else None
 
 
-def order_of(image: Any, asked: Asked, limits: Limits, frames: int | None) -> Item:
-    """What a worker is told about an image."""
-    how = limits.max_pixels, limits.max_bytes, frames
-    if isinstance(image, FoundImage):
-        return image.shown, None if image.error else image.source, asked, image.error, *how
+def feature_job(image: Any, asked: Asked, limits: Limits, frames: int | None) -> FeatureJob:
+    """The job of a worker: what it is to decode, with its limits."""
+    allowed = limits.max_pixels, limits.max_bytes, frames
+    if isinstance(image, ImageItem):
+        return image.shown, None if image.error else image.source, asked, image.error, *allowed
     path = printable(image) if isinstance(image, str | os.PathLike) else None
-    return path, image, asked, None, *how
+    return path, image, asked, None, *allowed
 
 
-def look(item: Item) -> Looked:
+def extract_features(job: FeatureJob) -> FeatureResult:
     """In a worker: an image's features, or those of each frame of a video."""
-    path, source, asked, known, max_pixels, max_bytes, frames = item
+    path, source, asked, known, max_pixels, max_bytes, frames = job
     if known is not None:
         return path, asked, (known, False)
     try:
@@ -82,6 +82,6 @@ def look(item: Item) -> Looked:
         return path, asked, (str(problem) if path is None else problem.reason, problem.transient)
 
 
-def lost(item: Item, error: M3ScoreError) -> Looked:
+def failed_features(job: FeatureJob, error: M3ScoreError) -> FeatureResult:
     """An image that its process did not survive."""
-    return item[0], item[2], (error.reason, error.transient)
+    return job[0], job[2], (error.reason, error.transient)

@@ -18,6 +18,7 @@ COLUMNS = {
     "predicted_tokens": "int32",
     "predicted_complexity": "float64",
     "certified": "bool",
+    "uncertified_reason": "string",
     "prediction_error": "string",
 }
 """Name and type of each column of map_batch, in its order."""
@@ -44,6 +45,7 @@ def map_batch(
     question: str | None = None,
     max_drop: float | None = 0.02,
     confidence: float = 0.95,
+    per: str = "image",
     mean_tokens: float | None = None,
     predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
     workers: int | None = None,
@@ -58,9 +60,10 @@ def map_batch(
     The other arguments are those of predict_scale.
 
     Returns:
-        predicted_tokens, predicted_complexity, certified and prediction_error, one entry per row. An image
-        that cannot be used has None in the first three; prediction_error is "" where there is none (not None:
-        a data set fixes the type of a column by what it sees first).
+        The columns of COLUMNS, one entry per row. An image that cannot be used has None in the first three.
+        uncertified_reason says why no promise holds for it, prediction_error what is wrong with it; both
+        are "" where there is nothing to say (not None: a data set fixes the type of a column by what it sees
+        first).
 
     Raises:
         M3ScoreError: no such column, or an argument that cannot be used.
@@ -74,6 +77,7 @@ def map_batch(
             None if question is None else list(batch[question]),
             max_drop=max_drop,
             confidence=confidence,
+            per=per,
             mean_tokens=mean_tokens,
             predictor=predictor,
             workers=workers,
@@ -83,6 +87,7 @@ def map_batch(
         "predicted_tokens": [result.tokens for result in results],
         "predicted_complexity": [result.complexity for result in results],
         "certified": [result.certified for result in results],
+        "uncertified_reason": [result.reason or "" for result in results],
         "prediction_error": [result.error or "" for result in results],
     }
 

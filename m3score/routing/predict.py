@@ -9,20 +9,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from typing import Any, overload
 
 import numpy as np
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
-from m3score.data.item import FoundImage
+from m3score.data.item import ImageItem
 from m3score.images.decode import ImageSource
-from m3score.routing.certify import check_levels
-from m3score.routing.feature_jobs import look, lost, order_of, with_questions
+from m3score.routing.decision import Wish
+from m3score.routing.feature_jobs import Asked, extract_features, failed_features, feature_job, with_questions
 from m3score.routing.features.image import map_images, question_features
 from m3score.routing.predictor import Predictor
+from m3score.routing.promises.certify import PROMISES, check_levels
 from m3score.routing.registry import check_model, load_predictor, warn_once
+from m3score.scoring.rules import check_choice
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Prediction:
     error: str | None
     spread: float | None = None
     """How unsure the predictor is, in ln(tokens): Predictor.spread. Only where it was asked for."""
+    promise: str | None = None
+    """What the certified share is of: "image", one question about each, or "question"; None without."""
+    reason: str | None = None
+    """Why it is not certified; None where it is."""
     transient: bool = field(default=False, repr=False)
     """Whether the error may be gone when the same is tried again."""
 
@@ -61,6 +66,7 @@ def predict_scale(
     *,
     max_drop: float | None = 0.02,
     confidence: float = 0.95,
+    per: str = "image",
     mean_tokens: float | None = None,
     predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
     model: Any = None,
@@ -76,6 +82,7 @@ def predict_scale(
     *,
     max_drop: float | None = 0.02,
     confidence: float = 0.95,
+    per: str = "image",
     mean_tokens: float | None = None,
     predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
     model: Any = None,
@@ -90,27 +97,30 @@ def predict_scale(
     *,
     max_drop: float | None = 0.02,
     confidence: float = 0.95,
+    per: str = "image",
     mean_tokens: float | None = None,
     predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
     model: Any = None,
     workers: int | None = None,
     frames: int | None = None,
 ) -> int | list[int]:
-    """How many visual tokens per grid an image needs, foretold from its pixels; a list in, a list out.
+    """How many visual tokens per grid an image needs, predicted from its pixels; a list in, a list out.
 
     Args:
         img: a path, the bytes of an image file, a PIL image or a numpy array; or a list of them, which is
             worked on in parallel.
         question: what will be asked; for a list one text for all, or one (or None) per image. Without it the
             image alone decides, which costs tokens or accuracy: see the predictor's card.
-        max_drop: the share of questions that may be answered wrongly although the finest scale is right, in
+        max_drop: the share that may be answered wrongly although the finest scale is right, in
             (0, 1); None promises nothing and takes predictions as they are.
         confidence: of that promise, in (0, 1); see Predictor.certificate. Where nothing can be certified the
-            finest scale is the answer, and a warning says so once.
+            finest scale is the answer, and a warning says so once. It is the answer also for a picture
+            unlike those of the calibration, for which no promise holds (see predict_many, which says so).
+        per: what max_drop is a share of: "image", one question about each image; or "question", all of them.
         mean_tokens: instead of a promise, a budget: so many tokens per grid on the average of images like
             those of the calibration, spent where they help most. max_drop is then not looked at.
         predictor: a name in BUNDLED, a file, or a Predictor.
-        model: whom it is to route, if it should be checked; see load_predictor.
+        model: the target model, if it should be checked; see load_predictor.
         workers: how many work on a list; by default features.map_images decides.
         frames: of a video that is to have a grid of tokens for each of so many frames: each is looked at, and
             the most demanding decides. By default six frames make one picture.
@@ -124,6 +134,7 @@ def predict_scale(
         question if many else [question],
         max_drop=max_drop,
         confidence=confidence,
+        per=per,
         mean_tokens=mean_tokens,
         predictor=predictor,
         model=model,
@@ -165,9 +176,9 @@ def predict_complexity(
     workers: int | None = None,
     frames: int | None = None,
 ) -> float | list[float]:
-    """Complexity in [0, 1] of an image, foretold: ln(tokens) / ln(finest). A list in, a list out.
+    """Complexity in [0, 1] of an image, predicted: ln(tokens) / ln(finest). A list in, a list out.
 
-    Without a question it foretells what `score` and `m3score rank` find without one: the mean over the probe
+    Without a question it predicts what `score` and `m3score rank` find without one: the mean over the probe
     panel, if the predictor was fitted to its questions (the bundled one was); else the image alone decides.
     Arguments and errors are those of predict_scale; there is no safety margin in it.
     """
@@ -194,11 +205,12 @@ def _or_raise(result: Prediction) -> Prediction:
 
 
 def predict_many(
-    images: Iterable[ImageSource | FoundImage],
+    images: Iterable[ImageSource | ImageItem],
     questions: str | Iterable[str | None] | None = None,
     *,
     max_drop: float | None = 0.02,
     confidence: float = 0.95,
+    per: str = "image",
     mean_tokens: float | None = None,
     predictor: str | os.PathLike[str] | Predictor = "m3-tiny",
     model: Any = None,
@@ -231,16 +243,19 @@ def predict_many(
             f"this predictor needs {chosen.feature_set} features, which a picture alone does not give: take "
             "them from M3Model.vision_features and use Predictor.predict and Predictor.route."
         )
-    routing = _Routing(None if mean_tokens is not None else max_drop, confidence, mean_tokens, complexity)
-    if routing.max_drop is not None:
-        check_levels(routing.max_drop, confidence)
+    check_choice("promise", per, PROMISES)
+    wish = Wish(
+        None if mean_tokens is not None else max_drop, confidence, per, mean_tokens, complexity, spread
+    )
+    if wish.max_drop is not None:
+        check_levels(wish.max_drop, confidence)
     for option, values in (("images", images), ("questions", questions)):
         if isinstance(values, bytes | os.PathLike) or (option == "images" and isinstance(values, str)):
             raise M3ScoreError(f"{option} must be a list, even of one.")
     if isinstance(images, Sequence) and isinstance(questions, list | tuple) and len(images) != len(questions):
         raise M3ScoreError(f"{len(images)} images need as many questions, not {len(questions)}.")
     looked_at = frames_to_look_at(chosen, frames)
-    return _predict_many(chosen, images, questions, routing, workers, limits, spread, looked_at)
+    return _predict_many(chosen, images, questions, wish, workers, limits, looked_at)
 
 
 def frames_to_look_at(predictor: Predictor, frames: int | None) -> int | None:
@@ -262,89 +277,55 @@ def frames_to_look_at(predictor: Predictor, frames: int | None) -> int | None:
 
 def _predict_many(
     predictor: Predictor,
-    images: Iterable[ImageSource | FoundImage],
+    images: Iterable[ImageSource | ImageItem],
     questions: str | Iterable[str | None] | None,
-    routing: _Routing,
+    wish: Wish,
     workers: int | None,
     limits: Limits | None,
-    spread: bool,
     frames: int | None,
 ) -> Iterator[Prediction]:
     pairs = with_questions(images, questions)
-    items = (order_of(image, asked, limits or Limits(), frames) for image, asked in pairs)
-    for path, asked, found in map_images(look, items, workers, limits=limits, instead=lost):
+    items = (feature_job(image, asked, limits or Limits(), frames) for image, asked in pairs)
+    for path, asked, found in map_images(
+        extract_features, items, workers, limits=limits, instead=failed_features
+    ):
         if isinstance(found, tuple):
             reason, transient = found
             yield Prediction(path, None, None, None, reason, transient=transient)
             continue
         try:
-            seen = [(picture, one) for picture in found for one in asked]
-            several = [_predicted(predictor, picture, one, routing) for picture, one in seen]
-            unsure = [_spread(predictor, picture, one) for picture, one in seen] if spread else []
+            yield _prediction(predictor, path, found, asked, wish)
         except M3ScoreError as error:
             yield Prediction(path, None, None, None, str(error))
-            continue
-        yield Prediction(
-            path=path,
-            tokens=max(tokens for tokens, _, _ in several),
-            complexity=sum(one for _, one, _ in several) / len(several) if routing.complexity else None,
-            certified=len(found) == 1 and all(certified for _, _, certified in several),
-            error=None,
-            spread=sum(unsure) / len(unsure) if unsure else None,
-        )
 
 
-@dataclass(frozen=True)
-class _Routing:
-    """How predictions become scales; see Predictor.route."""
+def _prediction(
+    predictor: Predictor, path: str | None, found: np.ndarray, asked: Asked, wish: Wish
+) -> Prediction:
+    """One image from its features: a row per frame, each with all that is asked.
 
-    max_drop: float | None
-    confidence: float
-    mean_tokens: float | None
-    complexity: bool
-    """Whether it is wanted."""
-
-
-def _predicted(
-    predictor: Predictor, found: np.ndarray, question: str | None, routing: _Routing
-) -> tuple[int, float, bool]:
-    """(tokens, complexity, certified) of one question about an image, or of the image alone."""
-    asked = question is not None
-    rows = found, question_features(question) if asked else None
-    predicted = predictor.predict(*rows)
-    if routing.mean_tokens is not None:
-        scales = predictor.route_within(routing.mean_tokens, *rows)
-    else:
-        scales = predictor.route(
-            predicted, max_drop=routing.max_drop, confidence=routing.confidence, with_question=asked
-        )
-    if routing.complexity and not asked and predictor.probe_panel:
-        predicted = predictor.predict(*_probed(predictor, found))
-    certified = _certified(predictor, routing, asked)
-    return int(scales[0]), float(predictor.complexity(predicted).mean()), certified
-
-
-def _spread(predictor: Predictor, found: np.ndarray, question: str | None) -> float:
-    """How unsure the complexity is."""
-    if question is None and predictor.probe_panel:
-        return float(predictor.spread(*_probed(predictor, found)).mean())
-    return float(predictor.spread(found, None if question is None else question_features(question))[0])
-
-
-def _probed(predictor: Predictor, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of an image with each question of the probe panel."""
-    asked = np.stack([_known_features(text) for text in predictor.probe_panel])
-    return np.repeat(found[None], len(asked), axis=0), asked
-
-
-_known_features = lru_cache(maxsize=64)(question_features)
-
-
-def _certified(predictor: Predictor, routing: _Routing, asked: bool) -> bool:
-    """Whether a promise is kept; says once, aloud, that there is none to keep."""
-    if routing.max_drop is None:
-        return False
-    certificate = predictor.certificate(routing.max_drop, routing.confidence, with_question=asked)
-    if not certificate.certified:
-        warn_once(certificate.note, "certificate", certificate.note, predictor.fingerprint)
-    return certificate.certified
+    The most demanding frame and question decides about tokens; complexity and spread are means.
+    """
+    texts = [text for text in asked if text is not None]
+    rows = np.repeat(found, max(1, len(texts)), axis=0)
+    questions = (
+        np.tile(np.stack([question_features(text) for text in texts]), (len(found), 1)) if texts else None
+    )
+    decision = predictor.decide(rows, questions, wish)
+    if decision.certificate is not None and not decision.certificate.certified:
+        note = decision.certificate.note
+        warn_once(note, "certificate", note, predictor.fingerprint)
+    certified = len(found) == 1 and bool(decision.certified.all())
+    reason = next((text for text in decision.reasons if text is not None), None)
+    if reason is None and not certified:
+        reason = "frames are looked at one by one, and the promise is of whole pictures"
+    return Prediction(
+        path=path,
+        tokens=int(decision.tokens.max()),
+        complexity=None if decision.complexity is None else float(decision.complexity.mean()),
+        certified=certified,
+        error=None,
+        spread=None if decision.spread is None else float(decision.spread.mean()),
+        promise=wish.per if certified else None,
+        reason=reason,
+    )

@@ -10,54 +10,39 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 
 from m3score.common.errors import M3ScoreError
-from m3score.routing import certify
-from m3score.routing.certify import Certificate
-from m3score.routing.ensemble import Ensemble
+from m3score.routing import codec
+from m3score.routing.decision import DEFAULT, Decision, Wish
 from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES, QUESTION_FEATURES
-from m3score.routing.gains import Gains, over_coarsest
-from m3score.routing.prices import Chances, levels, price_for
-from m3score.scoring.rules import choose
+from m3score.routing.promises import certify
+from m3score.routing.promises.certify import Certificate
+from m3score.routing.promises.familiar import Familiarity
+from m3score.routing.record import (
+    NO_QUESTIONS,
+    CalibrationRecord,
+    QuestionRecord,
+    check_questions,
+    check_record,
+)
+from m3score.routing.regression.ensemble import Ensemble
+from m3score.routing.regression.gains import Gains, over_coarsest
+from m3score.routing.regression.prices import SufficiencyCurve, levels, price_for
+from m3score.scoring.rules import check_choice
+from m3score.tables.schema import printable
 
 FEATURE_SETS = ("pixels", "vision")
 """What image features are made of: the picture (image.py), or the model's own vision tower."""
 
+_ONE_PER_IMAGE = (
+    "Nothing certified, so always the finest scale: this predictor's calibration holds one question of each "
+    "image, which allows promises per image only; calibrate anew for one per question."
+)
 _NO_PRICES = "this predictor holds no calibration, so it knows no prices of tokens."
-_NO_QUESTIONS = "the predictor was fitted on images alone: leave the question out."
-
-
-@dataclass(frozen=True, eq=False)
-class CalibrationRecord:
-    """What certifies margins: predictions for questions that the fit never saw, and what sufficed for them.
-
-    One question per image, drawn by a seed before its answers were looked at, so that rows are independent.
-    """
-
-    image_only: np.ndarray
-    """float32 (n,): ln(tokens) from the image alone, as Predictor.predict gives it."""
-    with_question: np.ndarray | None
-    """float32 (n,): ln(tokens) from image and question."""
-    sufficient: np.ndarray
-    """bool (n, scales): whether each scale suffices, coarsest first."""
-    gains_image_only: np.ndarray | None = None
-    """float32 (n, steps): what a price is set by, as Predictor.image_only_gains gives it; None without."""
-    gains_with_question: np.ndarray | None = None
-
-    def gains(self, with_question: bool) -> np.ndarray | None:
-        """float32 (n, steps) of one form, where it has any."""
-        return self.gains_with_question if with_question else self.gains_image_only
-
-    def predictions(self, with_question: bool) -> np.ndarray:
-        """float32 (n,) of one form; M3ScoreError if there is none."""
-        chosen = self.with_question if with_question else self.image_only
-        if chosen is None:
-            raise M3ScoreError(_NO_QUESTIONS)
-        return chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +50,7 @@ class Predictor:
     """From features to ln(tokens) to a scale, for one model. Checks itself when it is made (M3ScoreError)."""
 
     model: str
-    """Whom it routes, by name."""
+    """Name of the target model: the one that it routes."""
     fingerprint: str
     """And by the hash of its weights; see fingerprint.py."""
     ladder: tuple[int, ...]
@@ -80,17 +65,19 @@ class Predictor:
     """Takes the image's features, then the question's."""
     calibration: CalibrationRecord
     image_only_gains: Gains | None = None
-    """What more tokens are worth, for routing by price; without, the calibration's chances by prediction."""
+    """The gain of more tokens, for routing by price; None: the calibration's sufficiency is used."""
     with_question_gains: Gains | None = None
+    familiar: Familiarity | None = None
+    """Notices pictures unlike those of the calibration; None in older files, which take all for alike."""
     data: dict[str, Any] = field(default_factory=dict)
     """What it was fitted and calibrated on; JSON-ready."""
     card: str = ""
     """Markdown for people."""
     feature_version: int = FEATURE_VERSION
-    _certificates: dict[tuple[float, float, bool], Certificate] = field(
+    _certificates: dict[tuple[float, float, bool, str], Certificate] = field(
         default_factory=dict, init=False, repr=False
     )
-    _chances: dict[bool, Chances] = field(default_factory=dict, init=False, repr=False)
+    _curves: dict[bool, SufficiencyCurve] = field(default_factory=dict, init=False, repr=False)
     _prices: dict[tuple[float, bool], float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -107,7 +94,7 @@ class Predictor:
         self._check_gains()
 
     def _check_features(self) -> None:
-        choose("feature set", self.feature_set[:60], FEATURE_SETS)
+        check_choice("feature set", self.feature_set[:60], FEATURE_SETS)
         if self.feature_version != FEATURE_VERSION:
             raise M3ScoreError(
                 f"fitted on feature version {self.feature_version}, but this m3score computes version "
@@ -119,25 +106,15 @@ class Predictor:
             raise M3ScoreError("its question features are not those of this m3score: calibrate anew.")
 
     def _check_calibration(self) -> None:
-        record, top = self.calibration, math.log(self.ladder[-1])
-        sufficient = record.sufficient
-        if sufficient.dtype != bool or sufficient.ndim != 2 or sufficient.shape[1] != len(self.ladder):
+        record = self.calibration
+        check_record(record, self.ladder, self.with_question is not None)
+        if record.questions is not None:
+            check_questions(record.questions, self.ladder, self.with_question is not None)
+        if self.familiar is not None and self.familiar.n_features != len(self.image_features):
             raise M3ScoreError(
-                f"the calibration's sufficient must be true or false at each of the {len(self.ladder)} "
-                f"scales of the ladder {self.ladder}."
+                f"what is familiar has {self.familiar.n_features} features, but {len(self.image_features)} "
+                "are named."
             )
-        if (record.with_question is None) != (self.with_question is None):
-            raise M3ScoreError("with_question needs its calibration, and the calibration its with_question.")
-        for values in (record.image_only, record.with_question):
-            if values is None:
-                continue
-            if values.dtype != np.float32 or values.shape != (len(sufficient),):
-                raise M3ScoreError(
-                    "the calibration needs one float32 prediction for every row of sufficient, "
-                    f"{len(sufficient)} in all."
-                )
-            if not np.all((values >= 0) & (values <= np.float32(top))):  # false for NaN as well
-                raise M3ScoreError("the calibration's predictions must lie between 0 and ln(finest).")
 
     def _check_gains(self) -> None:
         steps, record = len(self.ladder) - 1, self.calibration
@@ -196,37 +173,66 @@ class Predictor:
         if len(asked) != len(rows):
             raise M3ScoreError(f"{len(rows)} images need as many questions, not {len(asked)}.")
         if self.with_question is None:
-            raise M3ScoreError(_NO_QUESTIONS)
+            raise M3ScoreError(NO_QUESTIONS)
         return self.with_question, np.hstack([rows, asked])
 
     def complexity(self, predictions: Any) -> np.ndarray:
         """float64 (n,) in [0, 1]: ln(tokens) / ln(finest)."""
         return np.clip(np.asarray(predictions, dtype=np.float64) / math.log(self.ladder[-1]), 0.0, 1.0)
 
+    def decide(self, X_image: Any, X_question: Any = None, wish: Wish = DEFAULT) -> Decision:
+        """Scales, complexity and what is certified of them, for n rows at once.
+
+        Pictures unlike those of the calibration get the finest scale, where a promise is to be kept.
+
+        Args:
+            X_image, X_question: as in `predict`.
+            wish: what is to be kept: a promise, a budget, or nothing; and what else is wanted.
+
+        Raises:
+            M3ScoreError: as `predict`, `certificate` and `route_within`.
+        """
+        return Decision.of(self, np.atleast_2d(X_image), X_question, wish)
+
     def certificate(
-        self, max_drop: float = 0.02, confidence: float = 0.95, *, with_question: bool = False
+        self,
+        max_drop: float = 0.02,
+        confidence: float = 0.95,
+        *,
+        with_question: bool = False,
+        per: str = "image",
     ) -> Certificate:
         """What margin the calibration certifies: nothing is fitted anew, and each answer is kept.
 
         Args:
-            max_drop: the share of questions, in (0, 1), that routing may get wrong and the finest scale not.
+            max_drop: the share, in (0, 1), that routing may get wrong and the finest scale not.
             confidence: of that promise, in (0, 1).
             with_question: of the form that sees the question.
+            per: "image": of one question about each image; "question": of all questions. See certify.py.
         """
-        key = (max_drop, confidence, with_question)
+        key = (max_drop, confidence, with_question, check_choice("promise", per, certify.PROMISES))
         if key not in self._certificates:
             self._certificates[key] = self._certify(*key)
         return self._certificates[key]
 
-    def _certify(self, max_drop: float, confidence: float, with_question: bool) -> Certificate:
-        predictions = self.calibration.predictions(with_question)
-        sufficient = self.calibration.sufficient
-        certificate = certify.certify(
-            certify.margins(self.ladder),
-            lambda margin: certify.regrets_at(predictions, sufficient, margin, self.ladder),
-            max_drop,
-            confidence,
-        )
+    def _certify(self, max_drop: float, confidence: float, with_question: bool, per: str) -> Certificate:
+        record: CalibrationRecord | QuestionRecord = self.calibration
+        if per == "question":
+            if self.calibration.questions is None:
+                return certify.nothing(max_drop, confidence, self.ladder, per, _ONE_PER_IMAGE)
+            record = self.calibration.questions
+        predictions, sufficient = record.predictions(with_question), record.sufficient
+
+        def regrets(margin: float) -> np.ndarray:
+            return certify.regrets_at(predictions, sufficient, margin, self.ladder)
+
+        grid = certify.margins(self.ladder)
+        if isinstance(record, QuestionRecord):
+            certificate = certify.certify_questions(
+                grid, regrets, record.image, record.most, max_drop, confidence
+            )
+        else:
+            certificate = certify.certify(grid, regrets, max_drop, confidence)
         if not len(predictions):
             return certificate
         mean = float(certify.route(predictions, certificate.margin, self.ladder).mean())
@@ -242,18 +248,20 @@ class Predictor:
         max_drop: float | None = 0.02,
         confidence: float = 0.95,
         with_question: bool = False,
+        per: str = "image",
     ) -> np.ndarray:
-        """int (n,): tokens per grid for predictions of `predict`.
+        """int (n,): tokens per grid for predictions of `predict`, of pictures like the calibration's: whether
+        they are, `decide` looks.
 
         Args:
             predictions: (n,) ln(tokens).
-            max_drop, confidence: as in `certificate`; where nothing is certified, always the finest scale.
-                max_drop=None promises nothing: predictions are rounded up to a scale as they are.
+            max_drop, confidence, per: as in `certificate`; where nothing is certified, always the finest
+                scale. max_drop=None promises nothing: predictions are rounded up to a scale as they are.
             with_question: whether the predictions are of the form that sees the question.
         """
         margin = 0.0
         if max_drop is not None:
-            margin = self.certificate(max_drop, confidence, with_question=with_question).margin
+            margin = self.certificate(max_drop, confidence, with_question=with_question, per=per).margin
         return certify.route(predictions, margin, self.ladder)
 
     def route_within(self, mean_tokens: float, X_image: Any, X_question: Any = None) -> np.ndarray:
@@ -268,9 +276,9 @@ class Predictor:
             M3ScoreError: also for an average outside of the ladder, or a predictor without calibration.
         """
         price = self.price(mean_tokens, with_question=X_question is not None)
-        return np.asarray(self.ladder)[levels(self.worth(X_image, X_question), price, self.ladder)]
+        return np.asarray(self.ladder)[levels(self.utility(X_image, X_question), price, self.ladder)]
 
-    def worth(self, X_image: Any, X_question: Any = None) -> np.ndarray:
+    def utility(self, X_image: Any, X_question: Any = None) -> np.ndarray:
         """float64 (n, scales): the chance that each scale suffices, or its lead over that of the coarsest.
 
         Arguments and errors are those of `predict`; a predictor without gains needs a calibration as well.
@@ -297,31 +305,33 @@ class Predictor:
                 raise M3ScoreError(_NO_PRICES)
             gains = self.calibration.gains(with_question)
             if gains is not None:
-                worth = over_coarsest(gains)
+                utility = over_coarsest(gains)
             else:
-                worth = self._by_prediction(with_question).at(predictions)
-            self._prices[key] = price_for(mean_tokens, worth, self.ladder)
+                utility = self._by_prediction(with_question).at(predictions)
+            self._prices[key] = price_for(mean_tokens, utility, self.ladder)
         return self._prices[key]
 
-    def _by_prediction(self, with_question: bool) -> Chances:
+    def _by_prediction(self, with_question: bool) -> SufficiencyCurve:
         """What stands in for gains that were not learnt; of a calibration that is not empty."""
-        if with_question not in self._chances:
+        if with_question not in self._curves:
             record = self.calibration
-            self._chances[with_question] = Chances.of(record.predictions(with_question), record.sufficient)
-        return self._chances[with_question]
+            self._curves[with_question] = SufficiencyCurve.of(
+                record.predictions(with_question), record.sufficient
+            )
+        return self._curves[with_question]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one file (safetensors; suffix .predictor). M3ScoreError where it cannot be written."""
-        from m3score.routing.codec import save
-
-        save(self, path)
+        codec.save({each.name: getattr(self, each.name) for each in fields(self) if each.init}, path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Predictor:
         """Read a file; never executes anything in it. M3ScoreError, in one sentence, if it cannot."""
-        from m3score.routing.codec import load
-
-        return load(path)
+        contents = codec.load(path)
+        try:
+            return Predictor(**contents)
+        except M3ScoreError as error:
+            raise M3ScoreError(str(error), subject=printable(str(path))) from None
 
 
 def clip_predictions(values: Any, ladder: Sequence[int]) -> np.ndarray:

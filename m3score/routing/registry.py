@@ -31,7 +31,7 @@ def load_predictor(name_or_path: str | os.PathLike[str] = "m3-tiny", *, model: A
 
     Args:
         name_or_path: a name in BUNDLED, or a file that Predictor.save wrote. Read once per content.
-        model: whom it is to route: a name, a folder, a hub id or a loaded model. Another model than the one
+        model: the target model: a name, a folder, a hub id or a loaded model. Another model than the one
             it was calibrated on is warned about, once.
 
     Raises:

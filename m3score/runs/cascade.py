@@ -1,6 +1,6 @@
 """Which images a cascade asks the model about, and how the predictor's scores come onto the model's scale.
 
-Knows numbers only; the two passes over the images are in cli/cascade.py.
+Knows numbers only; the two passes over the images are in cascade_run.py.
 
 *Unsure* is where the later half of the predictor's trees still moves the prediction (Ensemble.spread). Tried
 on labels of m3-tiny: fitted to 6,300 drawn images, ranking 1,500 others, of which so many went to the model;
@@ -34,6 +34,7 @@ from hashlib import blake2b
 import numpy as np
 
 from m3score.common.errors import M3ScoreError
+from m3score.common.statistics import spearman
 
 DEFAULT = "10%"
 DRAWN = 0.1
@@ -97,7 +98,7 @@ class Plan:
         place = int(np.searchsorted(self.chosen, number))
         return place < len(self.chosen) and bool(self.chosen[place] == number)
 
-    def told(self, number: int) -> tuple[float, bool]:
+    def prediction(self, number: int) -> tuple[float, bool]:
         """complexity and drawn of a path_hash that was chosen."""
         place = int(np.searchsorted(self.chosen, np.uint64(number)))
         return float(self.complexity[place]), bool(self.drawn[place])
@@ -128,17 +129,17 @@ def plan(hashes: np.ndarray, complexity: np.ndarray, spread: np.ndarray, budget:
 
 
 @dataclass(frozen=True)
-class Line:
+class LinearMap:
     """From the predictor's complexity to what the model would say, on the average."""
 
     slope: float = 1.0
     shift: float = 0.0
 
     @classmethod
-    def through(cls, predicted: np.ndarray, asked: np.ndarray) -> Line:
-        """Least squares; no correction where fewer than FEWEST images, or all alike, were scored by both."""
+    def through(cls, predicted: np.ndarray, asked: np.ndarray) -> LinearMap | None:
+        """Least squares; None where fewer than FEWEST images, or all alike, were scored by both."""
         if len(predicted) < FEWEST or np.ptp(predicted) < 1e-6:
-            return cls()
+            return None
         middle = predicted - predicted.mean()
         slope = max(LEAST_SLOPE, float(middle @ asked / (middle @ middle)))
         return cls(slope, float(asked.mean() - slope * predicted.mean()))
@@ -150,8 +151,5 @@ class Line:
 
 def agreement(predicted: np.ndarray, asked: np.ndarray) -> float | None:
     """Spearman's rank correlation; None where there are too few images for it to mean anything."""
-    if len(predicted) < FEWEST or np.ptp(predicted) == 0 or np.ptp(asked) == 0:
-        return None
-    from scipy.stats import rankdata
-
-    return float(np.corrcoef(rankdata(predicted), rankdata(asked))[0, 1])
+    found = float(spearman(predicted, asked, FEWEST))
+    return None if math.isnan(found) else found

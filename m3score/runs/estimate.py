@@ -1,20 +1,45 @@
 """How long a big run would take, by what a short one took: measured figures, and what follows from them.
 
-Knows rates and sizes. What is measured: images per second of the predictor with one and with all workers, and
+What is measured: images per second of the predictor with one and with all workers, and
 of the model; bytes per row. All else is multiplication, and `Forecast.notes` says so.
 """
 
 from __future__ import annotations
 
+import os
+import random
+import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import cycle, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from m3score.common.errors import M3ScoreError
+from m3score.common.limits import Limits
+from m3score.data.discover import ImageItem, Source
+from m3score.routing.scorer import PredictorOptions, UnsureScorer
+from m3score.runs.executors.base import ScorerJob
+from m3score.runs.executors.local import LocalExecutor, LocalScorer
+from m3score.runs.request import Inputs
+from m3score.runs.resume.input_state import input_key
+from m3score.runs.resume.journal import Record, open_journal
+from m3score.scoring.scorers.model import ModelScorer
+from m3score.tables.io import write_rows
+from m3score.tables.schema import SCORES
+
+if TYPE_CHECKING:
+    from m3score.runs.cascade_run import CascadeOptions
 
 HOUR = 3600.0
+SAMPLE = 512
+"""Images that are measured, at most."""
+LOOKED_AT = 20_000
+"""Inputs among which the sample is drawn."""
+
+_Rows = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -116,6 +141,99 @@ def measure(
     if begun is None or not number:
         raise M3ScoreError("the sample has too few images to measure anything.")
     return Rate(number, now - begun)
+
+
+def measure_sample(
+    paths: Sequence[Source],
+    options: CascadeOptions,
+    seconds: float,
+    watch: Callable[[str], Callable[[float], None]] = lambda what: lambda done: None,
+) -> Measured:
+    """Measure the predictor and the model of a cascade on this machine, on some of the images.
+
+    Args:
+        paths: the images; see find_images.
+        options: of the cascade.
+        seconds: how long each of three things is measured.
+        watch: called with what is measured now; what it gives is called with the seconds so far.
+
+    Raises:
+        M3ScoreError: there are no images, or none of them can be scored.
+    """
+    found = _sample(paths)
+    rows: _Rows = {"predictor": [], "model": []}
+    executor, limits = LocalExecutor(), Limits()
+    predict = executor.open(ScorerJob(UnsureScorer, PredictorOptions(options.predictor), limits))
+    ask = executor.open(ScorerJob(ModelScorer, options, limits))
+
+    def timed(what: str, handle: LocalScorer, scorer: str, workers: int | None = None) -> Rate:
+        kept = rows[scorer]
+
+        def results() -> Any:
+            for result in handle.scorer.stream(cycle(found), limits=limits, workers=workers):
+                if len(kept) < len(found):
+                    kept.append(result.to_row())
+                yield result
+
+        return measure(results(), seconds, lambda one: one.to_row()["error"] is not None, watch(what))
+
+    name = ask.facts.name
+    one = timed("Predictor, one worker", predict, "predictor", 1)
+    several = timed("Predictor, all workers", predict, "predictor")
+    asked = timed(f"Model {name}", ask, "model")
+    journal, table = _sizes(found, rows)
+    return Measured(
+        sample_images=len(found),
+        predictor_one_worker=one,
+        predictor_all_workers=several,
+        workers=os.cpu_count() or 1,
+        model_name=name,
+        model=asked,
+        device=str(getattr(ask.model, "device", "cpu")),
+        journal_bytes=journal,
+        table_bytes=table,
+    )
+
+
+def _sample(paths: Sequence[Source]) -> list[ImageItem]:
+    """Some of the inputs, drawn from the first LOOKED_AT, always the same."""
+    found = list(islice(Inputs(paths).begin(), LOOKED_AT))
+    return random.Random(0).sample(found, min(SAMPLE, len(found)))
+
+
+def _sizes(found: list[ImageItem], rows: _Rows) -> tuple[dict[str, float], dict[str, float]]:
+    """Bytes per row in the journal by scorer, and in the table as csv."""
+    journal = open_journal(None, {})
+    hashed = {"digest": "0" * 32}
+    sizes = {
+        scorer: row_bytes(
+            [
+                journal.append(Record({**input_key(item), **hashed}, row))
+                for item, row in zip([*found, found[0]], [*some, some[0]], strict=False)
+            ]
+        )
+        for scorer, some in rows.items()
+    }
+    journal.remove()
+    table = {}
+    with tempfile.TemporaryDirectory() as home:
+        for scorer, some in rows.items():
+            path, size = Path(home) / "t.csv", []
+            written = [_as_in_a_cascade(row) for row in some] if scorer == "predictor" else some
+            for count in (1, len(some) + 1):  # the header counts but once
+                write_rows([*written, written[0]][:count], path, SCORES, tuple(rows["model"][0]))
+                size.append(path.stat().st_size)
+            table[scorer] = (size[1] - size[0]) / len(some)
+    return sizes, table
+
+
+def _as_in_a_cascade(row: dict[str, Any]) -> dict[str, Any]:
+    names = ("path", "complexity", "predicted_tokens", "error")
+    return {
+        **{name: row[name] for name in names},
+        "effective_tokens": row["complexity"],
+        "scorer": "predictor",
+    }
 
 
 def forecast(

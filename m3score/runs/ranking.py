@@ -1,242 +1,318 @@
-"""Many images -> a table, most complex first.
-
-Streams: images are opened a few ahead of the model (loader.py), and results come out as they are made.
-Knows no model in particular (see base.py).
-"""
+"""m3score.rank: many images -> a table, most complex first. The call of the engine that users see."""
 
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
-from m3score.data.discover import FoundImage, PathLike, Source, find_images
-from m3score.data.loader import Opened, QuestionBook, Questions, batches, in_halves, open_item, opened_ahead
-from m3score.images.sandbox import Decoder
-from m3score.models.base import LadderAnswerer
-from m3score.models.m3.config import M3Settings
-from m3score.scoring.oracle import SUFFICIENCY, Complexity, score_trace
-from m3score.scoring.rules import RULES, choose
-from m3score.scoring.traces import TraceRow, trace
-from m3score.tables.formats import format_for
-from m3score.tables.io import write_traces
+from m3score.data.discover import PathLike, Source
+from m3score.runs.engine import Outcome, executor_of, iterate, run
+from m3score.runs.progress import Callbacks, Progress
+from m3score.runs.request import Inputs, Paths, Request, Target, as_path
+from m3score.runs.resume.journal import written_by_earlier_run
+from m3score.scoring.base import Result, Scorer
+from m3score.scoring.registry import find_scorer, make_options, option_names
 from m3score.tables.schema import SCORES, conform
 
 if TYPE_CHECKING:
     import pandas as pd
 
-logger = logging.getLogger(__name__)
+    from m3score.data.loader import Questions
+    from m3score.models.base import LadderAnswerer
 
-BLOCK_BATCHES = 4
-"""No batch reaches over a multiple of so many times its size, in inputs: a run that goes on at such a place
-puts the same images together as one that was never stopped, and gets the same numbers."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class RankedImage:
-    """One input's result: its complexity and trace, or the reason why there is none."""
+class RankSummary:
+    """What `rank` came to where the table went to a file."""
 
-    path: str
-    complexity: Complexity | None
-    trace: tuple[TraceRow, ...]
-    error: str | None
-    width: int | None
-    height: int | None
-    transient: bool = False
-    """Whether the error may be gone when the same is tried again."""
-
-    def to_row(self) -> dict[str, Any]:
-        """A row of the score table, without its rank."""
-        if self.complexity is None:
-            return {"path": self.path, "width": self.width, "height": self.height, "error": self.error}
-        return {"path": self.path, **self.complexity.to_row(), "error": None}
-
-    def trace_rows(self) -> list[dict[str, Any]]:
-        """Rows of the trace table: one with the error only, if the image was not traced."""
-        if not self.trace:
-            return [{"image": self.path, "error": self.error}]
-        return [row.to_dict() for row in self.trace]
+    out: Path
+    images: int
+    """Rows of the table, those that failed included."""
+    failed: int
+    """Rows whose `error` is filled in."""
+    mean_complexity: float | None
+    """Of those that did not fail; None where all did."""
+    resumed: int
+    """Inputs that an earlier run had done."""
+    seconds: float
+    notes: tuple[str, ...]
+    """What the scorer has to say of the run as a whole."""
 
 
-def rank_stream(
-    found: Iterable[FoundImage],
-    model: LadderAnswerer,
-    questions: QuestionBook | None = None,
-    *,
-    rule: str = "stays",
-    sufficiency: str = "auto",
-    batch_size: int | Literal["auto"] = "auto",
-    max_new_tokens: int = 32,
-    workers: int | None = None,
-    coarse_answers: bool = True,
-    limits: Limits | None = None,
-    frames: int | None = None,
-) -> Generator[RankedImage, None, None]:
-    """Score images one after the other, in the order in which they were found.
-
-    Args:
-        found: inputs, from find_images.
-        model: anything that answers at every scale.
-        questions: by default the probe panel for every image.
-        rule: "stays" or "first"; see oracle.py.
-        sufficiency: "auto", "correct" or "consistent"; see oracle.py.
-        batch_size: images that the model is given at once; "auto" is 32 on a GPU and 8 elsewhere. A batch
-            that fails is tried again in halves, so that one bad image (or too little memory) does not cost
-            the others.
-        max_new_tokens: the most tokens that an answer may have.
-        workers: processes that decode images, at most; by default one per CPU, at most 8.
-        coarse_answers: False for agreement and consistency only, which is cheaper; see traces.trace.
-        limits: what decoding one picture may cost; one that costs more, or kills its process, is an error of
-            its own.
-        frames: give each of so many frames of a video a grid of visual tokens of its own; by default six
-            frames make one picture. Pictures are as ever.
-
-    Yields:
-        One RankedImage per input. Close the generator to stop early.
-
-    Raises:
-        M3ScoreError: at once, for an argument that can't be used. An image's failure is its result.
-    """
-    _check(rule, sufficiency, batch_size)
-    size = images_at_once(model, batch_size)
-    book = questions or QuestionBook()
-    threads = workers or min(8, os.cpu_count() or 1)
-    # A model that preprocesses images lets the workers do it; tiles are smaller to send than large pictures.
-    prepare, settings = getattr(model, "tiles", None), getattr(model, "settings", None)
-    if not (prepare and isinstance(settings, M3Settings)):
-        settings = None
-    check_frames(frames, model)
-
-    def stream() -> Generator[RankedImage, None, None]:
-        with (
-            ThreadPoolExecutor(threads, thread_name_prefix="m3score-open") as pool,
-            Decoder(limits, settings, frames) as decode,
-        ):
-            try:
-                open_one = partial(open_item, book=book, prepare=prepare, decode=decode)
-                ahead = opened_ahead(found, open_one, pool, size + threads)
-                yield from rank_opened(
-                    ahead, model, size, max_new_tokens, rule, sufficiency, coarse_answers=coarse_answers
-                )
-            finally:
-                decode.close()
-                pool.shutdown(wait=False, cancel_futures=True)
-
-    return stream()
-
-
-def rank_opened(
-    opened: Iterable[Opened],
-    model: LadderAnswerer,
-    batch_size: int,
-    max_new_tokens: int = 32,
-    rule: str = "stays",
-    sufficiency: str = "auto",
-    *,
-    coarse_answers: bool = True,
-) -> Iterator[RankedImage]:
-    """One RankedImage per opened input, in order; the arguments are those of rank_stream."""
-    inputs = iter(opened)
-    while first := list(islice(inputs, 1)):
-        block = chain(first, islice(inputs, BLOCK_BATCHES * batch_size - 1))
-        for batch in batches(block, batch_size):
-            images = [item for item in batch if item.image]
-            rows = iter(in_halves(partial(_trace, model, max_new_tokens, coarse_answers), images))
-            for item in batch:
-                yield _result(item, next(rows) if item.image else (), rule, sufficiency)
-
-
-def images_at_once(model: LadderAnswerer, batch_size: int | Literal["auto"] = "auto") -> int:
-    """The batch size; "auto" is 32 on a GPU and 8 elsewhere."""
-    return (32 if _is_on_gpu(model) else 8) if batch_size == "auto" else batch_size
-
-
+@overload
 def rank(
-    paths: Source | Iterable[Source],
+    paths: Paths,
     *,
-    model: str | LadderAnswerer = "m3-tiny",
-    questions: Questions = None,
-    rule: str = "stays",
-    sufficiency: str = "auto",
-    batch_size: int | Literal["auto"] = "auto",
-    max_new_tokens: int = 32,
+    scorer: str | Scorer = "model",
+    model: str | LadderAnswerer | None = None,
+    questions: Questions | PathLike = None,
+    out: None = None,
     traces: PathLike | None = None,
     limit: int | None = None,
     limits: Limits | None = None,
-    frames: int | None = None,
-    progress: Callable[[RankedImage], None] | None = None,
-) -> pd.DataFrame:
-    """Rank images by how many visual tokens the model needs, most complex first.
+    workers: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    num_gpus: float | None = None,
+    on_progress: Callable[[Progress], object] | None = None,
+    progress: Callable[[Any], object] | None = None,
+    **options: Any,
+) -> pd.DataFrame: ...
+
+
+@overload
+def rank(
+    paths: Paths,
+    *,
+    out: PathLike,
+    scorer: str | Scorer = "model",
+    model: str | LadderAnswerer | None = None,
+    questions: Questions | PathLike = None,
+    format: str | None = None,
+    traces: PathLike | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    limit: int | None = None,
+    limits: Limits | None = None,
+    workers: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    num_gpus: float | None = None,
+    on_progress: Callable[[Progress], object] | None = None,
+    progress: Callable[[Any], object] | None = None,
+    **options: Any,
+) -> RankSummary: ...
+
+
+def rank(
+    paths: Paths,
+    *,
+    scorer: str | Scorer = "model",
+    model: str | LadderAnswerer | None = None,
+    questions: Questions | PathLike = None,
+    out: PathLike | None = None,
+    format: str | None = None,
+    traces: PathLike | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    limit: int | None = None,
+    limits: Limits | None = None,
+    workers: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    num_gpus: float | None = None,
+    on_progress: Callable[[Progress], object] | None = None,
+    progress: Callable[[Any], object] | None = None,
+    **options: Any,
+) -> pd.DataFrame | RankSummary:
+    """Rank images by complexity, most complex first; by default by how many visual tokens a model needs.
 
     Args:
         paths: folders, files, glob patterns, tar shards, parquet files, URLs, "-" for a list on stdin, or a
-            DataSet (m3score.data.sources.hf_datasets); see find_images.
-        model: a loaded model, or what load_model takes: a name, a hub id, a folder.
-        questions: what to ask; see Questions and QuestionBook. Default: the probe panel.
-        rule, sufficiency, batch_size, max_new_tokens, limits, frames: as in rank_stream.
+            DataSet (m3score.data.sources.hf_datasets), see find_images; pictures too: PIL images, bytes, file
+            objects, arrays, tensors, rows of data sets (see m3score.images.given.as_source).
+        scorer: what gives a picture its complexity: a name ("model", "predictor", "cascade", "jpeg", "edges",
+            "entropy", "cat", "alit", or one that an installed package brings), or a scorer that is made
+            already.
+        model, questions: options of the scorer, see below. For the model: a loaded model or what load_model
+            takes (default "m3-tiny"), and what to ask (default: the probe panel).
+        out: the table's file (.csv, .jsonl or .parquet). Then memory does not grow with the images, and every
+            finished row is kept: the same call goes on where it was stopped.
+        format: of the table, whatever the suffix of `out`.
         traces: write the trace table here (.csv, .jsonl or .parquet).
+        resume: go on with what an earlier, unfinished run into `out` left; False forgets it.
+        overwrite: replace a finished table, and forget what an unfinished run left.
         limit: at most so many inputs.
-        progress: called with every result as it is made.
+        limits: what decoding one picture may cost.
+        workers: processes that open images; with engine="ray", scorers at once.
+        engine: "local", or "ray" for the machines of a Ray cluster (needs m3score[ray]).
+        address, num_gpus: of the cluster, and GPUs for each of its workers.
+        on_progress: called after every input with a Progress.
+        progress: called with every result as it is made; it has `to_row()`.
+        options: of the scorer, by the names of its options class: ModelOptions (rule, sufficiency,
+            batch_size, max_new_tokens, frames, device ...), PredictorOptions, CascadeOptions, CatOptions,
+            AlitOptions, or that of another package.
 
     Returns:
-        The score table: one row per input with rank, path, complexity in [0, 1], effective_tokens and
-        required_tokens (per grid), solved, monotone, agreement_T for each scale T, questions (how many),
-        width and height (upright, in pixels) and error. Ties are in the order of their paths; inputs that
-        failed come last, without a rank.
+        Without `out` the score table as a DataFrame: one row per input with rank, path, complexity in [0, 1],
+        effective_tokens and required_tokens (per grid), solved, monotone, agreement_T for each scale T,
+        questions (how many), width and height (upright, in pixels), the scorer's own columns, and error. Ties
+        are in the order of their paths; inputs that failed come last, without a rank. With `out` a
+        RankSummary.
 
     Raises:
         M3ScoreError: nothing found, or an argument that can't be used. An image that can't be read is not an
             error, but a row with `error` filled in.
+        KeyboardInterrupt: with `out`, the rows so far are in the table, and the same call goes on from there.
     """
-    _check(rule, sufficiency, batch_size)
-    if traces is not None:
-        format_for(traces)  # complain now, not after the model ran
-    book = QuestionBook(questions)
-    found = find_images(paths, max_bytes=(limits or Limits()).max_embedded_bytes)
-    first = next(found, None)
-    if first is None:
-        raise M3ScoreError("no images found in the paths given.")
-    answerer = _loaded(model)
-    stream = rank_stream(
-        islice(chain([first], found), limit),
-        answerer,
-        book,
-        rule=rule,
-        sufficiency=sufficiency,
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-        limits=limits,
-        frames=frames,
-    )
-    rows: list[dict[str, Any]] = []
-    trace_rows: list[dict[str, Any]] = []
-    for result in stream:
-        rows.append(result.to_row())
-        if traces is not None:
-            trace_rows.extend(result.trace_rows())
-        if progress:
-            progress(result)
-    if unused := book.unused():
+    target = Target(as_path(out), format, as_path(traces)).checked(overwrite=overwrite)
+    given = _given(model, questions, options)
+    request = request_for(
+        scorer, given, paths, target, limit=limit, limits=limits, workers=workers,
+        anew=overwrite or not resume,
+    )  # fmt: skip
+    with executor_of(engine, address=address, num_gpus=num_gpus, workers=workers) as executor:
+        outcome = run(request, executor, Callbacks(on_progress, progress))
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    if outcome.unused:
         logger.warning(
-            "questions for %d images fitted none of the inputs, such as %s", len(unused), unused[0]
+            "questions for %d images fitted none of the inputs, such as %s",
+            len(outcome.unused),
+            outcome.unused[0],
         )
-    if traces is not None:
-        write_traces(trace_rows, traces)
-    return score_table(rows, answerer.ladder)
+    if target.out is None:
+        return score_table(outcome.rows, outcome.facts.columns)
+    return _summary(target.out, outcome)
 
 
-def score_table(rows: Iterable[Mapping[Any, Any]], ladder: Sequence[int]) -> pd.DataFrame:
-    """Rows of RankedImage.to_row (or rescored ones) as a ranked table: see rank."""
+def rank_iter(
+    paths: Paths,
+    *,
+    scorer: str | Scorer = "model",
+    model: str | LadderAnswerer | None = None,
+    questions: Questions | PathLike = None,
+    limit: int | None = None,
+    limits: Limits | None = None,
+    workers: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+    num_gpus: float | None = None,
+    **options: Any,
+) -> Iterator[dict[str, Any]]:
+    """Rows of the score table as they are made, in the order of the inputs and without a rank.
+
+    Only a few rows are in memory, however many inputs there are; close the iterator to stop early. A cascade
+    knows its rows when both of its passes are done. The arguments and errors are those of `rank`; those that
+    can't be used are errors at once.
+    """
+    request = request_for(
+        scorer, _given(model, questions, options), paths, Target(),
+        limit=limit, limits=limits, workers=workers,
+    )  # fmt: skip
+    executor = executor_of(engine, address=address, num_gpus=num_gpus, workers=workers)
+
+    def rows() -> Iterator[dict[str, Any]]:
+        with executor:
+            for row in iterate(request, executor):
+                yield {**dict.fromkeys(("path", "complexity", "error")), **row}
+
+    return rows()
+
+
+def request_for(
+    scorer: str | Any,
+    given: Mapping[str, Any],
+    paths: Paths | Inputs,
+    target: Target,
+    *,
+    spelled: Callable[[str], str] = lambda option: option,
+    limit: int | None = None,
+    limits: Limits | None = None,
+    workers: int | None = None,
+    anew: bool = False,
+) -> Request:
+    """The request of a ranking.
+
+    Args:
+        scorer: a name, or a scorer that is made already.
+        given: the scorer's options.
+        paths: what to rank, or the inputs themselves.
+        target: checked.
+        spelled: how an option is called where it comes from.
+        limit, limits, workers: as for rank.
+        anew: forget what an unfinished run left.
+
+    Raises:
+        M3ScoreError: no such scorer, or it has no such option.
+    """
+    if isinstance(scorer, str):
+        found, told = find_scorer(scorer), make_options(scorer, given, spelled)
+        command = "rank" if scorer == "model" else f"rank --scorer {scorer}"
+    else:
+        if given:
+            raise M3ScoreError(f"{', '.join(given)}: options go with a scorer's name, not with a scorer.")
+        found, told = scorer, scorer.options
+        command = f"rank --scorer {type(scorer).__module__}.{type(scorer).__qualname__}"
+    if target.traces is not None and not getattr(found, "traced", False):
+        raise M3ScoreError(f"the scorer {scorer} gives no answers to write down: leave --traces out.")
+    held = limits or Limits()
+    if not isinstance(paths, Inputs):
+        paths = Inputs(paths, limit, max_bytes=held.max_embedded_bytes)
+    return Request(paths, found, told, target, command, held, workers, anew)
+
+
+def requests_for(
+    scorers: Sequence[str],
+    given: Mapping[str, Any],
+    paths: Sequence[Source],
+    folder: Path,
+    *,
+    spelled: Callable[[str], str] = lambda option: option,
+    limit: int | None = None,
+    overwrite: bool = False,
+) -> dict[str, Request | None]:
+    """Rankings of the same images by several scorers, each to FOLDER/SCORER.csv.
+
+    Args:
+        scorers: names.
+        given: options; each scorer is told those that it knows.
+        paths, limit: as for rank.
+        folder: made if it is not there. An unfinished table in it is gone on with.
+        spelled: how an option is called where it comes from.
+        overwrite: score everything anew.
+
+    Returns:
+        A request for each scorer, those that take long last: a mistake shows before hours of work. None for
+        a table that is there already.
+
+    Raises:
+        M3ScoreError: no such scorer, an option that none of them knows, or the folder can't be made.
+    """
+    known = {name: option_names(name) for name in scorers}
+    if strangers := [option for option in given if not any(option in own for own in known.values())]:
+        raise M3ScoreError(f"{', '.join(map(spelled, strangers))}: none of the scorers has such an option.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise M3ScoreError(f"{folder}: cannot make the folder ({error.strerror}).") from None
+    made: dict[str, Request | None] = {}
+    for name in sorted(scorers, key=lambda name: getattr(find_scorer(name), "block", None) != 1):
+        out = folder / f"{name}.csv"
+        if out.is_file() and not overwrite and not written_by_earlier_run(out, out):
+            made[name] = None
+            continue
+        own = {option: value for option, value in given.items() if option in known[name]}
+        target = Target(out).checked(overwrite=overwrite)
+        made[name] = request_for(name, own, paths, target, spelled=spelled, limit=limit, anew=overwrite)
+    return made
+
+
+def _given(model: Any, questions: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    named = {"model": model, "questions": questions}
+    return {**{name: value for name, value in named.items() if value is not None}, **options}
+
+
+def _summary(out: Path, outcome: Outcome) -> RankSummary:
+    tally = outcome.tally
+    mean = tally.complexity_sum / tally.scored if tally.scored else None
+    return RankSummary(
+        out, tally.images, tally.failed, mean, outcome.resumed, outcome.seconds, tuple(outcome.notes)
+    )
+
+
+def score_table(rows: Iterable[Mapping[Any, Any]], columns: Sequence[str] = ()) -> pd.DataFrame:
+    """Rows of a score table, ranked: see rank. `columns` are there even if every input failed."""
     import pandas as pd
 
-    empty = {f"agreement_{tokens}": None for tokens in ladder}  # the columns, even if every input failed
+    empty = dict.fromkeys(columns)
     table = conform([{**empty, **row} for row in rows], SCORES)
     table = table.sort_values(["complexity", "path"], ascending=[False, True], na_position="last")
     table = table.reset_index(drop=True)
@@ -245,77 +321,4 @@ def score_table(rows: Iterable[Mapping[Any, Any]], ladder: Sequence[int]) -> pd.
     return table
 
 
-# ---- asking the model ---------------------------------------------------------------------------------
-
-
-def _trace(
-    model: LadderAnswerer, max_new_tokens: int, coarse_answers: bool, batch: Sequence[Opened]
-) -> list[tuple[TraceRow, ...]]:
-    """Each image's trace."""
-    rows = trace(
-        model,
-        [item.image for item in batch],
-        [item.questions for item in batch],
-        ids=[item.path for item in batch],
-        max_new_tokens=max_new_tokens,
-        coarse_answers=coarse_answers,
-    )
-    lengths = [len(item.questions) * len(model.ladder) for item in batch]
-    remaining = iter(rows)
-    return [tuple(islice(remaining, length)) for length in lengths]
-
-
-def _result(
-    item: Opened, rows: tuple[TraceRow, ...] | M3ScoreError, rule: str, sufficiency: str
-) -> RankedImage:
-    width, height = item.image.size if item.image else (None, None)
-    if item.error is not None:
-        return RankedImage(item.path, None, (), item.error, width, height, item.transient)
-    if isinstance(rows, M3ScoreError):
-        return RankedImage(item.path, None, (), rows.reason, width, height, rows.transient)
-    try:
-        scored = score_trace(rows, rule=rule, sufficiency=sufficiency)
-    except M3ScoreError as problem:
-        return RankedImage(item.path, None, rows, problem.reason, width, height)
-    (complexity,) = scored.values()
-    return RankedImage(item.path, complexity, rows, None, width, height)
-
-
-def _check(rule: str, sufficiency: str, batch_size: int | Literal["auto"]) -> None:
-    choose("rule", rule, RULES)
-    choose("sufficiency", sufficiency, SUFFICIENCY)
-    if batch_size != "auto" and batch_size < 1:
-        raise M3ScoreError(f"batch_size must be at least 1, or 'auto', not {batch_size}.")
-
-
-def check_frames(frames: int | None, model: LadderAnswerer, tokens: int | None = None) -> None:
-    """M3ScoreError where a grid of `tokens` (by default the finest scale's) per frame can't be had."""
-    if frames is None:
-        return
-    if frames < 1:
-        raise M3ScoreError(f"frames must be at least 1, not {frames}.")
-    if not hasattr(model, "tiles"):
-        raise M3ScoreError(f"{model.name} takes whole pictures only: leave frames out.")
-    settings = getattr(model, "settings", None)
-    if settings is None:
-        return
-    each = tokens or max(model.ladder)
-    room = (settings.max_length - len(model.prompt_ids(""))) // each  # type: ignore[attr-defined]
-    if frames > room:
-        raise M3ScoreError(
-            f"--frames {frames} makes {frames * each:,} visual tokens at scale {each}, more than the "
-            f"{settings.max_length:,} tokens that {model.name} takes: give at most --frames {room}, or leave "
-            "it out for six frames as one picture."
-        )
-
-
-def _is_on_gpu(model: LadderAnswerer) -> bool:
-    return str(getattr(model, "device", "")).startswith("cuda")
-
-
-def _loaded(model: str | LadderAnswerer) -> LadderAnswerer:
-    if not isinstance(model, str | os.PathLike):
-        return model
-    import m3score
-
-    return m3score.load_model(model)
+__all__ = ["Progress", "RankSummary", "Result", "rank", "rank_iter", "score_table"]

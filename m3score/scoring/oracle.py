@@ -18,7 +18,7 @@ from m3score.images.decode import ImageSource, open_image
 from m3score.models.base import LadderAnswerer
 from m3score.scoring.rules import (
     RULES,
-    choose,
+    check_choice,
     complexity_of,
     effective_tokens_of,
     is_monotone,
@@ -158,8 +158,8 @@ def score_trace(
 
 
 def _check_names(rule: str, sufficiency: str, metric: str | None) -> None:
-    choose("rule", rule, RULES)
-    choose("sufficiency", sufficiency, SUFFICIENCY)
+    check_choice("rule", rule, RULES)
+    check_choice("sufficiency", sufficiency, SUFFICIENCY)
     if metric is not None:
         find_metric(metric)
 

@@ -33,7 +33,7 @@ content with the first scale that holds. Required tokens and complexity go throu
 """
 
 
-def choose(what: str, name: str, allowed: Iterable[str]) -> str:
+def check_choice(what: str, name: str, allowed: Iterable[str]) -> str:
     """`name` if it is allowed, else an M3ScoreError that lists what is."""
     if name not in allowed:
         raise M3ScoreError(f"unknown {what} {name!r}; allowed: {', '.join(allowed)}.")
@@ -46,7 +46,7 @@ def required_tokens(sufficient: Sequence[bool], ladder: Sequence[int], rule: str
     "stays": the smallest scale that is sufficient together with every finer one; "first": the smallest
     sufficient scale. Raises M3ScoreError for an unknown rule.
     """
-    held = RULES[choose("rule", rule, RULES)]([float(value) for value in sufficient])
+    held = RULES[check_choice("rule", rule, RULES)]([float(value) for value in sufficient])
     return next((tokens for tokens, value in zip(ladder, held, strict=True) if value), None)
 
 
@@ -67,7 +67,7 @@ def complexity_of(agreement: Sequence[float], ladder: Sequence[int], rule: str =
     """
     if len(agreement) != len(ladder) or any(math.isnan(value) for value in agreement):
         raise M3ScoreError(f"agreement needs a number for each scale of {tuple(ladder)}, got {agreement}.")
-    held = RULES[choose("rule", rule, RULES)]([min(1.0, max(0.0, value)) for value in agreement])
+    held = RULES[check_choice("rule", rule, RULES)]([min(1.0, max(0.0, value)) for value in agreement])
     if ladder[-1] == 1:  # a single scale of one token: no logarithm to divide by
         return 1.0 - held[-1]
     held[-1] = 1.0

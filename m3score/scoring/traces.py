@@ -97,7 +97,7 @@ def trace(
     if not images:
         return []
     texts = [[question.question for question in group] for group in asked]
-    options: dict[str, Any] = {} if coarse_answers else {"answers": False}
+    options: dict[str, Any] = {} if coarse_answers else {"decode_coarse": False}
     said = answerer.answer_ladder(images, texts, max_new_tokens=max_new_tokens, **options)
     return [
         row

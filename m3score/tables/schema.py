@@ -98,6 +98,8 @@ PREDICTIONS = TableKind(
         "predicted_tokens": "int",
         "complexity": "float",
         "certified": "bool",
+        "promise": "text?",
+        "reason": "text?",
         "error": "text?",
     },
     ("path", "predicted_tokens"),

@@ -251,7 +251,7 @@ function facts(item) {
   add("complexity", number(item.complexity, 3));
   if (item.effective !== null) add("effective tokens", number(item.effective, 1));
   if (item.solved === false) add("tokens needed", "none suffice");
-  else if (item.needed !== null) add(item.foretold ? "tokens foretold" : "tokens needed", number(item.needed, 0));
+  else if (item.needed !== null) add(item.predicted ? "tokens predicted" : "tokens needed", number(item.needed, 0));
   if (item.rank) add("rank", number(item.rank, 0));
   return item.monotone === false
     ? make("div", {}, line, make("p", { class: "note" }, "Not monotone: fewer tokens were enough where more were not."))

@@ -18,20 +18,19 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import m3score
-from m3score.analysis.demo import page as demo_page
-from m3score.analysis.demo import session
+from m3score.analysis.demo import fragments, session
 from m3score.analysis.demo.server import served
 from m3score.analysis.demo.session import Demo, parse_size
-from m3score.analysis.demo.token_grid import glimpses, layout
-from m3score.calibration.drawings.drawn import Drawing, draw
+from m3score.analysis.demo.token_grid import layout, render_token_grid
+from m3score.calibration.drawings.drawing import Drawing, draw
 from m3score.cli.commands.demo import SEED, draw_examples
 from m3score.cli.main import app
 from m3score.common.errors import M3ScoreError
 from m3score.images.decode import open_image
 from m3score.models.inference.live_answer import stream_answer
-from m3score.models.m3.config import M3Settings
+from m3score.models.m3.config import M3Config
 
-NEXT = M3Settings(image_aspect_ratio="anyres", image_grid_pinpoints=((672, 336), (336, 672), (672, 672)))
+NEXT = M3Config(image_aspect_ratio="anyres", image_grid_pinpoints=((672, 336), (336, 672), (672, 672)))
 MAX_UPLOAD = 200_000
 
 
@@ -45,7 +44,7 @@ def sign(model: Any) -> tuple[Drawing, str, str]:
     """A drawn sign, the answer at one token, and another one at all."""
     for index in range(30):
         drawing = draw(SEED, index, "sign")
-        question = drawing.asked[0].question
+        question = drawing.questions[0].question
         coarse, fine = (model.answer(drawing.image, question, tokens) for tokens in (1, 576))
         if coarse != fine:
             return drawing, coarse, fine
@@ -72,7 +71,7 @@ def test_what_is_no_size_is_said(text: str) -> None:
 
 
 def test_streaming_says_in_the_end_what_answer_says(model: Any, sign: tuple[Drawing, str, str]) -> None:
-    image, question = model.encode(sign[0].image), sign[0].asked[0].question
+    image, question = model.encode(sign[0].image), sign[0].questions[0].question
     for tokens in model.ladder:
         said = list(stream_answer(model, image, question, tokens))
         assert said[-1] == model.answer(image, question, tokens)
@@ -82,9 +81,9 @@ def test_streaming_says_in_the_end_what_answer_says(model: Any, sign: tuple[Draw
 
 @given(st.integers(1, 3000), st.integers(1, 3000))
 def test_grids_lie_on_the_picture_as_it_is_preprocessed(width: int, height: int) -> None:
-    left, top, right, bottom = layout((width, height), M3Settings()).box
+    left, top, right, bottom = layout((width, height), M3Config()).box
     assert right - left == bottom - top == max(width, height)
-    left, top, right, bottom = layout((width, height), M3Settings(image_aspect_ratio="square")).box
+    left, top, right, bottom = layout((width, height), M3Config(image_aspect_ratio="square")).box
     assert right - left == bottom - top == min(width, height) and left >= 0 and top >= 0
     laid = layout((width, height), NEXT)
     left, top, right, bottom = laid.box
@@ -92,23 +91,23 @@ def test_grids_lie_on_the_picture_as_it_is_preprocessed(width: int, height: int)
     assert left <= 1e-6 and top <= 1e-6 and right >= width - 1e-6 and bottom >= height - 1e-6
 
 
-def test_glimpses_show_cells() -> None:
+def test_the_token_grid_shows_cells() -> None:
     halves = Image.new("RGB", (200, 100), "white")
     halves.paste((0, 0, 0), (100, 0, 200, 100))
-    settings = M3Settings(image_mean=(1.0, 0.0, 0.0))
-    ruled, mosaic, cells = glimpses(halves, settings, 144)
+    config = M3Config(image_mean=(1.0, 0.0, 0.0))
+    ruled, mosaic, cells = render_token_grid(halves, config, 144)
     assert cells == (12, 12) and ruled.size == mosaic.size
     width, height = mosaic.size
     places = [(x * width, y * height) for x, y in ((0.25, 0.5), (0.75, 0.5), (0.5, 0.05))]
     assert [mosaic.getpixel((int(x), int(y))) for x, y in places] == [(255,) * 3, (0,) * 3, (255, 0, 0)]
-    assert glimpses(halves, NEXT, 9)[2] == (6, 3)
-    assert glimpses(Image.new("RGB", (1, 1)), settings, 1)[2] == (1, 1)
+    assert render_token_grid(halves, NEXT, 9)[2] == (6, 3)
+    assert render_token_grid(Image.new("RGB", (1, 1)), config, 1)[2] == (1, 1)
 
 
 def test_texts_from_outside_stay_texts() -> None:
     evil = "<script>alert(1)</script>"
-    said = {1: demo_page.Said(evil, 1, 0.1)}
-    for shown in (demo_page.table(evil, (1, 9), 1, said), demo_page.problem(evil)):
+    said = {1: fragments.TimedAnswer(evil, 1, 0.1)}
+    for shown in (fragments.table(evil, (1, 9), 1, said), fragments.problem(evil)):
         assert "<script" not in shown and "&lt;script&gt;" in shown
 
 
@@ -117,9 +116,9 @@ def test_without_a_predictor_the_page_says_so(model: Any, sign: tuple[Drawing, s
     visited = session.Visit(sign[0].image)
     for change in Demo(model, predictor="no/such.predictor").ask(visited, "Read the sign.", 5):
         shown |= change
-    assert "no/such.predictor" in shown["cards"] or "no/such.predictor" in str(visited.foreseen)
+    assert "no/such.predictor" in shown["cards"] or "no/such.predictor" in str(visited.prediction)
     assert shown["answer"] == model.answer(sign[0].image, "Read the sign.", 576)
-    assert visited.judged and set(visited.said) == set(model.ladder)
+    assert visited.result and set(visited.answers) == set(model.ladder)
 
 
 @pytest.mark.parametrize(
@@ -269,9 +268,9 @@ def test_upload_ask_and_move_the_slider(
     page.visit()
     page.upload(picture)
     page.until(lambda: len(page.all("#seen img")) == 2)
-    page.ask(drawing.asked[0].question)
+    page.ask(drawing.questions[0].question)
     assert "36 visual tokens" in page.text("#level-line")
-    assert page.answer == model.answer(drawing.image, drawing.asked[0].question, 36)
+    assert page.answer == model.answer(drawing.image, drawing.questions[0].question, 36)
     if folder := os.environ.get("M3SCORE_SCREENSHOTS"):
         page.driver.save_screenshot(str(Path(folder) / "session.png"))
 
@@ -356,7 +355,7 @@ def test_visitors_do_not_mix(page: Page, model: Any, sign: tuple[Drawing, str, s
     page.ask("Read the word.")
     page.driver.switch_to.window(first)
     assert not page.all("#table td")
-    page.ask(sign[0].asked[0].question)
+    page.ask(sign[0].questions[0].question)
     page.move_slider(5)
     page.until(lambda: page.answer == sign[2])
     page.driver.switch_to.window(page.driver.window_handles[-1])

@@ -18,11 +18,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import m3score
-from m3score.analysis.report.answers import collect, frontier, question_tables
-from m3score.analysis.report.page import MOST_PICTURES, gather, render, write_report
+from m3score.analysis.report.content import MOST_PICTURES, gather
+from m3score.analysis.report.page import render, write_report
 from m3score.analysis.report.pictures import ALL_BYTES, detail_maps, thumbnails
-from m3score.analysis.report.survey import FOLDERS, Survey, survey
-from m3score.cli.commands import rank as rank_command
+from m3score.analysis.report.score_summary import FOLDERS, ScoreSummary, summarise_scores
+from m3score.analysis.report.trace_summary import collect, frontier, question_tables
 from m3score.cli.main import app
 from m3score.common.errors import M3ScoreError
 from m3score.data.extract import finder
@@ -89,7 +89,7 @@ def test_every_row_counts_once_and_the_sample_is_bounded(
         for i, (t, c, m) in enumerate(drawn)
     ]
     rows = [{key: value for key, value in row.items() if value is not None} for row in rows]
-    seen = survey([*rows, {"path": "bad.png", "error": "bad.png: broken"}], pictures)
+    seen = summarise_scores([*rows, {"path": "bad.png", "error": "bad.png: broken"}], pictures)
     assert seen.rows == len(rows) + 1 and seen.failed == 1 and seen.reasons == {"broken": 1}
     assert sum(seen.levels.values()) + seen.unsolved == sum(seen.histogram) == len(rows)
     assert seen.non_monotone == sum(not m for _, _, m in drawn)
@@ -108,8 +108,8 @@ def test_rare_levels_are_drawn_as_often_as_frequent_ones_and_the_draw_is_a_funct
             tokens = 576 if i % 200 == 0 else 1 if i % 2 else 9
             yield {"path": f"{i}.png", "complexity": i / 20_000, "required_tokens": tokens, "solved": True}
 
-    def shown(seed: int) -> Survey:
-        return survey(rows(), 150, seed)
+    def shown(seed: int) -> ScoreSummary:
+        return summarise_scores(rows(), 150, seed)
 
     counts = [sum(row["required_tokens"] == t for row in shown(0).shown) for t in (1, 9, 576)]
     assert all(40 <= count <= 60 for count in counts)
@@ -118,7 +118,7 @@ def test_rare_levels_are_drawn_as_often_as_frequent_ones_and_the_draw_is_a_funct
 
 def test_folders_are_counted_in_bounded_memory() -> None:
     rows = ({"path": f"a/b{i}/c/x.png", "complexity": 0.5} for i in range(3 * FOLDERS))
-    seen = survey(rows, 5)
+    seen = summarise_scores(rows, 5)
     assert len(seen.folders) <= FOLDERS and sum(seen.folders.values()) == 3 * FOLDERS
 
 
@@ -214,8 +214,8 @@ def test_a_table_with_only_paths_and_scores_makes_a_page() -> None:
     data = page_data(render(gather([{"path": "a.png", "complexity": 0.25}])))
     assert data["pictures"][0]["needed"] is None and data["ladder"] == []
     assert "Tokens needed" not in render(gather([]))
-    foretold = render(gather([{"path": "a.png", "complexity": 0.25, "predicted_tokens": 9}]))
-    assert "Tokens foretold" in foretold
+    predicted = render(gather([{"path": "a.png", "complexity": 0.25, "predicted_tokens": 9}]))
+    assert "Tokens predicted" in predicted
 
 
 def test_a_long_table_makes_a_bounded_page(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_long_table_makes_a_bounded_page(tmp_path: Path) -> None:
     (name,) = (path.name for path in tmp_path.glob("*.png"))
     rows = ({**row, "path": f"{i % 900}/../{name}"} for i, row in enumerate(score_rows(5000)))
     report = write_report(rows, tmp_path / "report.html", pictures=300)
-    assert len(report.survey.shown) == 300 and report.survey.rows == 5000
+    assert len(report.summary.shown) == 300 and report.summary.rows == 5000
     assert (tmp_path / "report.html").stat().st_size < 15e6
 
 
@@ -271,7 +271,7 @@ def test_a_router_is_judged_on_the_pictures_it_can_open(tmp_path: Path) -> None:
 
 
 def test_rank_writes_a_report_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rank_command, "load", lambda name, **options: FakeAnswerer())
+    monkeypatch.setattr("m3score.models.m3.model.load_model", lambda name, **options: FakeAnswerer())
     (tmp_path / "in").mkdir()
     folder_of_pictures(tmp_path / "in", 3)
     command = ["rank", str(tmp_path / "in"), "--report", str(tmp_path / "report.html")]

@@ -17,8 +17,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import m3score
-from m3score.analysis.export import How, common_folder, place
-from m3score.analysis.select import choose, how_many
+from m3score.analysis.export import ExportMode, common_folder, export_images
+from m3score.analysis.select import how_many, select_rows
 from m3score.cli.main import app
 from m3score.tables.compact import read_compact
 from m3score.tables.io import read_scores, write_scores
@@ -79,7 +79,7 @@ def test_who_is_chosen(criteria: dict[str, Any], expected: list[int]) -> None:
 
 
 def test_the_account_of_the_others() -> None:
-    found = choose(MIXED, per_level=1, token_budget=1e4)
+    found = select_rows(MIXED, per_level=1, token_budget=1e4)
     assert (found.counted, found.without_value, found.unsolved, found.tokens) == (
         "required_tokens",
         1,
@@ -87,7 +87,7 @@ def test_the_account_of_the_others() -> None:
         766,
     )
     assert found.per_level == dict.fromkeys(LADDER, 1)
-    assert choose(MIXED).tokens is None and choose(MIXED).unsolved == 0
+    assert select_rows(MIXED).tokens is None and select_rows(MIXED).unsolved == 0
 
 
 @settings(deadline=None, max_examples=25)
@@ -125,7 +125,7 @@ def test_seeds_draw_otherwise() -> None:
 
 def test_predicted_tokens_are_levels_where_a_predictor_scored() -> None:
     table = scores([None] * 6).assign(predicted_tokens=[1, 1, 9, 9, 36, 36], solved=None)
-    found = choose(table, per_level=1)
+    found = select_rows(table, per_level=1)
     assert found.counted == "predicted_tokens" and found.per_level == {1: 1, 9: 1, 36: 1}
 
 
@@ -250,7 +250,7 @@ def test_a_failed_copy_leaves_nothing_behind(images: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(shutil, "copy2", full)
-    (one,) = place(["in/2.png"], "out", How.copy)
+    (one,) = export_images(["in/2.png"], "out", ExportMode.copy)
     assert one.error == "no space left on device" and files(images / "out") == {}
 
 
@@ -258,7 +258,9 @@ def test_names_that_are_no_text_and_places_beyond_the_folder(images: Path) -> No
     raw = os.fsencode(images / "in") + b"/\xff.png"
     Path(os.fsdecode(raw)).write_text("odd")
     results = list(
-        place(["in/\\xff.png", "in/../in/2.png", "in"], "out", How.copy, base=common_folder(["in/x"]))
+        export_images(
+            ["in/\\xff.png", "in/../in/2.png", "in"], "out", ExportMode.copy, base=common_folder(["in/x"])
+        )
     )
     assert [result.error for result in results] == [None, None, "not a file"]
     assert sorted(files(images / "out").values()) == ["2.png", "odd"]
@@ -303,7 +305,7 @@ def test_no_member_leaves_the_folder(tmp_path: Path, parts: list[str]) -> None:
     (tmp_path / "deep").mkdir(exist_ok=True)
     shard = write_shard(tmp_path / "deep" / "s.tar", [name])
     base = common_folder([f"{shard}/{name}"])
-    for placed in place([f"{shard}/{name}"], tmp_path / "deep" / "out", How.copy, base=base):
+    for placed in export_images([f"{shard}/{name}"], tmp_path / "deep" / "out", ExportMode.copy, base=base):
         assert placed.target is None or Path(placed.target).resolve().is_relative_to(
             tmp_path / "deep" / "out"
         )

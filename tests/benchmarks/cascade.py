@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from m3score.routing.registry import load_predictor
-from m3score.runs.cascade import Budget, Line, agreement, path_hash, plan
+from m3score.runs.cascade import Budget, LinearMap, agreement, path_hash, plan
 
 Found = tuple[list[str], np.ndarray, np.ndarray, np.ndarray]
 BUDGETS = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -49,7 +49,7 @@ def from_images(paths: Sequence[str], predictor: str, model: str) -> Found:
     from m3score.common.limits import Limits
     from m3score.data.discover import find_images
     from m3score.routing.predict import predict_many
-    from m3score.runs.ranking import rank_stream
+    from m3score.scoring.scorers.model_stream import rank_stream
 
     found = list(find_images(list(paths)))
     foretold = list(predict_many(found, max_drop=None, predictor=predictor, limits=Limits(), spread=True))
@@ -62,7 +62,7 @@ def from_images(paths: Sequence[str], predictor: str, model: str) -> Found:
 
 def mixed(predicted: np.ndarray, oracle: np.ndarray, asked: np.ndarray) -> float:
     """Agreement of the ranking with the oracle's, where `asked` of the images went to the model."""
-    line = Line.through(predicted[asked], oracle[asked])
+    line = LinearMap.through(predicted[asked], oracle[asked]) or LinearMap()
     scores = np.array([line.at(value) for value in predicted])
     return agreement(np.where(asked, oracle, scores), oracle) or 0.0
 

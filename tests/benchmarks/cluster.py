@@ -21,8 +21,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-from m3score.runs.block_store import blocks_folder
-from m3score.runs.journal import journal_path
+from m3score.runs.executors.block_store import blocks_folder
+from m3score.runs.resume.journal import journal_path
 from tests.benchmarks.scale import draw
 from tests.support.predictors import small_predictor
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from m3score.calibration.drawings.drawn import draw
+from m3score.calibration.drawings.drawing import draw
 from tests.support.fakes import grey
 from tests.support.runs import records, run, start
 

@@ -23,7 +23,7 @@ import psutil  # type: ignore[import-untyped]
 import typer
 from PIL import Image
 
-from m3score.calibration.drawings.drawn import draw
+from m3score.calibration.drawings.drawing import draw
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = f"""

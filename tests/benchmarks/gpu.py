@@ -60,7 +60,7 @@ def random_next(shapes: str, device: str, dtype: torch.dtype) -> M3Model:
     """A LLaVA-NeXT of these shapes with random weights, made where it is to run; it never ends an answer."""
     vision, text = SHAPES[shapes]
     example = load_model(str(NEXT), device="cpu")  # lends its tokenizer and settings
-    grids = [(height, width) for width, height in example.settings.image_grid_pinpoints]
+    grids = [(height, width) for width, height in example.config.image_grid_pinpoints]
     config = LlavaNextConfig(
         vision_config=CLIPVisionConfig(image_size=336, patch_size=14, **vision).to_dict(),
         text_config=LlamaConfig(vocab_size=32064, max_position_embeddings=8192, **text).to_dict(),
@@ -74,7 +74,7 @@ def random_next(shapes: str, device: str, dtype: torch.dtype) -> M3Model:
             hf_model: Any = LlavaNextForConditionalGeneration(config)
     finally:
         torch.set_default_dtype(torch.float32)
-    m3 = M3Model(hf_model.eval(), example.tokenizer, example.settings, f"LLaVA-NeXT {shapes}, random weights")
+    m3 = M3Model(hf_model.eval(), example.tokenizer, example.config, f"LLaVA-NeXT {shapes}, random weights")
     m3.stop_ids = frozenset()
     with torch.no_grad():  # never a token that the lent tokenizer has no text for
         hf_model.get_output_embeddings().weight[len(example.tokenizer) :] = 0

@@ -78,11 +78,11 @@ def works(m3: M3Model, images: list[Image.Image], several: list[Image.Image]) ->
     encoded = m3.encode(images)
     pairs = [(image, QUESTIONS[0]) for image in encoded]
 
-    def ladder(pictures: list[Image.Image], questions: int, tokens: int, answers: bool = True) -> Work:
+    def ladder(pictures: list[Image.Image], questions: int, tokens: int, decode_coarse: bool = True) -> Work:
         asked = [list(QUESTIONS[:questions])] * len(pictures)
         size = len(pictures) * questions
         return lambda: m3.answer_ladder(
-            pictures, asked, max_new_tokens=tokens, answers=answers, batch_size=size
+            pictures, asked, max_new_tokens=tokens, decode_coarse=decode_coarse, batch_size=size
         )
 
     def finest(tokens: int) -> Work:
@@ -112,7 +112,7 @@ def works(m3: M3Model, images: list[Image.Image], several: list[Image.Image]) ->
         "finest": finest(SHORT),
         "finest-long": finest(LONG),
         "ladder": ladder(images, 1, SHORT),
-        "agreement": ladder(images, 1, SHORT, answers=False),
+        "agreement": ladder(images, 1, SHORT, decode_coarse=False),
         "ladder-long": ladder(images, 1, LONG),
         "naive": naive(images, 1),
         "ladder-5": ladder(several, 5, SHORT),

@@ -31,7 +31,8 @@ def child(model: str, listing: str) -> dict[str, Any]:
     from m3score.common.profiling import profiled, stage
     from m3score.data.discover import find_images
     from m3score.data.loader import QuestionBook
-    from m3score.runs.ranking import rank_stream, score_table
+    from m3score.runs.ranking import score_table
+    from m3score.scoring.scorers.model_stream import rank_stream
     from m3score.tables.io import write_scores
 
     paths = json.loads(Path(listing).read_text())
@@ -44,7 +45,7 @@ def child(model: str, listing: str) -> dict[str, Any]:
             rows.append(result.to_row())
             times.append(time.perf_counter())
         with stage("write"), tempfile.TemporaryDirectory() as folder:
-            write_scores(score_table(rows, m3.ladder), Path(folder) / "scores.csv")
+            write_scores(score_table(rows), Path(folder) / "scores.csv")
     quarter = len(times) // 4
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {

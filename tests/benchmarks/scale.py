@@ -25,7 +25,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from m3score.runs.journal import journal_path
+from m3score.runs.resume.journal import journal_path
 from tests.support.predictors import small_predictor
 
 _MAIN = "from m3score.cli.main import main; main()"

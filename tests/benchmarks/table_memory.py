@@ -1,4 +1,4 @@
-"""Memory of the process that collects a table: rows into the journal, sorted, written as csv, jsonl, parquet.
+"""Memory of a run over a million inputs: rows into the journal, sorted, written as csv, jsonl, parquet.
 
     python tests/benchmarks/table_memory.py [--rows 1000000]
 
@@ -15,50 +15,77 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
-from m3score.data.discover import FoundImage
+from m3score.data.discover import ImageItem
+from m3score.runs.engine import run
+from m3score.runs.executors.local import LocalExecutor
+from m3score.runs.request import Inputs, Request, Target
+from m3score.scoring.base import Scored, ScorerOptions
 
 LADDER = (1, 9, 36, 144, 576)
 
 
+class Made(Inputs):
+    """Inputs that are nowhere."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__("nowhere")
+        self.rows = rows
+
+    def begin(self) -> Iterator[ImageItem]:
+        """So many."""
+        return _found(self.rows)
+
+
+class Dice:
+    """A scorer that rolls dice."""
+
+    Options: ClassVar[type[ScorerOptions]] = ScorerOptions
+    traced: ClassVar[bool] = False
+    columns = tuple(f"agreement_{tokens}" for tokens in LADDER)
+    ladder = LADDER
+    block = 1
+    label = "with dice"
+
+    def __init__(self, options: ScorerOptions, stop_at: int | None = None) -> None:
+        self.options, self.stop_at = options, stop_at
+
+    def identity(self) -> dict[str, Any]:
+        """The same in every run."""
+        return {"--rule": "stays"}
+
+    def stream(self, items: Iterable[ImageItem], **how: Any) -> Generator[Scored, None, None]:
+        """Rows like a model's."""
+        dice = random.Random(0)
+        for number, item in enumerate(items):
+            if number == self.stop_at:
+                raise KeyboardInterrupt
+            yield Scored(_row(item, dice))
+
+
 def collect(rows: int, suffix: str, resumed: bool) -> None:
     """In a process of its own: prints the seconds and the peak in MB."""
-    from m3score.runs.collector import Collector, ranked_rows
-    from m3score.runs.journal import open_journal
-    from m3score.runs.tally import Tally
-    from m3score.tables.io import write_rows
-    from m3score.tables.schema import SCORES
-
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / f"scores.{suffix}"
-        for half in (rows // 2, rows) if resumed else (rows,):
-            journal = open_journal(out, {"--rule": "stays"})
-            collector = Collector(journal)
-            dice = random.Random(0)
-            for item in collector.to_do(_found(half)):
-                collector.keep(_row(item, dice))
-            collector.close()
-            if half == rows:
-                tally = Tally(LADDER)
-                columns = tuple(f"agreement_{tokens}" for tokens in LADDER)
-                ranked = ranked_rows(collector.rows(), folder=folder)
-                write_rows(tally.passing(ranked), out, SCORES, columns)
-                journal.remove()
-            journal.close()
+        target = Target(Path(folder) / f"scores.{suffix}")
+        for stop_at in (rows // 2, None) if resumed else (None,):
+            scorer = Dice(ScorerOptions(), stop_at)
+            outcome = run(Request(Made(rows), scorer, scorer.options, target), LocalExecutor())
+        assert outcome.tally.images == rows and outcome.resumed == (rows // 2 if resumed else 0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     sys.stdout.write(f"{time.monotonic() - begun:.1f} {peak:.1f}\n")
 
 
-def _found(rows: int) -> Iterator[FoundImage]:
+def _found(rows: int) -> Iterator[ImageItem]:
     for i in range(rows):
         name = f"part-{i // 1000:05}/image-{i:09}.jpg"
-        yield FoundImage(f"/data/pictures/{name}", name, error="not opened here")
+        yield ImageItem(f"/data/pictures/{name}", name, error="not opened here")
 
 
-def _row(item: FoundImage, dice: random.Random) -> dict[str, object]:
+def _row(item: ImageItem, dice: random.Random) -> dict[str, Any]:
     complexity = dice.random()
     return {
         "path": item.path,
@@ -99,8 +126,8 @@ def main() -> None:
         _, few = measured(10, suffix, False)
         for resumed in (False, True):
             seconds, peak = measured(options.rows, suffix, resumed)
-            run = "resumed at half" if resumed else "in one go"
-            sys.stdout.write(f"| {suffix} | {run} | {seconds:.0f} | {peak - few:.0f} |\n")
+            how = "resumed at half" if resumed else "in one go"
+            sys.stdout.write(f"| {suffix} | {how} | {seconds:.0f} | {peak - few:.0f} |\n")
             sys.stdout.flush()
 
 

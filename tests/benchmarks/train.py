@@ -18,7 +18,7 @@ import torch
 import typer
 
 from m3score import load_model
-from m3score.calibration.drawings.drawn import draw
+from m3score.calibration.drawings.drawing import draw
 from m3score.calibration.training.finetune.instructions import Example
 from m3score.calibration.training.finetune.packing import summed_losses
 from m3score.models.m3.conversation import training_example
@@ -29,10 +29,10 @@ def _examples(model, count: int) -> list[Example]:
     examples = []
     for index in range(count):
         drawing = draw(77, index)
-        asked = drawing.asked[0]
+        asked = drawing.questions[0]
         turns = [{"from": "human", "value": asked.question}, {"from": "gpt", "value": asked.answer}]
-        ids, labels = training_example(turns, model.tokenizer, model.settings.conversation)
-        examples.append(Example(ids, labels, [preprocess(drawing.image, model.settings)]))
+        ids, labels = training_example(turns, model.tokenizer, model.config.conversation)
+        examples.append(Example(ids, labels, [preprocess(drawing.image, model.config)]))
     return examples
 
 

@@ -17,8 +17,6 @@ import pytest
 from typer.testing import CliRunner
 
 import m3score
-from m3score.cli.commands import ask as ask_command
-from m3score.cli.commands import rank as rank_command
 from m3score.cli.main import app
 from m3score.data.questions import PROBE_PANEL
 from tests.support.fakes import FakeAnswerer, grey
@@ -45,8 +43,7 @@ def folder(tmp_path: Path) -> Path:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeAnswerer:
     """The model that every command loads."""
     model = FakeAnswerer()
-    for command in (rank_command, ask_command):
-        monkeypatch.setattr(command, "load", lambda name, **options: model)
+    monkeypatch.setattr("m3score.models.m3.model.load_model", lambda name, **options: model)
     return model
 
 
@@ -218,7 +215,7 @@ def test_questions_for_all_and_for_each(folder: Path, tmp_path: Path, fake: Fake
 
 
 def test_results_survive_a_crash(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from m3score.runs.ranking import RankedImage
+    from m3score.scoring.scorers.model_stream import RankedImage
 
     real = RankedImage.to_row
 
@@ -276,7 +273,7 @@ def test_model_from_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatc
         loaded.append(name)
         return FakeAnswerer()
 
-    monkeypatch.setattr(rank_command, "load", load)
+    monkeypatch.setattr("m3score.models.m3.model.load_model", load)
     monkeypatch.setenv("M3SCORE_MODEL", "from-the-environment")
     run("rank", folder)
     run("rank", folder, "--model", "from-the-flag")
@@ -318,8 +315,8 @@ def test_info(monkeypatch: pytest.MonkeyPatch) -> None:
 SLOW = """
 import sys, time
 from pathlib import Path
-from m3score.cli.commands import rank
 from m3score.cli.main import main
+from m3score.models.m3 import model
 from tests.support.fakes import FakeAnswerer
 
 class Slow(FakeAnswerer):
@@ -329,7 +326,7 @@ class Slow(FakeAnswerer):
             time.sleep(30)
         return super().answer_ladder(*arguments, **options)
 
-rank.load = lambda name, **options: Slow()
+model.load_model = lambda name, **options: Slow()
 main()
 """
 
@@ -380,6 +377,23 @@ def test_installed_command_from_end_to_end(folder: Path, tmp_path: Path) -> None
     assert [row["rank"] for row in rows] == ["1", "2", "3", ""]
     assert all(0 <= float(row["complexity"]) <= 1 for row in rows[:3])
     assert run("rescore", tmp_path / "t.parquet").stdout == done.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locales of POSIX")
+def test_questions_in_a_locale_without_their_letters(folder: Path, tmp_path: Path) -> None:
+    bare = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "POSIX"}
+
+    def m3score(*arguments: object) -> str:
+        command = [sys.executable, "-m", "m3score", *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, env=bare, cwd=ROOT)
+        assert done.returncode == 0, done.stderr.decode()
+        return done.stdout.decode()
+
+    traces = tmp_path / "t.jsonl"
+    m3score("rank", folder, "--question", "Qué?", "--limit", 1, "--traces", traces)
+    assert json.loads(traces.read_text().splitlines()[0])["question"] == "Qué?"
+    assert "Qué?" in m3score("ask", folder / "mid.png", "Qué?", "--all", "--answer", "más")
+    m3score("predict", folder / "mid.png", "--question", "Qué?")
 
 
 def test_python_dash_m() -> None:

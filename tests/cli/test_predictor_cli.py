@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 import m3score
-from m3score.calibration.drawings.drawn import draw
+from m3score.calibration.drawings.drawing import draw
 from m3score.calibration.predictor import fit
 from m3score.calibration.predictor.collect import open_collection
 from m3score.cli.main import app
@@ -47,7 +47,7 @@ def refused(*arguments: object) -> str:
     result = run(*arguments)
     assert result.exit_code == 2 and result.stdout == ""
     lines = [line for line in result.stderr.splitlines() if line.strip()]
-    notes = [line for line in lines if line.startswith("Nothing certified")]
+    notes = [line for line in lines if line.startswith(("Nothing certified", "A promise of"))]
     (sentence,) = [line for line in lines if line not in notes]
     assert sentence.startswith("error: ")
     return sentence.removeprefix("error: ")
@@ -130,13 +130,15 @@ def test_predict_gives_a_row_per_input(predictor: Path, pictures: Path, tmp_path
     done = run("predict", pictures, "--predictor", predictor, "--max-drop", DROP, "--question", "What?")
     assert done.exit_code == 3
     table = rows(done.stdout)
-    assert list(table[0]) == ["path", "predicted_tokens", "complexity", "certified", "error"]
+    columns = ["path", "predicted_tokens", "complexity", "certified", "promise", "reason", "error"]
+    assert list(table[0]) == columns
     assert [Path(row["path"]).name for row in table] == ["0.png", "1.png", "2.png", "broken.png"]
     loaded = Predictor.load(predictor)
     certified = loaded.certificate(DROP, with_question=True).certified
     for row in table[:3]:
         assert int(row["predicted_tokens"]) in LADDER and 0 <= float(row["complexity"]) <= 1
         assert row["certified"] == str(certified).lower() and row["error"] == ""
+        assert (row["promise"], row["reason"]) == ("image", "")
     assert table[3]["predicted_tokens"] == "" and "not an image" in table[3]["error"]
     (pictures / "broken.png").unlink()
     out = tmp_path / "scales.parquet"
@@ -149,6 +151,63 @@ def test_nothing_certified_is_said(predictor: Path, pictures: Path) -> None:
     done = run("predict", pictures, "--predictor", predictor)
     assert done.exit_code == 0, done.stdout
     assert "Nothing certified" in done.stderr and "at least 149" in done.stderr
+
+
+def test_how_many_images_a_promise_needs_is_said_before_anything_is_asked(
+    labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "m3score.cli.commands.calibrate.load", lambda *a, **k: pytest.fail("a model was loaded")
+    )
+    out = tmp_path / "a.predictor"
+    said = refused("calibrate", "drawn", "--limit", 100, "--out", out)
+    assert "needs at least 149 calibration images; with 20% of the images for calibration that is 745" in said
+    assert "There are 100. Give more images, or --max-drop 0.14 or more" in said and "--anyway" in said
+    assert not out.with_suffix(".labels").exists()
+    for where in (labels, "drawn"):  # those that were collected count as those to be collected do
+        begin = ("calibrate", where, "--limit", DRAWN, "--out", out)
+        assert f"There are {DRAWN}." in refused(*begin)
+        assert "0.6 lost per question" in refused(*begin, "--max-drop", 0.6, "--per", "question")
+
+
+def test_anyway_fits_a_predictor_that_promises_nothing(labels: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.predictor"
+    done = run("calibrate", labels, "--out", out, "--shares", "1,1,1", "--anyway")
+    assert done.exit_code == 0 and "Nothing will be certified" in done.stderr
+    assert not Predictor.load(out).certificate(0.02).certified
+
+
+def test_promises_per_question_are_kept_in_the_file_and_named(predictor: Path, pictures: Path) -> None:
+    loaded = Predictor.load(predictor)
+    assert loaded.calibration.questions is not None and "| question |" in loaded.card
+    asked = ("predict", pictures, "--predictor", predictor, "--max-drop", 0.95, "--question", "What?")
+    for per in ("image", "question"):
+        certified = loaded.certificate(0.95, with_question=True, per=per).certified
+        for row in rows(run(*asked, "--per", per).stdout):
+            assert row["certified"] == str(certified).lower()
+            assert row["promise"] == (per if certified else "")
+            assert certified or "certifies nothing" in row["reason"]
+
+
+def test_a_model_that_answers_next_to_nothing_gets_a_sentence(labels: Path, tmp_path: Path) -> None:
+    """No "200 % of the accuracy kept" of 5 %."""
+    weak = tmp_path / "labels"
+    shutil.copytree(labels, weak)
+    for path in sorted(weak.glob("traces-*.parquet")):
+        traces = pd.read_parquet(path)
+        some = (traces["question_id"] == 0) & (traces["question"].str.len() % 2 == 0)
+        traces["correct"] = some & (traces["tokens"] >= 9)
+        traces["metric_score"] = traces["correct"].astype(float)
+        traces.to_parquet(path)
+    out = tmp_path / "weak.predictor"
+    done = run("calibrate", weak, "--out", out, "--shares", "1,1,1", "--max-drop", DROP)
+    assert done.exit_code == 0, done.stderr
+    said = " ".join(done.stderr.split())
+    assert "of the questions at 576 tokens: too few for a router to keep much" in said
+    card = Predictor.load(out).card
+    assert "too few for a router" in card and "Spearman with required tokens undefined" in card
+    results = json.loads((tmp_path / "weak.report" / "results.json").read_text())
+    assert results[0]["forms"][0]["spearman"] is None
 
 
 def test_rank_by_predictor(predictor: Path, pictures: Path) -> None:
@@ -217,7 +276,7 @@ def test_errors_are_one_sentence(labels: Path, predictor: Path, pictures: Path, 
         "calibrate", labels, "--out", tmp_path / "a.predictor", "--shares", "1,2"
     )
     assert "too few images" in refused(
-        "calibrate", labels, "--out", tmp_path / "a.predictor", "--shares", "1e9,1,1"
+        "calibrate", labels, "--out", tmp_path / "a.predictor", "--shares", "1e9,1,1", "--anyway"
     )
     assert "another run" in refused(
         "calibrate", "drawn", "--seed", 6, "--limit", 3, "--work", labels, "--collect-only"
@@ -261,7 +320,8 @@ def test_installed_commands(labels: Path, predictor: Path, pictures: Path, tmp_p
 def test_vision_features_from_end_to_end(tmp_path: Path) -> None:
     """Fitted on what the model's own tower sees, then used the way a serving stack would."""
     out, image = tmp_path / "vision.predictor", draw(77, 0).image
-    done = run("calibrate", "drawn", "--features", "vision", "--limit", 6, "--shares", "1,1,1", "--out", out)
+    done = run("calibrate", "drawn", "--features", "vision", "--limit", 6, "--shares", "1,1,1",
+               "--anyway", "--out", out)  # fmt: skip
     assert done.exit_code == 0, done.stderr
     assert "features of its own vision tower" in (tmp_path / "vision.report" / "card.md").read_text()
     model, loaded = m3score.load_model("m3-tiny"), Predictor.load(out)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from m3score.data.discover import FoundImage, exists_somewhere, find_images
+from m3score.data.discover import ImageItem, exists_somewhere, find_images
 
 Tree = Path
 
@@ -38,7 +38,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     return tmp_path
 
 
-def paths(found: list[FoundImage]) -> list[str]:
+def paths(found: list[ImageItem]) -> list[str]:
     return [item.path for item in found]
 
 
@@ -106,7 +106,7 @@ def test_patterns(pattern: str, expected: list[str], tree: Tree) -> None:
 
 
 def test_pattern_without_a_match_is_a_row_with_an_error(tree: Tree) -> None:
-    assert list(find_images("zz*.png")) == [FoundImage("zz*.png", "zz*.png", "no image matches this pattern")]
+    assert list(find_images("zz*.png")) == [ImageItem("zz*.png", "zz*.png", "no image matches this pattern")]
 
 
 def test_file_whose_name_looks_like_a_pattern(tree: Tree) -> None:
@@ -152,7 +152,7 @@ def test_folder_that_fails_while_listing(tree: Tree, monkeypatch: pytest.MonkeyP
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "scandir", refuse)
-    assert list(find_images("a")) == [FoundImage("a", ".", "can't search this folder: permission denied")]
+    assert list(find_images("a")) == [ImageItem("a", ".", "can't search this folder: permission denied")]
 
 
 def test_exists_somewhere(tree: Tree) -> None:

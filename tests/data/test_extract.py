@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from m3score.analysis.report.page import gather, render
+from m3score.analysis.report.content import gather
+from m3score.analysis.report.page import render
 from m3score.analysis.report.pictures import Thumbnail
-from m3score.cli.commands import rank as rank_command
 from m3score.cli.main import app
 from m3score.common.errors import M3ScoreError
 from m3score.data import extract
 from m3score.data.discover import find_images
-from m3score.data.extract import within_reach
+from m3score.data.extract import opened_images
 from m3score.images.decode import open_image
 from m3score.tables.io import write_scores
 from tests.analysis.test_report import page_data
@@ -55,7 +55,7 @@ def write_parquet(path: Path, count: int) -> Path:
 def levels(paths: list[str], folder: Path, **options: Any) -> list[int | str]:
     """The red level of each picture, or why there is none."""
     said: list[int | str] = []
-    with within_reach(paths, folder, **options) as find:
+    with opened_images(paths, folder, **options) as find:
         for path in paths:
             try:
                 said.append(int(np.asarray(open_image(find(path)))[0, 0, 0]))
@@ -153,7 +153,7 @@ def test_urls_are_asked_only_if_that_was_wanted(tmp_path: Path) -> None:
 def test_copies_are_bounded_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extract, "KEPT", 2 * len(picture(0)) + 20)
     write_shard(tmp_path / "s.tar", ["0.png", "1.png", "2.png"])
-    with within_reach([f"s.tar/{number}.png" for number in range(3)], tmp_path) as find:
+    with opened_images([f"s.tar/{number}.png" for number in range(3)], tmp_path) as find:
         copy = Path(find("s.tar/0.png"))
         assert copy.exists() and find("s.tar/1.png")
         with pytest.raises(M3ScoreError, match="left out"):
@@ -164,7 +164,7 @@ def test_copies_are_bounded_and_removed(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_page_of_a_shard_has_its_pictures_and_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rank_command, "load", lambda name, **options: FakeAnswerer())
+    monkeypatch.setattr("m3score.models.m3.model.load_model", lambda name, **options: FakeAnswerer())
     shard = write_shard(tmp_path / "s.tar", ["a.png", "b.png"])
     out = ["--out", str(tmp_path / "scores.csv"), "--report", str(tmp_path / "report.html")]
     result = CliRunner().invoke(app, ["rank", str(shard), *out])

@@ -123,7 +123,7 @@ def test_questions_files_and_own_benchmarks(tmp_path: Path) -> None:
     expected = [("12",), ("0",), ("100000",), ("red",) * 9 + ("maroon",), ("None",), ("None",)]
     assert [one.answers for one in read_questions(path)["a.png"]] == [*expected, ()]
     (entry,) = load_own(path, None, None).entries
-    assert [one.question.answers for one in entry.asked] == expected
+    assert [one.question.answers for one in entry.questions] == expected
 
 
 def test_python() -> None:

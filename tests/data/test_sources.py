@@ -27,9 +27,9 @@ from typer.testing import CliRunner
 from m3score.cli.main import app
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
-from m3score.data.discover import Columns, FoundImage, count_images, find_images
+from m3score.data.discover import Columns, ImageItem, count_images, find_images
 from m3score.data.loader import QuestionBook, open_item
-from m3score.data.naming import distinct
+from m3score.data.naming import make_names_unique
 from m3score.data.questions import Question
 from m3score.data.sources.hf_datasets import DataSet
 from tests.support.fakes import grey
@@ -310,7 +310,7 @@ def test_a_protocol_without_its_package_is_one_sentence() -> None:
 def test_names_that_repeat_are_kept_apart_and_said(caplog: pytest.LogCaptureFixture) -> None:
     names = ["a", "b", "a", "a#2", "a", "b"]
     with caplog.at_level(logging.WARNING):
-        found = list(distinct(FoundImage(name, name) for name in names))
+        found = list(make_names_unique(ImageItem(name, name) for name in names))
     assert [item.path for item in found] == ["a", "b", "a#2", "a#2#2", "a#3", "b#2"]
     assert [item.source for item in found] == names
     assert caplog.text.count("more than once") == 1 and "a#2" in caplog.text
@@ -320,7 +320,7 @@ def test_many_names_take_little_memory() -> None:
     import tracemalloc
 
     tracemalloc.start()
-    found = sum(1 for _ in distinct(FoundImage(f"folder/{i}.jpg", "") for i in range(20_000)))
+    found = sum(1 for _ in make_names_unique(ImageItem(f"folder/{i}.jpg", "") for i in range(20_000)))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found == 20_000 and peak < 20_000 * 45  # while the table grows there are two
@@ -402,7 +402,7 @@ def test_a_higher_max_bytes_is_heeded_too(here: Path, monkeypatch: pytest.Monkey
     tar(here / "s.tar", {"a.png": png(0)})
     seen: list[int] = []
 
-    def no_images(*_: Any, max_bytes: int, **__: Any) -> Iterator[FoundImage]:
+    def no_images(*_: Any, max_bytes: int, **__: Any) -> Iterator[ImageItem]:
         seen.append(max_bytes)
         return iter(())
 

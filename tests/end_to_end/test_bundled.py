@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import m3score
 from m3score.calibration.benchmarks.evaluate import EVALUATION_SEED, evaluate_drawn
-from m3score.calibration.drawings.drawn import draw
+from m3score.calibration.drawings.drawing import draw
 from m3score.cli.main import app
 from m3score.data.metrics import grade
 from m3score.tables.io import read_scores, read_traces
@@ -47,10 +47,10 @@ def test_it_has_learnt(model):
 
 def test_it_reads_large_signs(model):
     drawings = [draw(EVALUATION_SEED + 3, index, "sign") for index in range(120)]
-    large = [drawing for drawing in drawings if drawing.asked[0].detail["height"] >= 40]
-    answers = model.answer([d.image for d in large], [d.asked[0].question for d in large])
+    large = [drawing for drawing in drawings if drawing.questions[0].detail["height"] >= 40]
+    answers = model.answer([d.image for d in large], [d.questions[0].question for d in large])
     right = [
-        grade("exact_match", a, [d.asked[0].answer]).correct for a, d in zip(answers, large, strict=True)
+        grade("exact_match", a, [d.questions[0].answer]).correct for a, d in zip(answers, large, strict=True)
     ]
     assert sum(right) >= 0.85 * len(large)
 
@@ -65,7 +65,7 @@ def test_a_busy_picture_is_more_complex_than_an_empty_one(model):
 def test_answers_do_not_depend_on_the_batch(model):
     drawings = [draw(EVALUATION_SEED + 2, index) for index in range(6)]
     images = [drawing.image for drawing in drawings]
-    questions = [drawing.asked[0].question for drawing in drawings]
+    questions = [drawing.questions[0].question for drawing in drawings]
     together = model.answer(images, questions, tokens=144)
     assert together == [
         model.answer(image, question, tokens=144) for image, question in zip(images, questions, strict=True)

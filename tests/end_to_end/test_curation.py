@@ -1,4 +1,4 @@
-"""The curation script of the README and the recipes run, from images to a selection in another tool."""
+"""The script of docs/curation.md and the recipes run, from images to a selection in another tool."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     datasets.enable_progress_bars()
 
 
-def test_the_curation_script_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_curation_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pushed: dict[str, Any] = {}
 
     def keep(data: datasets.Dataset, name: str, **options: Any) -> None:  # all but the network is real
@@ -50,9 +50,9 @@ def test_the_curation_script_of_the_readme(tmp_path: Path, monkeypatch: pytest.M
         pushed.update(options, name=name)
 
     monkeypatch.setattr(datasets.Dataset, "push_to_hub", keep)
-    (script,) = _blocks("README.md", "push_to_hub")
+    (script,) = _blocks("docs/curation.md", "push_to_hub")
     names: dict[str, Any] = {}
-    exec(compile(script, "README.md", "exec"), names)
+    exec(compile(script, "curation.md", "exec"), names)
     assert pushed["private"] is True and "/" in pushed["name"]
     assert len(names["photos"]) == len(names["readable"]) == len(EXAMPLES)
     data = datasets.load_from_disk(tmp_path / "pushed")

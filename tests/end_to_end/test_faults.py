@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from m3score.runs.journal import journal_path
+from m3score.runs.resume.journal import journal_path
 from tests.support.fakes import grey
 from tests.support.runs import kill_when, records, run
 

@@ -235,10 +235,18 @@ def test_what_is_not_a_file_is_not_opened(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "source",
-    [3, None, np.zeros((2, 2, 3)), np.zeros((2, 2, 5), np.uint8), np.zeros((0, 4, 3), np.uint8), b"", [[1]]],
+    [
+        3,
+        None,
+        np.full((2, 2, 3), 2.0),
+        np.zeros((2, 2, 5), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        b"",
+        [[1]],
+    ],
 )
 def test_other_sources_are_refused_with_what_is_allowed(source: object) -> None:
-    with pytest.raises(M3ScoreError, match=r"must be|no data"):
+    with pytest.raises(M3ScoreError, match=r"must be|must lie|no data"):
         open_image(source)  # type: ignore[arg-type]
 
 

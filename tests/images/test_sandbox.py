@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import os
+import shutil
 import struct
 import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +29,10 @@ from m3score.data.discover import find_images
 from m3score.images import protocol
 from m3score.images.decode import asking_before_large, open_image
 from m3score.images.parallel import map_images
-from m3score.images.sandbox import Decoder
-from m3score.images.worker_pool import Crew, FailedThere, WorkerError
-from m3score.models.m3.config import M3Settings
-from m3score.models.m3.preprocess import preprocess
+from m3score.images.sandbox import Decoder, Preparation
+from m3score.images.worker_pool import FailedThere, PoolSession, WorkerError
+from m3score.models.m3.config import M3Config
+from m3score.models.m3.preprocess import preprocess, tiles_from_worker, tiles_in_worker
 from m3score.routing.predict import predict_many
 from m3score.runs.ranking import rank
 from m3score.tables.formats import guard_cell
@@ -39,6 +41,8 @@ from tests.benchmarks.fuzz import cases, originals, outcome
 from tests.support.fakes import FakeAnswerer
 from tests.support.fragile import DIES, HANGS, fragile
 from tests.support.predictors import small_predictor
+
+TILES = Preparation(tiles_in_worker, (asdict(M3Config()),), tiles_from_worker)
 
 
 def noise(width: int = 40, height: int = 30) -> Image.Image:
@@ -115,7 +119,7 @@ def test_messages_of_more_than_is_allowed_are_refused(header: bytes) -> None:
 
 
 def test_what_cannot_be_sent_is_said_before_anything_is_written() -> None:
-    with pytest.raises(protocol.WireError, match="a set can't be sent"), Crew() as crew:
+    with pytest.raises(protocol.WireError, match="a set can't be sent"), PoolSession() as crew:
         crew.call(len, {1, 2})
 
 
@@ -123,7 +127,7 @@ def test_what_cannot_be_sent_is_said_before_anything_is_written() -> None:
 
 
 def test_a_worker_that_dies_hangs_or_fails_is_one_error_and_is_replaced() -> None:
-    with Crew(Limits(seconds=1.5)) as crew:
+    with PoolSession(Limits(seconds=1.5)) as crew:
         assert crew.call(len, "ab") == 2
         with pytest.raises(WorkerError, match=r"died \(signal 6\)"):
             crew.call(os.abort)
@@ -140,11 +144,11 @@ def test_a_worker_that_dies_hangs_or_fails_is_one_error_and_is_replaced() -> Non
 
 def test_an_error_comes_back_from_a_worker_with_what_it_knows(tmp_path: Path) -> None:
     (tmp_path / "a: b.png").write_bytes(b"x")
-    with Crew() as crew, pytest.raises(M3ScoreError) as caught:
+    with PoolSession() as crew, pytest.raises(M3ScoreError) as caught:
         crew.call(open_image, str(tmp_path / "a: b.png"))
     assert caught.value.subject == str(tmp_path / "a: b.png")
     assert caught.value.reason == "not an image that Pillow can read" and not caught.value.transient
-    with Crew() as crew, pytest.raises(WorkerError) as caught:
+    with PoolSession() as crew, pytest.raises(WorkerError) as caught:
         crew.call(os.abort)
     assert caught.value.transient and str(caught.value) == caught.value.reason
 
@@ -170,14 +174,14 @@ def test_large_pictures_wait_for_their_turn(tmp_path: Path, monkeypatch: pytest.
             turns.append("out")
 
     monkeypatch.setattr("m3score.images.worker_pool._one_large", Turn())
-    with Crew(Limits()) as crew:
+    with PoolSession(Limits()) as crew:
         for name in ("small", "large", "small", "large"):
             assert crew.call(open_image, tmp_path / f"{name}.png").mode == "RGB"
     assert turns == ["in", "out"] * 2
 
 
 def test_closing_ends_what_is_under_way() -> None:
-    crew = Crew(Limits(seconds=100))
+    crew = PoolSession(Limits(seconds=100))
     with ThreadPoolExecutor(1) as pool:
         sleeping = pool.submit(crew.call, time.sleep, 90)
         time.sleep(0.3)
@@ -194,7 +198,7 @@ def test_closing_ends_what_is_under_way() -> None:
 
 def test_isolated_pictures_and_tiles_are_the_same_to_the_last_bit(tmp_path: Path) -> None:
     noise(700, 300).save(tmp_path / "a.jpg")
-    with Decoder() as decode, Decoder(settings=M3Settings()) as tiles:
+    with Decoder() as decode, Decoder(preparation=TILES) as tiles:
         sources: tuple[Any, ...] = (
             tmp_path / "a.jpg",
             (tmp_path / "a.jpg").read_bytes(),
@@ -205,7 +209,7 @@ def test_isolated_pictures_and_tiles_are_the_same_to_the_last_bit(tmp_path: Path
             there = decode(source)
             assert isinstance(there, Image.Image) and there.tobytes() == here.tobytes()
         cut: Any = tiles(tmp_path / "a.jpg")
-        expected = preprocess(open_image(tmp_path / "a.jpg"), M3Settings())
+        expected = preprocess(open_image(tmp_path / "a.jpg"), M3Config())
         assert np.array_equal(cut.pixel_values, expected.pixel_values) and cut.size == (700, 300)
 
 
@@ -240,12 +244,26 @@ def test_a_pipe_that_takes_a_files_place_is_not_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(tmp_path / "a.png")
-    monkeypatch.setattr(files, "why_not_a_file", lambda path: None)  # as if it had been a file a moment ago
+    monkeypatch.setattr(files, "why_not_a_file", lambda *_: None)  # as if it had been a file a moment ago
     with pytest.raises(M3ScoreError, match="is a named pipe"):
         open_image(tmp_path / "a.png")
 
 
 NAMES = [b"new\nline.png", b"quote\"'.png", b"=cmd().png", b"<script>.png", b"caf\xe9.png", b"a;b,c.png"]
+
+
+def test_the_working_folder_may_change_and_the_old_one_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(_png(noise()))
+    with Decoder() as decode:  # holds the worker: the next call is its second
+        monkeypatch.chdir(tmp_path / "one")
+        assert decode("a.png").size == (40, 30)
+        monkeypatch.chdir(tmp_path / "two")
+        shutil.rmtree(tmp_path / "one")
+        assert decode("a.png").size == (40, 30)
 
 
 def test_each_hostile_input_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,13 @@ from m3score.data.questions import Question
 from m3score.models.base import LadderAnswerer
 from m3score.models.inference import verification
 from m3score.models.inference.batching import MemoryGuard, free_memory
-from m3score.models.inference.generation import Decoded, decode, go_on, greedy, plant
+from m3score.models.inference.generation import (
+    Decoded,
+    build_prompt_forest,
+    continue_decoding,
+    decode,
+    greedy,
+)
 from m3score.models.inference.prompt_tree import Node, PromptTrees
 from m3score.models.m3.model import EncodedImage, M3Model
 from m3score.scoring.oracle import score, trace
@@ -111,7 +117,7 @@ def test_without_coarse_answers_nothing_but_the_finest_scale_decodes(
         return append(trees, ids)
 
     monkeypatch.setattr(PromptTrees, "append", counted)
-    lean = m3.answer_ladder(images, questions, max_new_tokens=4, answers=False, batch_size=100)
+    lean = m3.answer_ladder(images, questions, max_new_tokens=4, decode_coarse=False, batch_size=100)
     assert len(steps) <= 3
     kinds = set()
     for one, other in zip(chain(*whole), chain(*lean), strict=True):
@@ -265,11 +271,11 @@ def test_answers_that_end_early_make_room(limits: list[int]) -> None:
     m3, image = model(NEXT), encoded(NEXT, "gray_336x336")
     pairs = [(image, question) for question in QUESTIONS[:3]]
     pairs += [(encoded(NEXT, "land_640x480"), question) for question in QUESTIONS[:2]]
-    forest, leaves = plant(m3, pairs, [36])
+    forest, leaves = build_prompt_forest(m3, pairs, [36])
     trees = PromptTrees(m3.hf_model, forest)
     logits = trees.logits_at_ends(leaves)
-    trees.begin(leaves)
-    got = go_on(trees, logits, frozenset(), limits, keep_distributions=True)
+    trees.start(leaves)
+    got = continue_decoding(trees, logits, frozenset(), limits, keep_distributions=True)
     for (one, question), limit, answer in zip(pairs, limits, got, strict=True):
         alone = one_by_one(m3, one, question, 36, limit)
         assert answer.ids == alone.ids

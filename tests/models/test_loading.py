@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import logging
@@ -26,10 +27,12 @@ from m3score import load_model
 from m3score.common.errors import M3ScoreError, MissingExtraError
 from m3score.models import hub, loading
 from m3score.models.m3.checkpoint import LlavaCheckpoint
-from m3score.models.m3.config import M3Settings
+from m3score.models.m3.config import M3Config
+from m3score.models.m3.model import M3Model
 from tests.support.goldens import (
     CHECKPOINTS,
     GOLDEN,
+    IMAGES,
     LLAVA,
     NAMES,
     NEXT,
@@ -76,7 +79,7 @@ def test_transformers_format(small_llava: Path) -> None:
     m3 = load_model(small_llava, device="cpu")
     assert m3.ladder == (1, 4, 16, 64, 256)
     assert (m3.dtype, m3.device.type) == (torch.float32, "cpu")
-    assert m3.settings.conversation == "short"
+    assert m3.config.conversation == "short"
     assert m3.tokenizer.decode(m3.prompt_ids("Why?")[1:7]) == "USER: "
     image = m3.encode(picture("land_640x480"))
     assert image.features.shape == (1, 256, 32)
@@ -99,7 +102,7 @@ def test_a_saved_model_is_the_same_model(name: str, tmp_path: Path) -> None:
     m3 = model(name)
     m3.save(tmp_path)
     again = load_model(tmp_path, device="cpu")
-    assert (again.settings, again.stop_ids) == (m3.settings, m3.stop_ids)
+    assert (again.config, again.stop_ids) == (m3.config, m3.stop_ids)
     assert again.prompt_ids(QUESTION) == m3.prompt_ids(QUESTION)
     image = again.encode(picture("wide_1200x300"))
     for tokens in (1, 36):
@@ -115,7 +118,7 @@ def test_plain_llava_next_folders_name_pinpoints_the_other_way_round(tmp_path: P
     model(NEXT).save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     del config["m3score"]
-    assert loading.transformers_settings(tmp_path, config) == model(NEXT).settings
+    assert loading.read_m3_config(tmp_path, config) == model(NEXT).config
 
 
 def copied(name: str, folder: Path, **changes: Any) -> Path:
@@ -148,7 +151,7 @@ def test_few_config_keys_suffice(tmp_path: Path) -> None:
 
 def test_a_ladder_that_is_not_named_is_the_papers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     shutil.copytree(CHECKPOINTS / "clip-vit-tiny-patch14-336", tmp_path / "clip-vit-tiny-patch14-336")
-    settings = LlavaCheckpoint(copied(LLAVA, tmp_path, matryoshka_vis_token_scale=None)).settings()
+    settings = LlavaCheckpoint(copied(LLAVA, tmp_path, matryoshka_vis_token_scale=None)).m3_config()
     assert settings.ladder == SCALES
     assert "matryoshka_vis_token_scale" in caplog.text
 
@@ -166,7 +169,7 @@ def test_vit_l_is_known_by_heart(
     no_hub(monkeypatch)
     folder = copied(LLAVA, tmp_path, mm_vision_tower="openai/clip-vit-large-patch14-336")
     checkpoint = LlavaCheckpoint(folder)
-    assert checkpoint.settings() == model(LLAVA).settings
+    assert checkpoint.m3_config() == model(LLAVA).config
     assert checkpoint.clip.vision_config()["hidden_size"] == 1024
     assert len(caplog.records) == 1 and "built in" in caplog.text
 
@@ -317,7 +320,7 @@ def test_settings_say_what_is_wrong() -> None:
         ({"image_aspect_ratio": "anyres", "image_grid_pinpoints": [[100, 336]]}, "100x336"),
     ):
         with pytest.raises(M3ScoreError, match=says):
-            M3Settings.from_dict(entry, image_size=336, patch_size=14)
+            M3Config.from_dict(entry, image_size=336, patch_size=14)
 
 
 def test_loading_is_quiet(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
@@ -336,3 +339,28 @@ def test_the_bundled_model_answers_at_every_scale() -> None:
     assert m3.ladder == SCALES
     (answers,) = m3.answer_ladder([picture("land_640x480")], [["What colour is the sky?"]])[0]
     assert [answer.visual_tokens for answer in answers] == list(SCALES)
+
+
+def test_identity_is_of_the_weights_and_the_configuration(tmp_path: Path) -> None:
+    m3 = model(LLAVA)
+    assert m3.identity == load_model(CHECKPOINTS / LLAVA, device="cpu", dtype="bfloat16").identity
+    assert m3.identity != model(NEXT).identity
+    in_memory = M3Model(m3.hf_model, m3.tokenizer, m3.config, "in memory")
+    assert in_memory.identity == M3Model(m3.hf_model, m3.tokenizer, m3.config, "again").identity
+    coarser = dataclasses.replace(m3.config, ladder=SCALES[:-1])
+    assert in_memory.identity != M3Model(m3.hf_model, m3.tokenizer, coarser, "coarser").identity
+    weight = m3.hf_model.get_output_embeddings().weight
+    before = weight[0, 0].item()
+    with torch.no_grad():
+        weight[0, 0] = before + 1
+        changed = M3Model(m3.hf_model, m3.tokenizer, m3.config, "changed").identity
+        weight[0, 0] = before
+    assert changed != in_memory.identity
+
+
+@pytest.mark.parametrize("name", [LLAVA, NEXT])
+def test_visual_tokens_are_counted_before_an_image_is_opened(name: str) -> None:
+    for image in IMAGES:
+        for tokens in SCALES:
+            expected = model(name).visual_token_count(encoded(name, image), tokens)
+            assert model(name).count_visual_tokens(picture(image).size, tokens) == expected

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from m3score.common.errors import M3ScoreError
-from m3score.models.m3.config import M3Settings
+from m3score.models.m3.config import M3Config
 from m3score.models.m3.conversation import CONVERSATIONS, build_prompt, training_example
 from m3score.models.m3.model import EncodedImage
 from m3score.models.m3.preprocess import preprocess
@@ -70,7 +70,7 @@ def test_images_of_every_kind(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (3, 3), (300, 1), (1, 300), (300, 3), (40_000, 2)])
 def test_thin_images_are_images_like_any_other(name: str, size: tuple[int, int]) -> None:
     colour = (255, 0, 0)
-    red, green, _ = preprocess(Image.new("RGB", size, colour), model(name).settings).pixel_values[0]
+    red, green, _ = preprocess(Image.new("RGB", size, colour), model(name).config).pixel_values[0]
     if min(size) * 336 >= max(size):  # else the image is less than a pixel of the square
         assert (red - green).max() > 0.5  # the padding is grey: 0 in every channel
     if size[0] == size[1]:
@@ -81,7 +81,7 @@ def test_thin_images_are_images_like_any_other(name: str, size: tuple[int, int])
 @settings(deadline=None, derandomize=True, max_examples=30)
 @given(st.integers(1, 700), st.integers(1, 700), st.sampled_from(["pad", "square", "anyres"]))
 def test_any_size_gives_tiles(width: int, height: int, aspect: str) -> None:
-    chosen = M3Settings(image_aspect_ratio=aspect, image_grid_pinpoints=((336, 672), (672, 336)))
+    chosen = M3Config(image_aspect_ratio=aspect, image_grid_pinpoints=((336, 672), (672, 336)))
     tiles = preprocess(Image.new("RGB", (width, height)), chosen)
     assert tiles.pixel_values.shape == (3 if aspect == "anyres" else 1, 3, 336, 336)
     assert tiles.pixel_values.flags.c_contiguous
@@ -90,7 +90,7 @@ def test_any_size_gives_tiles(width: int, height: int, aspect: str) -> None:
 def test_long_images_keep_their_middle_when_cropped() -> None:
     stripes = Image.new("RGB", (20_000, 10))
     stripes.paste((255, 255, 255), (9_990, 0, 10_010, 10))
-    pixels = preprocess(stripes, M3Settings(image_aspect_ratio="square")).pixel_values
+    pixels = preprocess(stripes, M3Config(image_aspect_ratio="square")).pixel_values
     assert pixels[0, 0, 168, 168] > 1.9
 
 
@@ -132,39 +132,6 @@ TURNS = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "A 
 LONGER = [*TURNS, {"from": "human", "value": "Red?"}, {"from": "gpt", "value": "Yes, all of it."}]
 
 
-def test_a_batch_of_conversations() -> None:
-    m3 = model(NEXT)
-    images = [picture("gray_336x336"), picture("land_640x480")]
-    with torch.no_grad():
-        together = m3.training_loss(images, [TURNS, LONGER], scales=(1, 9))
-        alone = [
-            m3.training_loss([image], [turns], (1, 9))
-            for image, turns in zip(images, [TURNS, LONGER], strict=True)
-        ]
-    counts = [
-        sum(label >= 0 for label in training_example(turns, m3.tokenizer)[1]) for turns in (TURNS, LONGER)
-    ]
-    for tokens in (1, 9):
-        expected = sum(
-            loss.per_scale[tokens] * count for loss, count in zip(alone, counts, strict=True)
-        ) / sum(counts)
-        torch.testing.assert_close(together.per_scale[tokens], expected)
-    torch.testing.assert_close(together.average, sum(together.per_scale.values()) / 2)
-
-
-def test_the_vision_tower_learns_only_if_asked() -> None:
-    m3 = model(LLAVA)
-    tower = m3.hf_model.model.vision_tower
-    for train_vision in (False, True):
-        m3.hf_model.zero_grad(set_to_none=True)
-        m3.training_loss(
-            [picture("land_640x480")], [TURNS], (9,), train_vision=train_vision
-        ).average.backward()
-        learnt = any(parameter.grad is not None and parameter.grad.any() for parameter in tower.parameters())
-        assert learnt is train_vision
-    m3.hf_model.zero_grad(set_to_none=True)
-
-
 @pytest.mark.parametrize("conversation", CONVERSATIONS)
 def test_labels_are_the_answers_and_their_ends(conversation: str) -> None:
     tokenizer = model(LLAVA).tokenizer
@@ -177,9 +144,7 @@ def test_labels_are_the_answers_and_their_ends(conversation: str) -> None:
 def test_what_is_no_conversation() -> None:
     for turns in ([], TURNS[:1], TURNS[::-1]):
         with pytest.raises(M3ScoreError, match="human"):
-            model(LLAVA).training_loss([picture("land_640x480")], [turns])
-    with pytest.raises(M3ScoreError, match="as many images"):
-        model(LLAVA).training_loss([], [TURNS])
+            training_example(turns, model(LLAVA).tokenizer)
 
 
 @pytest.mark.parametrize("size", [(1000, 17), (17, 1000), (340, 339), (5000, 2501), (2501, 5000)])
@@ -188,6 +153,6 @@ def test_padding_in_strips_is_padding_at_once(size: tuple[int, int]) -> None:
     image, side = Image.fromarray(noise), max(size)
     square = Image.new("RGB", (side, side), (122, 116, 104))
     square.paste(image, ((side - size[0]) // 2, (side - size[1]) // 2))
-    padded, plain = M3Settings(), M3Settings(image_aspect_ratio="square")
+    padded, plain = M3Config(), M3Config(image_aspect_ratio="square")
     pixels = preprocess(image, padded).pixel_values
     np.testing.assert_array_equal(pixels, preprocess(square, plain).pixel_values)

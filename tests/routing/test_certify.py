@@ -12,16 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3score.common.errors import M3ScoreError
-from m3score.routing.certify import (
+from m3score.routing.promises.certify import (
+    Certificate,
     certify,
+    certify_questions,
     images_needed,
     margins,
     p_above,
     p_below,
+    p_by_betting,
     regrets_at,
     route,
     route_levels,
 )
+from tests.benchmarks.promises import broken, population
 
 LADDER = (1, 9, 36, 144, 576)
 TOP = math.log(576)
@@ -88,7 +92,7 @@ def test_too_few_images_certify_nothing_and_say_how_many_it_takes() -> None:
         assert found.certified is certified and found.images == images
         assert found.margin == (grid[-1] if certified else grid[0])
         assert certified or f"at least 149 calibration images, and there are {images}" in found.note
-    assert "drop of at most 0.02 at confidence 0.95" in found.note
+    assert "drop of at most 0.02 per image at confidence 0.95" in found.note
 
 
 @pytest.mark.parametrize(("max_drop", "confidence"), [(0, 0.9), (1, 0.9), (0.1, 0), (0.1, 1), (-1, 0.5)])
@@ -107,7 +111,7 @@ def test_no_margins() -> None:
 SPLITS = 600
 
 
-def population(size: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
+def poor_predictor(size: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
     """(predictions, sufficient) of a poor predictor and a model that does not always gain by more tokens."""
     random = np.random.default_rng(20)
     needed = random.choice(len(LADDER) + 1, size, p=[0.3, 0.2, 0.15, 0.1, 0.1, 0.15])  # the last: unsolved
@@ -129,7 +133,7 @@ def test_promise_is_kept_in_as_many_splits_as_promised(
     The plain choice, the lowest margin whose regrets do not exceed max_drop on the calibration images, fails
     about every other time; so this test would notice if certify did no better.
     """
-    predictions, sufficient = population()
+    predictions, sufficient = poor_predictor()
     grid = margins(LADDER)
     regrets = {float(m): regrets_at(predictions, sufficient, float(m), LADDER) for m in grid}
     true = {margin: float(values.mean()) for margin, values in regrets.items()}
@@ -159,3 +163,58 @@ def test_levels_agree_with_route() -> None:
     predictions = np.linspace(0, TOP, 50)
     levels = route_levels(predictions, 0.3, LADDER)
     assert np.asarray(LADDER)[levels].tolist() == route(predictions, 0.3, LADDER).tolist()
+
+
+# ---- per question -------------------------------------------------------------------------------------
+
+
+def test_either_promise_is_kept_and_one_is_not_the_other() -> None:
+    """Where complex images have more questions, a promise per image is none about all questions."""
+    results = broken(population(6000), images=300, max_drop=0.1, confidence=0.9, pipelines=200)
+    error = math.sqrt(0.1 * 0.9 / 200)
+    for name in ("per image", "per question"):
+        share, certified, tokens = results[name]
+        assert share <= 0.1 + 2.5 * error and certified == 1 and tokens < 0.8 * LADDER[-1], name
+    assert results["per image, held to all questions"][0] > 0.1 + 5 * error
+
+
+@pytest.mark.parametrize(("max_drop", "confidence", "images"), [(0.05, 0.9, 300), (0.02, 0.95, 700)])
+def test_bets_against_a_broken_promise_win_no_oftener_than_allowed(
+    max_drop: float, confidence: float, images: int
+) -> None:
+    """At the border, where questions of an image are right or wrong together: the hardest case."""
+    rng, won = np.random.default_rng(3), 0
+    for _ in range(600):
+        asked = rng.integers(1, 9, images)
+        regrets = asked * (rng.random(images) < max_drop)
+        won += p_by_betting((regrets - max_drop * asked) / 8, max_drop, confidence) <= 1 - confidence
+    allowed = 1 - confidence
+    assert won / 600 <= allowed + 2.5 * math.sqrt(allowed * confidence / 600)
+
+
+def test_bets_win_where_the_promise_is_kept_by_far() -> None:
+    rng = np.random.default_rng(4)
+    asked = rng.integers(1, 9, 600)
+    excess = (rng.binomial(asked, 0.01) - 0.05 * asked) / 8
+    assert p_by_betting(excess, 0.05, 0.95) < 0.05 and p_by_betting(np.zeros(0), 0.05, 0.95) == 1
+    assert p_by_betting(excess[:20], 0.05, 0.95) > 0.05
+
+
+def test_how_many_images_a_promise_per_question_needs() -> None:
+    """As many as said certify without any regret, and hardly fewer do."""
+    for asked in (1, 4):
+        image = np.repeat(np.arange(1000), asked)
+
+        def found(images: int, image: np.ndarray = image, asked: int = asked) -> Certificate:
+            none = np.zeros(images * asked, bool)
+            return certify_questions([1.0], lambda margin: none, image[: len(none)], 4, 0.05, 0.95)
+
+        needed = found(1000).images_needed
+        assert found(needed).certified and not found(int(0.95 * needed)).certified
+        assert "per question" in found(needed).note and found(needed).per == "question"
+        assert f"at least {needed}" in found(20).note
+
+
+def test_an_image_with_too_many_questions_is_refused() -> None:
+    with pytest.raises(M3ScoreError, match="an image has 3 questions, but 2 are the most"):
+        certify_questions([1.0], lambda margin: np.zeros(3, bool), np.zeros(3, int), 2, 0.05, 0.95)

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from m3score.common.errors import M3ScoreError
 from m3score.routing import codec
 from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES
-from m3score.routing.predictor import CalibrationRecord, Predictor
+from m3score.routing.predictor import Predictor
+from m3score.routing.record import CalibrationRecord
 from tests.support.predictors import made_up, small_predictor
 
 
@@ -295,7 +296,7 @@ def test_gains_travel_with_the_file(gaining: Predictor, tmp_path: Path) -> None:
     gaining.save(tmp_path / "x.predictor")
     back, fresh = Predictor.load(tmp_path / "x.predictor"), made_up(300, seed=4)
     for asked in (None, fresh.questions):
-        assert np.array_equal(back.worth(fresh.images, asked), gaining.worth(fresh.images, asked))
+        assert np.array_equal(back.utility(fresh.images, asked), gaining.utility(fresh.images, asked))
         for budget in (5, 60, 200):
             scales = back.route_within(budget, fresh.images, asked)
             assert np.array_equal(scales, gaining.route_within(budget, fresh.images, asked))
@@ -304,15 +305,15 @@ def test_gains_travel_with_the_file(gaining: Predictor, tmp_path: Path) -> None:
 def test_files_without_gains_route_by_their_predictions(predictor: Predictor, file: Path) -> None:
     old, fresh = Predictor.load(file), made_up(600, seed=2)
     assert old.image_only_gains is None
-    worth = old.worth(fresh.images)
-    assert ((worth >= 0) & (worth <= 1)).all()
+    utility = old.utility(fresh.images)
+    assert ((utility >= 0) & (utility <= 1)).all()
     assert 1 < old.route_within(60, fresh.images).mean() <= 60
     empty = replace(
         old,
         with_question=None,
         calibration=CalibrationRecord(np.zeros(0, np.float32), None, np.zeros((0, 5), bool)),
     )
-    for call in (lambda: empty.price(60), lambda: empty.worth(fresh.images)):
+    for call in (lambda: empty.price(60), lambda: empty.utility(fresh.images)):
         with pytest.raises(M3ScoreError, match="holds no calibration"):
             call()
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from m3score.common.errors import M3ScoreError
-from m3score.routing.certify import regrets_at
-from m3score.routing.drift import Drift, check_drift
 from m3score.routing.predictor import Predictor
+from m3score.routing.promises.certify import regrets_at
+from m3score.routing.promises.drift import Drift, check_drift
 from tests.support.predictors import LADDER, MadeUp, made_up, small_predictor
 
 

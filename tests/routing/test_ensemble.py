@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from m3score.calibration.predictor.regressor import ScaleRegressor
 from m3score.common.errors import M3ScoreError
-from m3score.regressor import ScaleRegressor
-from m3score.routing.ensemble import Ensemble
+from m3score.routing.regression.ensemble import Ensemble
 
 
 def fitted(n: int = 300, features: int = 5, seed: int = 0, **settings: Any) -> ScaleRegressor:
@@ -62,7 +62,7 @@ def test_many_rows_are_walked_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None
     ensemble = Ensemble.of(fitted())
     rows = np.random.default_rng(4).normal(size=(101, 5))
     whole = ensemble.predict(rows)
-    monkeypatch.setattr("m3score.routing.ensemble._CELLS", 25 * 10)
+    monkeypatch.setattr("m3score.routing.regression.ensemble._CELLS", 25 * 10)
     assert np.array_equal(ensemble.predict(rows), whole)
     assert ensemble.predict(rows[:0]).shape == (0,)
 

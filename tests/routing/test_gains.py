@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from m3score.common.errors import M3ScoreError
-from m3score.routing.ensemble import Ensemble
-from m3score.routing.gains import Gains, over_coarsest, shrunk, steps_of
-from m3score.routing.prices import levels
+from m3score.routing.regression.ensemble import Ensemble
+from m3score.routing.regression.gains import Gains, over_coarsest, shrunk, steps_of
+from m3score.routing.regression.prices import levels
 
 LADDER = (1, 9, 36, 144, 576)
 
@@ -64,9 +64,9 @@ def test_the_bold_are_cut_down_and_the_wrong_are_not_heard() -> None:
 
 def test_all_questions_are_routed_alike_where_nothing_is_known() -> None:
     gains = Gains(tuple(linear(0.0, intercept=gain) for gain in (0.2, 0.05, 0.01, -0.002)))
-    worth = over_coarsest(gains.predict(np.random.default_rng(0).normal(size=(50, 1))))
+    utility = over_coarsest(gains.predict(np.random.default_rng(0).normal(size=(50, 1))))
     for price, level in ((0.0, 3), (0.05, 3), (0.06, 2), (1.0, 2), (2.0, 1), (20.0, 0)):
-        assert set(levels(worth, price, LADDER)) == {level}  # never the finest, which is no better
+        assert set(levels(utility, price, LADDER)) == {level}  # never the finest, which is no better
 
 
 def test_gains_are_differences_of_chances() -> None:

@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 
 import m3score
+from m3score.calibration.predictor.regressor import ScaleRegressor
 from m3score.common.errors import M3ScoreError
-from m3score.data.discover import FoundImage, find_images
+from m3score.data.discover import ImageItem, find_images
 from m3score.models.fingerprint import fingerprint
-from m3score.regressor import ScaleRegressor
 from m3score.routing import feature_jobs, registry
-from m3score.routing.ensemble import Ensemble
 from m3score.routing.features.image import image_features, question_features
 from m3score.routing.predict import Prediction, predict_many
 from m3score.routing.predictor import Predictor
+from m3score.routing.regression.ensemble import Ensemble
 from tests.support.predictors import LADDER, made_up, small_predictor
 
 
@@ -141,6 +141,8 @@ def test_broken_image_among_many(predictor: Predictor, pictures: list[Path], tmp
         "certified": True,
         "error": None,
         "spread": None,
+        "promise": "image",
+        "reason": None,
     }
 
 
@@ -154,7 +156,7 @@ def test_what_nobody_foresaw_is_a_row_too(predictor: Predictor, monkeypatch: pyt
 
 
 def test_found_images_bring_their_errors(predictor: Predictor, pictures: list[Path]) -> None:
-    found = [*find_images(pictures[0].parent), FoundImage("dark", "dark", "permission denied")]
+    found = [*find_images(pictures[0].parent), ImageItem("dark", "dark", "permission denied")]
     results = list(predict_many(found, predictor=predictor))
     assert len(results) == 13 and results[-1].error == "permission denied" and results[-1].path == "dark"
     assert results[3].path == str(pictures[3]) and results[3].error is None
@@ -236,7 +238,13 @@ def test_map_batch_gives_columns_for_every_row(predictor: Predictor, pictures: l
         "q": ["What?", None, "Where?", "Who?", ""],
     }
     columns = m3score.map_batch(batch, image="picture", question="q", predictor=predictor)
-    assert list(columns) == ["predicted_tokens", "predicted_complexity", "certified", "prediction_error"]
+    assert list(columns) == [
+        "predicted_tokens",
+        "predicted_complexity",
+        "certified",
+        "uncertified_reason",
+        "prediction_error",
+    ]
     assert columns["predicted_tokens"][0] == expected(predictor, pictures[0], "What?")
     assert columns["predicted_tokens"][1] == expected(predictor, pictures[1])
     assert columns["predicted_tokens"][3] is None and "not NoneType" in columns["prediction_error"][3]

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 
 from m3score.common.errors import M3ScoreError
-from m3score.routing.certify import regrets_at
+from m3score.routing.decision import Wish
 from m3score.routing.features.image import IMAGE_FEATURES, QUESTION_FEATURES
-from m3score.routing.predictor import CalibrationRecord, Predictor, clip_predictions
+from m3score.routing.features.question import question_features
+from m3score.routing.predictor import Predictor, clip_predictions
+from m3score.routing.promises.certify import regrets_at
+from m3score.routing.record import CalibrationRecord
 from tests.support.predictors import LADDER, made_up, small_predictor
 
 
@@ -164,3 +167,67 @@ def test_vision_predictor_has_features_of_its_own(predictor: Predictor, tmp_path
 def test_clipping_keeps_to_the_ladder() -> None:
     clipped = clip_predictions([-3.0, 1.0, 99.0], LADDER)
     assert clipped.dtype == np.float32 and clipped.tolist() == [0.0, 1.0, np.float32(np.log(576))]
+
+
+def test_decide_says_of_many_rows_what_each_says_alone(predictor: Predictor) -> None:
+    fresh = made_up(40, seed=6)
+    for asked in (None, fresh.questions):
+        wish = Wish(max_drop=0.05, spread=True)
+        found = predictor.decide(fresh.images, asked, wish)
+        predicted = predictor.predict(fresh.images, asked)
+        routed = predictor.route(predicted, max_drop=0.05, with_question=asked is not None)
+        np.testing.assert_array_equal(found.tokens, routed)
+        np.testing.assert_array_equal(found.complexity, predictor.complexity(predicted))
+        np.testing.assert_array_equal(found.spread, predictor.spread(fresh.images, asked))
+        assert found.certified.all() and found.certificate == predictor.certificate(
+            0.05, with_question=asked is not None
+        )
+        one = predictor.decide(fresh.images[3], None if asked is None else asked[3], wish)
+        assert one.tokens[0] == found.tokens[3] and one.complexity is not None
+        assert found.complexity is not None and one.complexity[0] == found.complexity[3]
+
+
+def test_without_a_question_complexity_is_the_mean_over_the_panel(predictor: Predictor) -> None:
+    panel = ["What is this?", "How many are there?"]
+    told = replace(predictor, data={"probe_panel": panel})
+    rows = made_up(6).images
+    found = told.decide(rows, wish=Wish(spread=True))
+    asked = np.stack([question_features(text) for text in panel])
+    each = [predictor.decide(np.stack([row, row]), asked, Wish(spread=True)) for row in rows]
+    for name in ("complexity", "spread"):
+        means = [getattr(one, name).mean() for one in each]
+        np.testing.assert_allclose(getattr(found, name), means)
+    np.testing.assert_array_equal(found.tokens, predictor.decide(rows).tokens)  # the image alone routes
+
+
+def test_promises_per_question_need_all_questions(predictor: Predictor) -> None:
+    found = predictor.certificate(0.2, per="question")
+    assert not found.certified and "calibrate anew for one per question" in found.note
+    assert predictor.route(np.zeros(3), max_drop=0.2, per="question").tolist() == [576] * 3
+    whole = small_predictor(questions=4)
+    for with_question in (False, True):
+        found = whole.certificate(0.2, with_question=with_question, per="question")
+        asked = whole.calibration.questions
+        assert asked is not None and found.certified and found.images == 600
+        regrets = regrets_at(asked.predictions(with_question), asked.sufficient, found.margin, LADDER)
+        assert found.regret == regrets.mean() < 0.2 and "per question" in found.note
+    with pytest.raises(M3ScoreError, match="unknown promise 'picture'; allowed: image, question"):
+        whole.certificate(per="picture")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"most": 1}, "more than 1 questions"),
+        ({"image": np.zeros(1, np.int32)}, "must name their images"),
+        ({"image": np.repeat(np.arange(1, 601, dtype=np.int32), 2)}, "must name their images"),
+        ({"image_only": np.zeros(3, np.float32)}, "one float32 prediction for every row"),
+        ({"with_question": None}, "with_question needs its calibration"),
+    ],
+)
+def test_questions_that_do_not_fit(changes: dict[str, Any], message: str) -> None:
+    whole = small_predictor(questions=2)
+    assert whole.calibration.questions is not None
+    broken = replace(whole.calibration.questions, **changes)
+    with pytest.raises(M3ScoreError, match=message):
+        replace(whole, calibration=replace(whole.calibration, questions=broken))

@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 
 from m3score.cli.main import app
 from m3score.common.errors import M3ScoreError
-from m3score.runs.cascade import FEWEST, Budget, Line, path_hash, plan
-from m3score.runs.journal import journal_path
+from m3score.runs.cascade import FEWEST, Budget, LinearMap, path_hash, plan
+from m3score.runs.resume.journal import journal_path
 from tests.support.fakes import FakeAnswerer
 from tests.support.predictors import small_predictor
 from tests.support.runs import kill_when, records, run, start
@@ -54,7 +54,7 @@ def test_plan_keeps_to_the_budget(n: int, most: int, seed: int) -> None:
     assert len(chosen.chosen) == min(most, known) == len(set(chosen.chosen.tolist()))
     asked = np.array([str(i) in chosen for i in range(n)], bool)
     assert asked.sum() == len(chosen.chosen) and not np.isnan(complexity[asked]).any()
-    by_spread = [i for i in range(n) if asked[i] and not chosen.told(int(hashes[i]))[1]]
+    by_spread = [i for i in range(n) if asked[i] and not chosen.prediction(int(hashes[i]))[1]]
     left = [i for i in range(n) if not asked[i] and not math.isnan(complexity[i])]
     if by_spread and left:
         assert spread[by_spread].min() >= spread[left].max()
@@ -62,11 +62,12 @@ def test_plan_keeps_to_the_budget(n: int, most: int, seed: int) -> None:
 
 def test_line_takes_away_bias_and_keeps_order() -> None:
     predicted = np.linspace(0.2, 0.6, 50)
-    line = Line.through(predicted, 0.5 * predicted + 0.3)
+    line = LinearMap.through(predicted, 0.5 * predicted + 0.3)
+    assert line is not None
     assert [line.at(value) for value in (0.2, 0.6)] == pytest.approx([0.4, 0.6])
-    assert Line.through(predicted[: FEWEST - 1], predicted[: FEWEST - 1] / 2).at(0.5) == 0.5
-    backwards = Line.through(predicted, 1 - predicted)
-    assert backwards.at(0.6) > backwards.at(0.2)
+    assert LinearMap.through(predicted[: FEWEST - 1], predicted[: FEWEST - 1] / 2) is None
+    backwards = LinearMap.through(predicted, 1 - predicted)
+    assert backwards is not None and backwards.at(0.6) > backwards.at(0.2)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_where_the_model_failed_the_predictors_score_stays(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = FakeAnswerer(fail=lambda image: np.asarray(image)[0, 0, 0] % 3 == 0)
-    monkeypatch.setattr("m3score.cli.commands.rank.load", lambda *_, **__: model)
+    monkeypatch.setattr("m3score.models.m3.model.load_model", lambda *_, **__: model)
     result = CliRunner().invoke(app, [str(one) for one in command(home, tmp_path / "s.csv")])
     table = pd.read_csv(tmp_path / "s.csv")
     failed = 24 - (table["scorer"] == "model").sum()

@@ -14,16 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import m3score
 from m3score.cli.main import app
 from m3score.common.errors import M3ScoreError
-from m3score.data.item import FoundImage
+from m3score.data.item import ImageItem
 from m3score.data.questions import Question
-from m3score.runs.block_store import FinishedBlocks, blocks_folder
-from m3score.runs.executors.ray_dispatch import _packed, _unpacked
+from m3score.runs.executors.block_store import BlockStore, blocks_folder
+from m3score.runs.executors.ray_cluster import RayExecutor
+from m3score.runs.executors.ray_worker import pack_items, unpack_items
+from m3score.scoring.scorers.model import ModelOptions, ModelScorer
+from tests.support.fakes import FakeAnswerer
 from tests.support.predictors import small_predictor
 
 MACHINE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
@@ -83,7 +88,7 @@ def predicting(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> list
 def test_same_table_as_local_though_a_machine_dies(
     cluster: Any, predicting: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m3score.runs.executors.ray_cluster.PREDICTED_AT_ONCE", 4)
+    monkeypatch.setattr("m3score.runs.executors.ray_cluster.MEASURED_AT_ONCE", 4)
     local, *run = predicting
     out = tmp_path / "scores.csv"
     killed: list[int] = []
@@ -131,11 +136,12 @@ def test_blocks_of_an_earlier_run_are_not_done_again(
     local, *run = predicting
     out = tmp_path / "scores.csv"
     on_cluster = [*run, "--out", out, "--engine", "ray", "--address", cluster.address]
-    monkeypatch.setattr(FinishedBlocks, "remove", lambda self: None)
+    monkeypatch.setattr(BlockStore, "remove", lambda self: None)
     rank(*on_cluster, exit_code=3)
     out.unlink()
     monkeypatch.setattr(
-        "m3score.runs.executors.ray_dispatch.Line._start", lambda self: pytest.fail("there is nothing to do")
+        "m3score.runs.executors.ray_stream.RayStream._start",
+        lambda self: pytest.fail("there is nothing to do"),
     )
     rank(*on_cluster, exit_code=3)
     assert out.read_bytes() == Path(str(local)).read_bytes()
@@ -146,8 +152,8 @@ def test_blocks_of_an_earlier_run_are_not_done_again(
 
 def test_block_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"1")
-    items = [FoundImage(str(tmp_path / "a.png"), "a.png"), FoundImage("b.png", "b.png", content=b"2")]
-    done = FinishedBlocks(tmp_path / "scores.csv", {"--question": None})
+    items = [ImageItem(str(tmp_path / "a.png"), "a.png"), ImageItem("b.png", "b.png", content=b"2")]
+    done = BlockStore(tmp_path / "scores.csv", {"--question": None})
     name = done.name_of(items)
     assert not done.earlier(name, 2)
     done.write(name, ['{"error": null}', '{"row": {"error": null}}'])
@@ -164,19 +170,19 @@ def test_block_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
 
     os.utime(tmp_path / "a.png", ns=(1, 1))
     assert done.name_of(items) != name
-    assert FinishedBlocks(tmp_path / "scores.csv", {"--question": "?"}).name_of(items) != name
-    FinishedBlocks(tmp_path / "scores.csv", {}, overwrite=True)
+    assert BlockStore(tmp_path / "scores.csv", {"--question": "?"}).name_of(items) != name
+    BlockStore(tmp_path / "scores.csv", {}, overwrite=True)
     assert not list(done.folder.iterdir())
 
 
 def test_inputs_arrive_as_they_were_sent() -> None:
     asked = Question("What?", answers=("a", "b"), options=("x",), metric=None)
     items = [
-        FoundImage("a\udcff.png", "a\udcff.png", original="b"),
-        FoundImage("c", "c", content=b"\0\xff", questions=(asked, Question("Who?"))),
-        FoundImage("d", "d", error="no such file"),
+        ImageItem("a\udcff.png", "a\udcff.png", original="b"),
+        ImageItem("c", "c", content=b"\0\xff", questions=(asked, Question("Who?"))),
+        ImageItem("d", "d", error="no such file"),
     ]
-    assert _unpacked(memoryview(_packed(items))) == items
+    assert unpack_items(pack_items(items)) == items
 
 
 @pytest.mark.parametrize(
@@ -184,12 +190,41 @@ def test_inputs_arrive_as_they_were_sent() -> None:
     [
         (["--address", "auto"], "go with --engine ray"),
         (["--engine", "ray", "--address", "ray://x:1"], "run the command on a machine of the cluster"),
-        (["--engine", "ray", "--scorer", "jpeg"], "is for the scorers model and predictor"),
+        (["--engine", "ray", "--profile"], "--profile is for --engine local"),
     ],
 )
 def test_options_that_make_no_sense(options: list[str], told: str, pictures: Path) -> None:
     pytest.importorskip("ray", reason='needs Ray: pip install "m3score[ray]"')
     assert told in " ".join(rank(pictures, *options, exit_code=2).split())
+
+
+def test_the_call_gives_the_same_table(cluster: Any, predicting: list[object], pictures: Path) -> None:
+    """With each scorer that computes something else: nothing of it is bound to this machine."""
+    _, _, _, _, _, predictor = predicting
+    where: dict[str, Any] = {"engine": "ray", "address": cluster.address, "limit": 20}
+    scorers: dict[str, dict[str, Any]] = {
+        "edges": {},
+        "predictor": {"predictor": str(predictor)},
+        "cascade": {"predictor": str(predictor), "max_model_images": 2, "question": "What is it?"},
+    }
+    for scorer, options in scorers.items():
+        here = m3score.rank(pictures, scorer=scorer, limit=20, **options)
+        there = m3score.rank(pictures, scorer=scorer, **where, **options)
+        pd.testing.assert_frame_equal(here, there, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"model": FakeAnswerer()}, "give its name, not a model"),
+        ({"scorer": ModelScorer(ModelOptions(model=FakeAnswerer()))}, "needs a scorer's name or class"),
+    ],
+)
+def test_what_is_only_here_is_refused(
+    options: dict[str, Any], told: str, cluster: Any, pictures: Path
+) -> None:
+    with pytest.raises(M3ScoreError, match=told):
+        m3score.rank(pictures, engine="ray", address=cluster.address, **options)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "nowhere"])
@@ -203,8 +238,5 @@ def test_without_ray_the_pip_line_is_told(pictures: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "ray", None)
     said = rank(pictures, "--engine", "ray", exit_code=2)
     assert 'pip install "m3score[ray]"' in " ".join(said.split())
-    with pytest.raises(M3ScoreError, match="needs Ray"):
-        from m3score.runs.executors.ray_cluster import connected
-
-        with connected():
-            pass
+    with pytest.raises(M3ScoreError, match="needs Ray"), RayExecutor():
+        pass

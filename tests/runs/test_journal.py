@@ -14,13 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from m3score.common.errors import M3ScoreError
-from m3score.data.discover import FoundImage, find_images
-from m3score.runs import input_state
-from m3score.runs.collector import Collector, ranked_rows
-from m3score.runs.external_sort import external_sort
-from m3score.runs.input_state import digest_of, has_changed, is_same, key_of
-from m3score.runs.journal import Journal, Record, journal_path, open_journal, written_by_earlier_run
+from m3score.data.discover import ImageItem, find_images
 from m3score.runs.ranking import score_table
+from m3score.runs.resume import input_state
+from m3score.runs.resume.collector import Collector, ranked_rows
+from m3score.runs.resume.external_sort import external_sort
+from m3score.runs.resume.input_state import digest_of, has_changed, input_key, is_same
+from m3score.runs.resume.journal import Journal, Record, journal_path, open_journal, written_by_earlier_run
 from m3score.tables import io
 from m3score.tables.io import write_rows, write_scores
 from m3score.tables.schema import SCORES
@@ -223,13 +223,13 @@ def test_own_tables_are_known(tmp_path: Path) -> None:
 
 def file_key(path: Path) -> dict[str, Any]:
     """As a run writes it down."""
-    key = key_of(FoundImage(str(path), path.name))
+    key = input_key(ImageItem(str(path), path.name))
     key["digest"] = digest_of(key)
     return dict(json.loads(json.dumps(key)))
 
 
 def same(path: Path, then: dict[str, Any], *, failed: bool = False) -> bool:
-    return is_same(key_of(FoundImage(str(path), path.name)), then, failed=failed)
+    return is_same(input_key(ImageItem(str(path), path.name)), then, failed=failed)
 
 
 def test_an_untouched_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,19 +266,19 @@ def test_what_could_not_be_read_is_tried_again(tmp_path: Path) -> None:
 def test_pipes_are_never_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"one")
-    then = key_of(FoundImage(str(path), "a"))
+    then = input_key(ImageItem(str(path), "a"))
     path.unlink()
     os.mkfifo(path)
     assert digest_of(then) is None
 
 
 def test_contents_and_errors_are_known_again() -> None:
-    first, second = FoundImage("s/1", "1", content=b"x"), FoundImage("s/1", "1", content=b"y")
-    assert is_same(key_of(first), key_of(first), failed=True)
-    assert not is_same(key_of(first), key_of(second), failed=False)
-    broken, gone = FoundImage("a", "a", error="broken link"), FoundImage("a", "a", error="no such file")
-    assert is_same(key_of(broken), key_of(broken), failed=True)
-    assert not is_same(key_of(broken), key_of(gone), failed=True)
+    first, second = ImageItem("s/1", "1", content=b"x"), ImageItem("s/1", "1", content=b"y")
+    assert is_same(input_key(first), input_key(first), failed=True)
+    assert not is_same(input_key(first), input_key(second), failed=False)
+    broken, gone = ImageItem("a", "a", error="broken link"), ImageItem("a", "a", error="no such file")
+    assert is_same(input_key(broken), input_key(broken), failed=True)
+    assert not is_same(input_key(broken), input_key(gone), failed=True)
 
 
 # ---- inputs to rows -----------------------------------------------------------------------------------
@@ -352,7 +352,7 @@ def test_what_changes_meanwhile_is_done_again(tmp_path: Path, folder: Path) -> N
     journal = open_journal(tmp_path / "s.csv", RUN)
     collector = Collector(journal)
 
-    def work(items: Iterator[FoundImage]) -> None:
+    def work(items: Iterator[ImageItem]) -> None:
         for item in items:
             content = Path(item.path).read_bytes()
             if "b.png" in item.path and len(content) < 100:
@@ -402,7 +402,7 @@ def test_external_sort_is_a_stable_sort(rows: list[dict[str, Any]], run_rows: in
         return row["path"], row["complexity"] or 0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("m3score.runs.external_sort.MOST_RUNS", 3)
+        patch.setattr("m3score.runs.resume.external_sort.MOST_RUNS", 3)
         assert list(external_sort(rows, key, run_rows=run_rows)) == sorted(rows, key=key)
 
 
@@ -411,7 +411,7 @@ def test_external_sort_is_a_stable_sort(rows: list[dict[str, Any]], run_rows: in
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
 def test_streamed_tables_are_those_of_frames(tmp_path: Path, suffix: str, rows: list[dict[str, Any]]) -> None:
     columns = ("agreement_1", "agreement_9")
-    write_scores(score_table(rows, (1, 9)), tmp_path / f"whole.{suffix}")
+    write_scores(score_table(rows, columns), tmp_path / f"whole.{suffix}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(io, "CHUNK_ROWS", 4)
         write_rows(ranked_rows(rows), tmp_path / f"streamed.{suffix}", SCORES, columns)

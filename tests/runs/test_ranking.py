@@ -15,12 +15,13 @@ from PIL import Image
 
 from m3score.common.errors import M3ScoreError
 from m3score.data import loader
-from m3score.data.discover import FoundImage, find_images
+from m3score.data.discover import ImageItem, find_images
 from m3score.data.loader import Opened, QuestionBook, opened_ahead
 from m3score.data.questions import PROBE_PANEL, Question
 from m3score.images.decode import open_image
 from m3score.images.sandbox import Decoder
-from m3score.runs.ranking import RankedImage, rank, rank_stream
+from m3score.runs.ranking import rank
+from m3score.scoring.scorers.model_stream import RankedImage, rank_stream
 from tests.support.fakes import LADDER, FakeAnswerer, grey
 
 LEVELS = {"dark": 0, "dim": 60, "mid": 120, "light": 180, "white": 255}
@@ -130,11 +131,11 @@ def test_stream_opens_few_images_ahead(tmp_path: Path, monkeypatch: pytest.Monke
     grey(0).save(tmp_path / "a.png")
     taken = 0
 
-    def endless() -> Iterator[FoundImage]:
+    def endless() -> Iterator[ImageItem]:
         nonlocal taken
         while True:
             taken += 1
-            yield FoundImage(str(tmp_path / "a.png"), "a.png")
+            yield ImageItem(str(tmp_path / "a.png"), "a.png")
 
     stream = rank_stream(endless(), FakeAnswerer(), batch_size=4, workers=2)
     for _ in range(40):
@@ -158,12 +159,12 @@ def test_few_encoded_images_wait_to_be_decoded(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(loader, "MAX_BYTES_HELD", 100)
     taken = []
 
-    def items() -> Iterator[FoundImage]:
+    def items() -> Iterator[ImageItem]:
         for k in range(20):
             taken.append(k)
-            yield FoundImage(f"{k}", f"{k}", content=bytes(60))
+            yield ImageItem(f"{k}", f"{k}", content=bytes(60))
 
-    def slowly(item: FoundImage) -> Opened:
+    def slowly(item: ImageItem) -> Opened:
         time.sleep(0.05)
         return Opened(item.path, None)
 
@@ -192,9 +193,11 @@ def test_limit_and_progress(folder: Path) -> None:
 def test_options_are_checked_before_anything_runs(
     folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], told: str
 ) -> None:
-    monkeypatch.setattr("m3score.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
     monkeypatch.setattr(
-        "m3score.runs.ranking.find_images", lambda *_, **__: pytest.fail("images were looked for")
+        "m3score.models.m3.model.load_model", lambda *_, **__: pytest.fail("a model was loaded")
+    )
+    monkeypatch.setattr(
+        "m3score.runs.request.find_images", lambda *_, **__: pytest.fail("images were looked for")
     )
     with pytest.raises(M3ScoreError, match=told):
         rank(folder, model="m3-tiny", **options)

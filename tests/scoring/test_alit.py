@@ -15,7 +15,7 @@ from tests.support.runs import invoke as run
 
 
 def test_fewest_tokens_under_the_threshold() -> None:
-    from m3score.scoring.alit import passed, score_errors
+    from m3score.scoring.scorers.alit_score import passed, score_errors
 
     counts = (4, 8, 12)
     found = score_errors([0.3, 0.2, 0.1, 0.05], counts, 0.15)
@@ -28,7 +28,7 @@ def test_fewest_tokens_under_the_threshold() -> None:
 
 
 def test_pictures_that_no_tokens_rebuild_do_not_all_tie() -> None:
-    from m3score.scoring.alit import score_errors
+    from m3score.scoring.scorers.alit_score import score_errors
 
     counts = (4, 8, 12)
     bad, worse = ([0.9, 0.8, 0.7, last] for last in (0.18, 0.25))
@@ -56,7 +56,7 @@ def test_the_threshold_tells_most_drawings_apart() -> None:
     st.floats(0.001, 0.6),
 )
 def test_a_stricter_threshold_never_needs_fewer_tokens(errors: list[float], one: float, other: float) -> None:
-    from m3score.scoring.alit import score_errors
+    from m3score.scoring.scorers.alit_score import score_errors
 
     strict, loose = (score_errors(errors, (4, 8, 12), value) for value in sorted((one, other)))
     assert 0 <= loose.complexity <= strict.complexity <= 1
@@ -65,7 +65,7 @@ def test_a_stricter_threshold_never_needs_fewer_tokens(errors: list[float], one:
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from m3score.calibration.training.alit import train
-    from m3score.scoring.alit import AlitSettings
+    from m3score.scoring.scorers.alit_model import AlitSettings
 
     size: dict[str, int] = {"image_size": 16, "patch_size": 4, "thumbnail_size": 8, "width": 16}
     small = AlitSettings(**size, heads=2, layers=1, token_size=12, tokens_per_round=4, rounds=3)
@@ -80,7 +80,7 @@ def test_training_lowers_the_error(tokenizer: Path) -> None:
     import torch
 
     from m3score.calibration.training.alit import drawings
-    from m3score.scoring.alit import AlitModel, load_alit
+    from m3score.scoring.scorers.alit_model import AlitModel, load_alit
 
     trained = load_alit(str(tokenizer))
     torch.manual_seed(0)
@@ -95,7 +95,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     import torch
 
     from m3score.calibration.training import alit
-    from m3score.scoring.alit import AlitSettings
+    from m3score.scoring.scorers.alit_model import AlitSettings
 
     size: dict[str, int] = {"image_size": 16, "patch_size": 4, "thumbnail_size": 8, "width": 8}
     small = AlitSettings(**size, heads=2, layers=1, rounds=2)
@@ -149,7 +149,7 @@ def test_rank_by_adaptive_tokens(pictures: Path, tokenizer: Path) -> None:
 
 
 def test_the_bundled_tokenizer(pictures: Path) -> None:
-    from m3score.calibration.drawings.drawn import draw
+    from m3score.calibration.drawings.drawing import draw
 
     for kind in ("plane", "chart"):
         draw(11, 0, kind).image.save(pictures / f"{kind}.png")
@@ -161,7 +161,7 @@ def test_the_bundled_tokenizer(pictures: Path) -> None:
 
 
 def test_what_is_no_tokenizer(tokenizer: Path, tmp_path: Path) -> None:
-    from m3score.scoring.alit import load_alit
+    from m3score.scoring.scorers.alit_model import load_alit
 
     (tmp_path / "config.json").write_text('{"kind": "other"}')
     with pytest.raises(M3ScoreError, match="no tokenizer"):

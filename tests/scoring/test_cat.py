@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3score import M3ScoreError
-from m3score.scoring.cat import parse_rating, read_prompts
+from m3score.scoring.scorers.cat_prompts import parse_rating, read_prompts
 from tests.support.runs import invoke as run
 
 

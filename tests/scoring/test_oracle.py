@@ -21,14 +21,14 @@ from m3score.data.questions import PROBE_PANEL, Question
 from m3score.models.base import ScaleAnswer
 from m3score.scoring.oracle import rescore, score, score_trace, trace
 from m3score.scoring.rules import RULES, complexity_of, effective_tokens_of, is_monotone, required_tokens
-from m3score.scoring.summary import UNSOLVED, mean_tokens, summarise
 from m3score.tables.io import read_traces, write_traces
+from tests.support.fakes import SingleGrid
 
 LADDER = (1, 9, 36, 144, 576)
 LADDERS = st.lists(st.integers(1, 3000), min_size=1, max_size=7, unique=True).map(lambda t: tuple(sorted(t)))
 
 
-class Scripted:
+class Scripted(SingleGrid):
     """Answers from a function of the question and the tokens: (answer, agreement)."""
 
     name = "scripted"
@@ -368,7 +368,6 @@ def test_answers_that_were_cut_are_marked_and_counted(tmp_path: Path) -> None:
     scored = score_trace(rows)
     assert [one.to_row()["cut_questions"] for one in scored.values()] == [1, 0]
     assert [question.cut for question in scored["a"].questions] == [True, False]
-    assert summarise(scored.values()).cut == 1
     for name in ("t.csv", "t.jsonl", "t.parquet"):
         write_traces(rows, tmp_path / name)
         assert list(rescore(read_traces(tmp_path / name))["cut_questions"]) == [1, 0]
@@ -376,40 +375,9 @@ def test_answers_that_were_cut_are_marked_and_counted(tmp_path: Path) -> None:
     assert list(rescore(older)["cut_questions"]) == [0, 0]
 
 
-# ---- summaries ----------------------------------------------------------------------------------------
-
-
-def test_summary_names_every_convention() -> None:
-    bits = ["11111", "00111", "01011", "00000", "10000"]
-    results = [score(IMAGE, model=pattern(b), questions="q", answers="cat") for b in bits]
-    summary = summarise(results)
-    assert (summary.images, summary.questions, summary.judged_by_truth, summary.solved) == (5, 5, 5, 3)
-    assert summary.mean_tokens == {"one": 183 / 5, "answerable": 181 / 3, "finest": (181 + 2 * 576) / 5}
-    assert tuple(summary.mean_tokens) == UNSOLVED
-    assert summary.accuracy == {1: 0.4, 9: 0.4, 36: 0.4, 144: 0.6, 576: 0.6}
-    assert summary.metric == summary.accuracy
-    assert summary.oracle_accuracy == 0.8 and summary.non_monotone == 0.4
-    assert summary.to_dict()["ladder"] == list(LADDER)
-    oracle_tokens = summarise(
-        [score(IMAGE, model=pattern(b), questions="q", answers="cat", rule="first") for b in bits]
-    )
-    assert oracle_tokens.mean_tokens["one"] == (1 + 36 + 9 + 1 + 1) / 5
-    assert oracle_tokens.solved == 4
-
-
-def test_summary_of_nothing_and_of_a_mixture() -> None:
-    assert summarise([]).mean_tokens == dict.fromkeys(UNSOLVED)
-    assert summarise([score(IMAGE, model=knows_from(1))]).metric is None
-    mixed = [score(IMAGE, model=knows_from(1), rule=rule) for rule in ("stays", "first")]
-    with pytest.raises(M3ScoreError, match="one rule"):
-        summarise(mixed)
-    with pytest.raises(M3ScoreError, match="allowed: one, answerable, finest"):
-        mean_tokens([1, None], LADDER, "none")
-
-
 def test_imports_stay_light() -> None:
     code = (
-        "import sys, m3score.scoring.oracle, m3score.tables.io, m3score.scoring.summary;"
+        "import sys, m3score.scoring.oracle, m3score.tables.io;"
         "sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
     )
     root = Path(__file__).parents[2]

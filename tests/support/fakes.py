@@ -15,7 +15,17 @@ PLAIN = Image.new("RGB", (320, 200), (90, 120, 30))
 NOISE = Image.fromarray(np.random.default_rng(3).integers(0, 256, (200, 320, 3), np.uint8))
 
 
-class FakeAnswerer:
+class SingleGrid:
+    """What models without weights have in common: a CPU, and one grid of visual tokens per image."""
+
+    identity = "fake"
+    device = "cpu"
+
+    def count_visual_tokens(self, size: tuple[int, int], budget: int) -> int:
+        return budget
+
+
+class FakeAnswerer(SingleGrid):
     """Needs the more visual tokens the brighter the image: a mean grey of 0 needs one, of 255 all of them.
 
     Agreement is 1 from the scale that is needed on and 0 below it, so complexity is ln(needed) / ln(finest).
@@ -28,7 +38,6 @@ class FakeAnswerer:
         largest_batch: int | None = None,
     ) -> None:
         self.name = "fake"
-        self.device = "cpu"
         self.ladder = ladder
         self.fail = fail or (lambda image: False)
         self.largest_batch = largest_batch

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from m3score.regressor import ScaleRegressor
-from m3score.routing.ensemble import Ensemble
+from m3score.calibration.predictor.regressor import ScaleRegressor
 from m3score.routing.features.image import IMAGE_FEATURES, QUESTION_FEATURES
-from m3score.routing.gains import Gains, shrunk, steps_of
-from m3score.routing.predictor import CalibrationRecord, Predictor, clip_predictions
+from m3score.routing.predictor import Predictor, clip_predictions
+from m3score.routing.record import CalibrationRecord, QuestionRecord
+from m3score.routing.regression.ensemble import Ensemble
+from m3score.routing.regression.gains import Gains, shrunk, steps_of
 
 LADDER = (1, 9, 36, 144, 576)
 
@@ -41,9 +42,17 @@ def made_up(n: int, seed: int = 0, noise: float = 1.0) -> MadeUp:
 
 
 def small_predictor(
-    *, calibration: int = 600, with_question: bool = True, gains: bool = False, **changes: Any
+    *,
+    calibration: int = 600,
+    with_question: bool = True,
+    gains: bool = False,
+    questions: int = 0,
+    **changes: Any,
 ) -> Predictor:
-    """Fitted to 400 images, calibrated on others; `changes` are fields of Predictor."""
+    """Fitted to 400 images, calibrated on others; `changes` are fields of Predictor.
+
+    `questions`: how many about each calibration image are kept for promises per question.
+    """
     fit, drawn = made_up(400, seed=1), made_up(calibration, seed=2)
     unsolved = ~fit.sufficient.any(axis=1)
     y = np.where(unsolved, math.log(LADDER[-1]), np.log(LADDER)[fit.sufficient.argmax(axis=1)])
@@ -69,6 +78,16 @@ def small_predictor(
         gains_image_only=more["image_only_gains"].predict(drawn.images) if gains else None,
         gains_with_question=more["with_question_gains"].predict(drawn.both) if gains and both else None,
     )
+    if questions:
+        asked = made_up(calibration * questions, seed=3)
+        held = QuestionRecord(
+            image=np.repeat(np.arange(calibration, dtype=np.int32), questions),
+            most=questions,
+            image_only=clip_predictions(image_only.predict(asked.images), LADDER),
+            with_question=None if both is None else clip_predictions(both.predict(asked.both), LADDER),
+            sufficient=asked.sufficient,
+        )
+        record = replace(record, questions=held)
     settings: dict[str, Any] = {
         "model": "m3-tiny",
         "fingerprint": "0" * 64,

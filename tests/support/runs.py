@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from m3score.runs.journal import journal_path
+from m3score.runs.resume.journal import journal_path
 
 ROOT = Path(__file__).parents[2]
 
 _SCRIPT = """
 import os, sys, time
-from m3score.cli.commands import rank
+from m3score.scoring.scorers import model as scorer
 from m3score.cli.main import main
 from tests.support.fakes import FakeAnswerer
 
@@ -27,7 +27,7 @@ class Model(FakeAnswerer):
         time.sleep(float(os.environ["SECONDS_PER_BATCH"]))
         return super().answer_ladder(*arguments, **options)
 
-rank.load = lambda name, **options: Model()
+scorer.load_model = lambda name, **options: Model()
 main()
 """
 

@@ -1,11 +1,12 @@
 """The M3 objective on conversations, with one pass of the vision tower and one of the language model.
 
-The authors run the whole model once per scale. Here an image is encoded once, and its conversation at all
-scales stands side by side in one sequence: each copy has positions of its own, from 0, and sees itself alone.
-The loss is the same; what each copy costs in the language model is the same too, but weights are fetched (and
-under FSDP gathered) once instead of five times. Text alone reads the same at every scale, and is read once.
+The authors run the whole model once per scale. Here an image is encoded once, and copies of its conversation,
+one per scale, form one sequence. Each copy has its own positions, from 0, and attends to itself only. The
+loss is the same, and so is the language model's work per copy, but weights are fetched (and under FSDP
+gathered) once instead of five times. A conversation without images is the same at every scale, and is
+computed once.
 
-That attention keeps within a copy is transformers' own doing: positions that begin anew say so.
+transformers itself keeps attention within a copy: it starts a new sequence wherever positions restart at 0.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from m3score.calibration.training.finetune.instructions import Example
+from m3score.calibration.training.losses import answer_token_losses
 from m3score.models.m3 import conversation
 from m3score.models.m3.encoder import Embedder, EncodedImage
 from m3score.models.m3.preprocess import Tiles
@@ -26,14 +27,14 @@ from m3score.models.m3.preprocess import Tiles
 
 @dataclass(frozen=True, eq=False)
 class Copy:
-    """A conversation at one scale, or text alone, which stands for every scale."""
+    """A conversation at one scale; one without images stands for all scales."""
 
     sequence: torch.Tensor
     """(length, hidden) input embeddings."""
     targets: torch.Tensor
-    """(length,) what each place predicts; NOT_SUPERVISED where that doesn't count."""
+    """(length,) int64: the id that each position predicts; NOT_SUPERVISED where none counts."""
     weights: torch.Tensor
-    """(scales,) 1.0 for the scales it counts for."""
+    """(scales,) 1.0 for the scales that this copy counts for, else 0.0."""
 
 
 def summed_losses(
@@ -52,29 +53,29 @@ def summed_losses(
         scales: visual tokens per grid.
         train_vision: let gradients reach the vision tower.
         packed: all scales in one pass of the language model; else one pass per scale, which is cheaper where
-            attention outweighs the rest (small models on a CPU).
+            attention costs more than the rest (small models on a CPU).
 
-    Every trained part takes part in every call, with a weight of zero if need be: processes that train
-    together wait for one another's gradients.
+    Every trained part is used in every call, with a weight of zero if need be: processes that train together
+    wait for one another's gradients.
     """
     encoded, unused = _encode(model, examples, train_vision)
     rows = [_copies(model, *pair, scales) for pair in zip(examples, encoded, strict=True)]
-    rows = rows or [[_nothing(model, len(scales))]]
+    rows = rows or [[_empty_copy(model, len(scales))]]
     groups = [rows]
     if not packed:
         deepest = max(map(len, rows))
         groups = [[[row[depth]] for row in rows if depth < len(row)] for depth in range(deepest)]
     elif model.hf_model.config.text_config._attn_implementation.startswith("flash"):
         groups = [[[copy for row in rows for copy in row]]]  # one row of any length, without padding
-    return torch.stack([_pass(model, group) for group in groups]).sum(dim=0) + unused
+    return torch.stack([_forward(model, group) for group in groups]).sum(dim=0) + unused
 
 
 def _encode(
     model: Embedder, examples: Sequence[Example], train_vision: bool
 ) -> tuple[list[list[EncodedImage]], torch.Tensor]:
-    """Each example's encoded images, and a zero through which unused parts take part all the same."""
+    """Each example's encoded images, and a zero that connects unused parts to the loss."""
     tiles = [tile for example in examples for tile in example.tiles]
-    side = model.settings.image_size
+    side = model.config.image_size
     blank = Tiles(np.zeros((1, 3, side, side), dtype=np.float32), (side, side), None)
     done = model.project(tiles or [blank], train_vision=train_vision)
     newline = getattr(model.hf_model.model, "image_newline", None)
@@ -107,15 +108,15 @@ def _copy(
     return Copy(sequence, targets, weights)
 
 
-def _nothing(model: Embedder, scales: int) -> Copy:
-    """One token that predicts nothing, where a process has got no record that can be read."""
+def _empty_copy(model: Embedder, scales: int) -> Copy:
+    """One token that predicts nothing, for a process that has no readable record."""
     table = model.hf_model.get_input_embeddings()
     sequence = table(torch.zeros(1, dtype=torch.long, device=model.device))
     targets = torch.full((1,), conversation.NOT_SUPERVISED, device=model.device)
     return Copy(sequence, targets, torch.zeros(scales, device=model.device))
 
 
-def _pass(model: Embedder, rows: Sequence[Sequence[Copy]]) -> torch.Tensor:
+def _forward(model: Embedder, rows: Sequence[Sequence[Copy]]) -> torch.Tensor:
     """(scales,) summed losses of rows of copies: one batch of the language model."""
     embedded = pad_sequence([torch.cat([copy.sequence for copy in row]) for row in rows], batch_first=True)
     targets = pad_sequence(
@@ -123,21 +124,19 @@ def _pass(model: Embedder, rows: Sequence[Sequence[Copy]]) -> torch.Tensor:
         batch_first=True,
         padding_value=conversation.NOT_SUPERVISED,
     )
-    # Padding has position 0 throughout, so that each place of it is a sequence by itself.
+    # All padding has position 0, so that each padded position is a sequence of its own.
     positions = pad_sequence(
         [torch.cat([torch.arange(len(copy.sequence), device=model.device) for copy in row]) for row in rows],
         batch_first=True,
     )
-    alone = all(len(row) == 1 for row in rows)  # then padding stands behind all that counts
+    alone = all(len(row) == 1 for row in rows)  # then padding comes after every supervised position
     hidden = model.hf_model.model.language_model(
         inputs_embeds=embedded, position_ids=None if alone else positions, use_cache=False
     ).last_hidden_state
-    counted = targets != conversation.NOT_SUPERVISED
-    logits = model.hf_model.get_output_embeddings()(hidden[counted]).float()
-    errors = functional.cross_entropy(logits, targets[counted], reduction="none")
-    weights = torch.cat([copy.weights.expand(int(_counted(copy)), -1) for row in rows for copy in row])
+    errors = answer_token_losses(model.hf_model, hidden, targets)
+    weights = torch.cat([copy.weights.expand(int(_supervised(copy)), -1) for row in rows for copy in row])
     return (weights * errors[:, None]).sum(dim=0)
 
 
-def _counted(copy: Copy) -> torch.Tensor:
+def _supervised(copy: Copy) -> torch.Tensor:
     return (copy.targets != conversation.NOT_SUPERVISED).sum()

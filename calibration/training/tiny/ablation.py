@@ -3,10 +3,10 @@
     python -m m3score.calibration.training.tiny.ablation \\
         --start runs/base/5-frozen-tower/done.safetensors --out ablation.md
 
-From the same starting weights, with the same drawings, steps and learning rate, one model is trained at each
-scale alone and one at all of them; the vision tower is frozen. The starting weights themselves, asked at
-every scale, are training-free pooling, if they were trained at the finest scale alone. Every model is asked
-the same held-out questions at every scale. What is done is kept in `--work` and not done again.
+One model is trained at each scale alone and one at all scales, from the same starting weights, with the same
+drawings, steps and learning rate, and with a frozen vision tower. The starting weights themselves, evaluated
+at every scale, are training-free pooling, provided they were trained at the finest scale alone. All models
+answer the same held-out questions at every scale. Finished models are kept in `--work` and not trained again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ALL = "M3, all scales"
 
 
 def recipe(scales: tuple[int, ...], steps: int, batch_size: int, learning_rate: float, seed: int) -> Recipe:
-    """One stage on pictures."""
+    """A recipe of one stage on pictures."""
     stage = Stage(
         name="ablation",
         kind="m3",
@@ -40,14 +40,14 @@ def recipe(scales: tuple[int, ...], steps: int, batch_size: int, learning_rate: 
 
 
 def train_from(plan: Recipe, start: Path, folder: Path) -> Path:
-    """Train the one stage of a recipe from a stage's weights; returns the folder of the model."""
+    """Train a recipe's one stage from the weights in `start`; returns the folder of the model."""
     import torch
     from safetensors.torch import load_file
 
-    from m3score.calibration.training.tiny.apprentice import Apprentice
     from m3score.calibration.training.tiny.model import build_model, build_tokenizer
+    from m3score.calibration.training.tiny.module import TinyTrainingModule
     from m3score.calibration.training.tiny.objective import BEFORE_IMAGE
-    from m3score.calibration.training.tiny.train import Workshop, run_stage, save_model
+    from m3score.calibration.training.tiny.train import TrainContext, run_stage, save_model
 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
@@ -55,9 +55,9 @@ def train_from(plan: Recipe, start: Path, folder: Path) -> Path:
     torch.manual_seed(plan.seed)
     stage, weights = plan.stages[0], start
     if stage.steps:
-        shop = Workshop(plan, folder, llava, tokenizer, show_progress=True)
-        weights = run_stage(shop, stage, 0, start)
-    network = Apprentice(llava, tokenizer.encode(BEFORE_IMAGE), stage)
+        context = TrainContext(plan, folder, llava, tokenizer, show_progress=True)
+        weights = run_stage(context, stage, 0, start)
+    network = TinyTrainingModule(llava, tokenizer.encode(BEFORE_IMAGE), stage)
     network.load_state_dict(load_file(weights))
     return save_model(llava, tokenizer, folder / "model")
 
@@ -81,9 +81,9 @@ def main(
     questions: Annotated[int, typer.Option(min=1, help="Held-out questions.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the drawings.")] = 31,
 ) -> None:
-    """Train, ask, and write the table."""
-    from m3score import load_model
+    """Train the models, evaluate them, and write the table."""
     from m3score.calibration.benchmarks.evaluate import evaluate_drawn
+    from m3score.models.m3.model import load_model
 
     if not start.is_file():
         raise M3ScoreError(f"--start {start}: no such file; give a stage's done.safetensors.")

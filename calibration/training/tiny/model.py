@@ -1,13 +1,12 @@
 """The bundled model before training: a small LLaVA in transformers' classes, and its tokenizer.
 
-Four things are not random at the start. The patch embedding is a cosine transform, whitened, so that strokes
-aren't drowned by mean brightness. The vision tower's heads begin as shifts: each looks at the patch a
-fixed step away, so that the tower starts as a convolutional net would and need not learn from drawings that
-neighbours matter. Every patch's place is known to the language model, because the same sine code
-that the tower adds survives, pooled, in what the projector hands over. And half of the language model's
-heads begin as lookups: a word attends to visual tokens that share its embedding, whatever their distance.
-Small models find that out only after a hundred thousand examples; until then they guess the colour of the
-star.
+Four things are not initialised at random. The patch embedding is a whitened cosine transform, so that mean
+brightness does not hide strokes. The heads of the vision tower start as shifts: each attends to the patch a
+fixed step away, as in a convolutional network, so that the tower need not learn that neighbours matter. The
+language model knows each patch's position, because the sine code that the tower adds is still there, pooled,
+after the projector. And half of the language model's heads start as lookups: a word attends to visual tokens
+with the same embedding, at any distance. Small models learn that only after a hundred thousand examples;
+until then they guess the colour of the star.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from transformers import (
 )
 
 from m3score.calibration.drawings.canvas import CHARS, GRID, PATCH, SIZE
-from m3score.calibration.drawings.drawn import draw
-from m3score.calibration.drawings.wordings import SHORT, WORDINGS
-from m3score.calibration.training.tiny.objective import asked_text
+from m3score.calibration.drawings.drawing import draw
+from m3score.calibration.drawings.questions import SHORT, WORDINGS
+from m3score.calibration.training.tiny.objective import prompt_after_image
 
 CODE_WIDTH = 32
-"""Sine and cosine of eight frequencies along x and as many along y."""
+"""Sine and cosine of eight frequencies along x, and of eight along y."""
 
-# Where the heads of each layer of the tower look at first: steps (x, y) in patches; None is left random.
+# Where the heads of each tower layer attend at first: steps (x, y) in patches. None stays random.
 FIRST_LOOKS: tuple[tuple[tuple[int, int] | None, ...], ...] = (
     ((-1, 0), (1, 0), (0, -1), (0, 1)),
     ((-1, -1), (1, -1), (0, 2), None),
@@ -45,7 +44,7 @@ FIRST_LOOKS: tuple[tuple[tuple[int, int] | None, ...], ...] = (
 
 
 def place_code() -> torch.Tensor:
-    """(576, 32) sine code of every patch's column and row; inner products depend on distance alone."""
+    """(576, 32): sine code of each patch's column and row. Inner products depend on the distance only."""
     frequencies = 2 * np.pi * torch.arange(1, CODE_WIDTH // 4 + 1) / 32
     angles = torch.arange(GRID)[:, None] * frequencies[None, :]
     line = torch.cat([angles.cos(), angles.sin()], dim=1)
@@ -55,7 +54,7 @@ def place_code() -> torch.Tensor:
 
 
 def _shift(step: tuple[int, int]) -> torch.Tensor:
-    """(32, 32) matrix that turns a place's code into that of the place a step away."""
+    """(32, 32): the matrix that turns a position's code into that of the position a step away."""
     quarter = CODE_WIDTH // 4
     frequencies = 2 * np.pi * torch.arange(1, quarter + 1) / 32
     out = torch.zeros(CODE_WIDTH, CODE_WIDTH)
@@ -68,9 +67,9 @@ def _shift(step: tuple[int, int]) -> torch.Tensor:
 
 
 def _cosines(count: int) -> torch.Tensor:
-    """(count, 3, 14, 14): the lowest cosine waves, most of brightness and some of two colour contrasts.
+    """(count, 3, 14, 14): the lowest cosine waves, most of brightness, some of two colour contrasts.
 
-    Natural images have far more energy in slow waves than in fast ones; the weights take that back.
+    Natural images have far more energy in slow waves than in fast ones; the weights compensate for that.
     """
     steps = (torch.arange(PATCH) + 0.5) * np.pi / PATCH
     waves = torch.stack([(steps * frequency).cos() for frequency in range(PATCH)])
@@ -94,7 +93,10 @@ def _cosines(count: int) -> torch.Tensor:
 
 @torch.no_grad()
 def start_as_convolution(vision: Any, sharpness: float = 4.0) -> None:
-    """Set a CLIP vision tower's place embedding and query/key matrices so that heads look at neighbours."""
+    """Initialise a CLIP vision tower so that its heads attend to neighbouring patches.
+
+    Sets the patch and position embeddings, and the query and key matrices.
+    """
     width = vision.config.hidden_size
     heads = vision.config.num_attention_heads
     embeddings = vision.embeddings
@@ -117,17 +119,17 @@ def start_as_convolution(vision: Any, sharpness: float = 4.0) -> None:
 
 
 ROPE_THETA = 1e6
-"""So large that half of a head's dimensions hardly turn over 600 tokens: content matches at any distance."""
+"""So large that RoPE hardly turns half of a head's dimensions over 600 tokens: these match content."""
 EMBEDDING_SPREAD = 0.5
 
 
 @torch.no_grad()
 def start_as_lookup(llava: Any, heads: int = 2, sharpness: float = 0.12) -> None:
-    """Set a LLaMA's attention so that its first `heads` heads compare content, and all hand on what is found.
+    """Initialise a LLaMA so that its first `heads` heads compare content, and all heads copy what they find.
 
-    Queries and keys of a head are the same random projection, in the dimensions that RoPE hardly turns, so
-    that equal content attracts. Values go through unchanged. The output layer starts as the embeddings, so
-    that what was looked up can be said.
+    A head's queries and keys are the same random projection, in the dimensions that RoPE hardly turns, so
+    that equal content attracts attention. Values pass unchanged. The output layer starts as the embeddings,
+    so that the model can say what it has looked up.
     """
     config, language = llava.config.text_config, llava.model.language_model
     width, size = config.hidden_size, config.hidden_size // config.num_attention_heads
@@ -149,17 +151,17 @@ def start_as_lookup(llava: Any, heads: int = 2, sharpness: float = 0.12) -> None
 
 def _corpus() -> Iterator[str]:
     for index in range(3000):
-        for asked in draw(0, index).asked:
-            yield f"{asked_text(asked.question)} {asked.answer}"
+        for item in draw(0, index).questions:
+            yield f"{prompt_after_image(item.question)} {item.answer}"
     for group in WORDINGS.values():
         yield from group
     yield SHORT
-    # A space and a letter are one token: signs are spelt letter by letter, whatever they say.
+    # A space and a letter are one token, so that all signs are spelt letter by letter.
     yield from (f" {char}" for char in CHARS for _ in range(50))
 
 
 def build_tokenizer(vocabulary: int = 640) -> PreTrainedTokenizerFast:
-    """A byte-level BPE for drawn questions: words are tokens, capitals and digits stand alone."""
+    """A byte-level BPE for drawn questions: words are tokens, and each capital and digit is one."""
     tokenizer = Tokenizer(models.BPE(unk_token=None))
     alone = pre_tokenizers.Split(Regex(r" ?[0-9]| ?[A-Z](?![a-z])"), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -173,7 +175,7 @@ def build_tokenizer(vocabulary: int = 640) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_corpus(), trainer)
-    # Not special, so that they are shown when decoded; whole, so that a prompt has few tokens.
+    # Not special, so that they are decoded; one token each, so that prompts are short.
     tokenizer.add_tokens([AddedToken("USER:", normalized=False), AddedToken("ASSISTANT:", normalized=False)])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
@@ -190,12 +192,12 @@ def build_tokenizer(vocabulary: int = 640) -> PreTrainedTokenizerFast:
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast, seed: int, **sizes: int) -> LlavaForConditionalGeneration:
-    """An untrained m3-tiny in float32: CLIP-style tower at 336/14 and a small LLaMA.
+    """An untrained m3-tiny in float32: a CLIP-like tower (336 px, patches of 14) and a small LLaMA.
 
     Args:
-        tokenizer: gives the vocabulary and the special tokens.
+        tokenizer: determines the vocabulary and the special tokens.
         seed: of the random weights.
-        sizes: `width`, `heads`, `tower_layers`, `layers` differ from the bundled model's.
+        sizes: `width`, `heads`, `tower_layers` or `layers`, where they differ from the bundled model's.
     """
     torch.manual_seed(seed)
     width, heads = sizes.get("width", 192), sizes.get("heads", 4)

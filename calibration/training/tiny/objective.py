@@ -1,8 +1,8 @@
 """The M3 objective: the plain mean over the ladder of each scale's answer-token cross-entropy.
 
-Several questions about one image share its visual tokens in one sequence: each question sees the image and
-itself, never its neighbours, and has the positions that it would have alone. The loss is that of asking them
-one by one (paper: Matryoshka Multimodal Models, arXiv 2405.17430, section 3).
+Several questions about one image share its visual tokens in one sequence. Each question attends to the image
+and to itself, not to other questions, and has the positions that it would have alone. So the loss is that of
+asking one by one ("Matryoshka Multimodal Models", arXiv 2405.17430, section 3).
 """
 
 from __future__ import annotations
@@ -12,38 +12,40 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional
 
+from m3score.calibration.training.losses import answer_token_losses
 from m3score.models.m3.conversation import IMAGE_TAG, NOT_SUPERVISED, build_prompt
 from m3score.models.m3.ladder import pool
 
 CONVERSATION = "short"
-"""The template (a name in prompts.CONVERSATIONS) in which drawn questions are asked."""
+"""The template (a name in conversation.CONVERSATIONS) of drawn questions."""
 BEFORE_IMAGE = build_prompt("", CONVERSATION).split(IMAGE_TAG)[0]
-"""The prompt up to the image."""
+"""The prompt before the image."""
 
 
-def asked_text(question: str) -> str:
-    """The prompt from the image on."""
+def prompt_after_image(question: str) -> str:
+    """The prompt after the image."""
     return build_prompt(question, CONVERSATION).split(IMAGE_TAG)[1]
 
 
 @dataclass(frozen=True)
 class PackedText:
-    """The text after the image of a batch: questions and answers side by side.
+    """A batch's text after the image: per row, questions and answers one after the other.
 
-    ids, labels, positions, segments: (batch, length) int64. A label stands at the place that predicts it;
-    positions count from the end of the image; segment 0 is padding.
+    All fields are (batch, length) int64.
     """
 
     ids: torch.Tensor
     labels: torch.Tensor
+    """The id that each position predicts; NOT_SUPERVISED where none counts."""
     positions: torch.Tensor
+    """Counted from the end of the image."""
     segments: torch.Tensor
+    """Number of the question, from 1; 0 for padding."""
 
 
 def pack_questions(tokenizer: Any, conversations: Sequence[Sequence[tuple[str, str]]]) -> PackedText:
-    """Tokenise, per image, its (question, answer) pairs and lay them side by side."""
+    """Tokenise and pack the (question, answer) pairs of each image."""
     rows = []
     for pairs in conversations:
         ids: list[int] = []
@@ -51,7 +53,7 @@ def pack_questions(tokenizer: Any, conversations: Sequence[Sequence[tuple[str, s
         positions: list[int] = []
         segments: list[int] = []
         for number, (question, answer) in enumerate(pairs, start=1):
-            asked = tokenizer.encode(asked_text(question), add_special_tokens=False)
+            asked = tokenizer.encode(prompt_after_image(question), add_special_tokens=False)
             said = [*tokenizer.encode(f" {answer}", add_special_tokens=False), tokenizer.eos_token_id]
             ids += asked + said
             labels += [NOT_SUPERVISED] * (len(asked) - 1) + said + [NOT_SUPERVISED]
@@ -68,7 +70,7 @@ def pack_questions(tokenizer: Any, conversations: Sequence[Sequence[tuple[str, s
 
 
 def _mask(segments: torch.Tensor, before: int) -> torch.Tensor:
-    """(batch, 1, L, L), L = before + length: 0 where a place may look, else very negative."""
+    """Additive mask (batch, 1, L, L), L = before + length: 0 where attention is allowed, else very low."""
     batch, length = segments.shape
     total = before + length
     allowed = torch.ones(total, total, dtype=torch.bool, device=segments.device).tril().repeat(batch, 1, 1)
@@ -80,7 +82,7 @@ def scale_loss(llava: Any, prefix: torch.Tensor, visual: torch.Tensor, text: Pac
     """Mean cross-entropy over the answer tokens of a batch at one scale.
 
     Args:
-        llava: a transformers Llava model: its language_model and lm_head are used.
+        llava: a transformers LLaVA model.
         prefix: (P,) ids before the image.
         visual: (batch, n, width) pooled visual tokens.
         text: the packed questions and answers.
@@ -98,13 +100,17 @@ def scale_loss(llava: Any, prefix: torch.Tensor, visual: torch.Tensor, text: Pac
         position_ids=positions,
         use_cache=False,
     ).last_hidden_state[:, before:]
-    counted = text.labels != NOT_SUPERVISED
-    logits = llava.lm_head(hidden[counted])
-    return functional.cross_entropy(logits.float(), text.labels[counted])
+    return answer_token_losses(llava, hidden, text.labels).mean()
 
 
 def m3_losses(
     llava: Any, prefix: torch.Tensor, features: torch.Tensor, text: PackedText, scales: Sequence[int]
 ) -> dict[int, torch.Tensor]:
-    """Loss per scale from projected features (batch, grid*grid, width). The M3 loss is their plain mean."""
+    """The loss at each scale; the M3 loss is their plain mean.
+
+    Args:
+        llava, prefix, text: as in `scale_loss`.
+        features: (batch, grid * grid, width), projected, before pooling.
+        scales: visual tokens per grid.
+    """
     return {tokens: scale_loss(llava, prefix, pool(features, tokens), text) for tokens in scales}

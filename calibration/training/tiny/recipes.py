@@ -1,61 +1,75 @@
-"""Training recipes: TOML files that name the model and the stages it goes through."""
+"""Recipes that build a model stage by stage: TOML files with the model's sizes and its [[stages]]."""
 
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator
+from pydantic.dataclasses import dataclass
 
 from m3score.calibration.drawings.canvas import GRID
 from m3score.common.errors import M3ScoreError
+from m3score.common.schema import STRICT, List, checked
 from m3score.models.m3.ladder import default_ladder
 
 LADDER = default_ladder(GRID)
-KINDS = ("symbols", "tower", "m3")
 
 
-@dataclass(frozen=True)
+def _on_the_ladder(scales: tuple[int, ...]) -> tuple[int, ...]:
+    if not scales or not set(scales) <= set(LADDER):
+        raise ValueError(f"it must list some of {', '.join(map(str, LADDER))}")
+    return scales
+
+
+def _within_the_grid(window: tuple[int, ...]) -> tuple[int, ...]:
+    if len(window) != 2 or not all(0 < side <= GRID for side in window):
+        raise ValueError(f"it must list rows and columns, from 1 to {GRID}")
+    return window
+
+
+@dataclass(frozen=True, config=STRICT)
 class Stage:
-    """One stage of training.
-
-    kind: "symbols" (the decoder alone, on label grids), "tower" (the vision tower alone, on dense labels) or
-    "m3" (the M3 objective on pictures).
-    """
+    """One stage of training."""
 
     name: str
-    kind: str
+    kind: Literal["symbols", "tower", "m3"]
+    """"symbols": the decoder alone, on label grids; "tower": the vision tower alone, on dense labels; "m3":
+    the M3 objective on pictures."""
     steps: int
     batch_size: int
     learning_rate: float
-    scales: tuple[int, ...] = LADDER
+    scales: Annotated[List[int], AfterValidator(_on_the_ladder)] = LADDER
     tune_tower: bool = True
     tune_decoder: bool = True
     tune_symbols: bool = True
-    """Symbols stage: whether the symbols' embeddings may change; not once the tower speaks in them."""
+    """In a symbols stage: train the symbol embeddings too. Not once the tower has learnt to produce them."""
     dense: dict[str, float] = field(default_factory=dict)
-    """Weights of the dense labels' losses (apprentice.DENSE_SHARES), where not the usual ones."""
+    """Weights of the dense losses; module.DENSE_WEIGHTS if empty."""
     dense_weight: float = 0.0
-    """Weight of the dense labels' loss beside the M3 loss."""
-    window: tuple[int, int] = (GRID, GRID)
-    """Tower stage: rows and columns of the window that is shown; a part costs far less than a picture."""
+    """Weight of the dense losses beside the M3 loss, in an m3 stage."""
+    window: Annotated[List[int], AfterValidator(_within_the_grid)] = (GRID, GRID)
+    """In a tower stage: rows and columns of the part of the grid that is shown. A part costs far less."""
     warmup: float = 0.03
     noise: float = 0.5
     shares: dict[str, float] = field(default_factory=dict)
-    """Odds of the kinds of drawing (drawn.KINDS), where they differ from drawn.SHARES."""
+    """Probability of each kind of drawing (drawing.KINDS); drawing.SHARES if empty."""
     questions: int = 4
-    """At most so many questions per image."""
+    """Most questions per image."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Recipe:
-    """A model to build, a data seed, and stages."""
+    """A model to build, the seed of its drawings, and the stages of its training."""
 
     name: str
     seed: int
-    stages: tuple[Stage, ...]
+    stages: List[Stage]
     model: dict[str, int] = field(default_factory=dict)
+    """Sizes that differ from the bundled model's; see model.build_model."""
     bf16: bool = True
     workers: int = 1
     save_steps: int = 200
@@ -67,7 +81,7 @@ class Recipe:
 
 
 def bundled_recipes() -> list[str]:
-    """Names of the recipes that come with m3score and build a model stage by stage."""
+    """Names of the bundled recipes that build a model stage by stage."""
     folder = resources.files("m3score.calibration.training.tiny")
     return sorted(
         item.name.removesuffix(".toml")
@@ -77,7 +91,10 @@ def bundled_recipes() -> list[str]:
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """Read a bundled recipe by name or a TOML file by path; M3ScoreError on anything it can't follow."""
+    """Read a bundled recipe by its name or a TOML file by its path.
+
+    M3ScoreError for anything that can't be followed.
+    """
     path = Path(name_or_path)
     if not path.suffix and name_or_path in bundled_recipes():
         text = (resources.files("m3score.calibration.training.tiny") / f"{name_or_path}.toml").read_text()
@@ -94,7 +111,7 @@ def load_recipe(name_or_path: str) -> Recipe:
 
 
 def parse_scales(text: str) -> tuple[int, ...]:
-    """Scales from a list such as "36,144"."""
+    """Scales from a list such as "36,144"; M3ScoreError for one that is not on the ladder."""
     parts = [part.strip() for part in text.split(",")]
     if any(not part.isdecimal() or int(part) not in LADDER for part in parts):
         raise M3ScoreError(
@@ -104,34 +121,10 @@ def parse_scales(text: str) -> tuple[int, ...]:
 
 
 def _recipe(data: dict[str, Any], source: str) -> Recipe:
-    stages = tuple(_stage(item, source) for item in data.pop("stages", []))
-    if not stages:
+    tables = data.pop("stages", None)
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
         raise M3ScoreError(f"{source}: a recipe needs at least one [[stages]] table.")
-    known = {item.name for item in fields(Recipe)}
-    _only(set(data), known - {"stages"}, source)
-    return Recipe(**{"name": Path(source).stem, "seed": 0, **data}, stages=stages)
-
-
-def _stage(item: dict[str, Any], source: str) -> Stage:
-    _only(set(item), {entry.name for entry in fields(Stage)}, source)
-    missing = {"name", "kind", "steps", "batch_size", "learning_rate"} - set(item)
-    if missing:
-        raise M3ScoreError(f"{source}: a stage lacks {', '.join(sorted(missing))}.")
-    if item["kind"] not in KINDS:
-        raise M3ScoreError(f"{source}: stage kind {item['kind']!r} is unknown; allowed: {', '.join(KINDS)}.")
-    scales = tuple(item.get("scales", LADDER))
-    wrong = sorted(set(scales) - set(LADDER))
-    if wrong or not scales:
-        raise M3ScoreError(
-            f"{source}: scales {wrong or '[]'} are not on the ladder {', '.join(map(str, LADDER))}."
-        )
-    window = tuple(item.get("window", (GRID, GRID)))
-    if len(window) != 2 or not all(isinstance(side, int) and 0 < side <= GRID for side in window):
-        raise M3ScoreError(f"{source}: window {window} needs rows and columns from 1 to {GRID}.")
-    return Stage(**{**item, "scales": scales, "window": window})
-
-
-def _only(given: set[str], known: set[str], source: str) -> None:
-    unknown = sorted(given - known)
-    if unknown:
-        raise M3ScoreError(f"{source}: unknown key {unknown[0]!r}; allowed: {', '.join(sorted(known))}.")
+    stages = tuple(
+        checked(Stage, table, f"{source}, stage {number}") for number, table in enumerate(tables, start=1)
+    )
+    return checked(Recipe, {"name": Path(source).stem, "seed": 0, **data, "stages": stages}, source)

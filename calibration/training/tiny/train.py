@@ -1,8 +1,8 @@
 """Train an M3 from a recipe, stage by stage, with transformers' Trainer.
 
-The same code serves a CPU, one GPU and, through accelerate, many. Each stage keeps its checkpoints in
-`OUT/STAGE/`; a run that is started again goes on from the last one. The finished model lies in `OUT/model`, a
-transformers folder; `OUT/log.jsonl` holds the losses.
+The same code runs on a CPU, on one GPU and, through accelerate, on many. Each stage keeps its checkpoints in
+`OUT/STAGE/`; a run that is started again resumes from the last one. The finished model is in `OUT/model`, a
+transformers folder; the losses are in `OUT/log.jsonl`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.utils import logging as transformers_logging
 
 from m3score.calibration.drawings.canvas import GRID, PATCH, PIXEL_CHANNELS
-from m3score.calibration.drawings.drawn import draw
-from m3score.calibration.training.tiny.apprentice import Apprentice
+from m3score.calibration.drawings.drawing import draw
 from m3score.calibration.training.tiny.model import build_model, build_tokenizer
+from m3score.calibration.training.tiny.module import TinyTrainingModule
 from m3score.calibration.training.tiny.objective import BEFORE_IMAGE, CONVERSATION, pack_questions
 from m3score.calibration.training.tiny.recipes import LADDER, Recipe, Stage
 from m3score.common.errors import M3ScoreError
@@ -47,21 +47,21 @@ class Drawings(Dataset[dict[str, Any]]):
         rng = np.random.default_rng((self.seed, self.first + index, 1))
         shares = self.stage.shares
         kind = str(rng.choice(list(shares), p=list(shares.values()))) if shares else None
-        drawing = draw(self.seed, self.first + index, kind, every=True)
+        drawing = draw(self.seed, self.first + index, kind, ask_all=True)
         item: dict[str, Any] = {}
         if self.stage.kind != "m3" or self.stage.dense_weight:
             item["dense"] = drawing.canvas.labels()
         if self.stage.kind != "symbols":
             item["pixels"] = drawing.canvas.pixels()
         if self.stage.kind == "tower":
-            cut_up = drawing.kind == "words" and not any(GRID % side for side in self.stage.window)
-            return self._windows(item, rng, whole=cut_up)
-        order = rng.permutation(len(drawing.asked))[: self.stage.questions]
-        item["pairs"] = [(drawing.asked[i].question, drawing.asked[i].answer) for i in order]
+            tiled = drawing.kind == "words" and not any(GRID % side for side in self.stage.window)
+            return self._windows(item, rng, whole=tiled)
+        order = rng.permutation(len(drawing.questions))[: self.stage.questions]
+        item["pairs"] = [(drawing.questions[i].question, drawing.questions[i].answer) for i in order]
         return item
 
     def _windows(self, item: dict[str, Any], rng: np.random.Generator, whole: bool) -> dict[str, Any]:
-        """Windows of the grid: all of the picture cut up, or one, most often with something in it."""
+        """The picture cut into windows of the grid, or one window, which mostly has something in it."""
         size = np.array(self.stage.window)
         if whole:
             corners = [
@@ -88,7 +88,7 @@ def _steps(length: int, step: int) -> range:
 
 
 class Collator:
-    """Makes batches of what Drawings gives."""
+    """Makes batches of items of Drawings."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -106,13 +106,13 @@ class Collator:
 
 
 class LossLog(TrainerCallback):
-    """Appends the smoothed losses to a JSON-lines file that can be plotted."""
+    """Appends the smoothed losses to a JSON-lines file."""
 
     def __init__(self, path: Path, stage: str) -> None:
         self.path, self.stage = path, stage
 
     def on_log(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        seen = {name: round(value, 4) for name, value in model.seen.items()}
+        seen = {name: round(value, 4) for name, value in model.recent_losses.items()}
         with self.path.open("a") as log:
             log.write(json.dumps({"stage": self.stage, "step": state.global_step, **seen}) + "\n")
 
@@ -136,7 +136,9 @@ class ProgressBar(TrainerCallback):
         self.bar.update(self.line, total=state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        self.bar.update(self.line, completed=state.global_step, loss=model.seen.get("loss", float("nan")))
+        self.bar.update(
+            self.line, completed=state.global_step, loss=model.recent_losses.get("loss", float("nan"))
+        )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar.stop()
@@ -172,8 +174,8 @@ def _arguments(recipe: Recipe, stage: Stage, folder: Path) -> TrainingArguments:
 
 
 @dataclass
-class Workshop:
-    """What all stages of one training share."""
+class TrainContext:
+    """What all stages of one training run share."""
 
     recipe: Recipe
     out: Path
@@ -196,33 +198,42 @@ def _choose_attention(llava: Any, stage: Stage) -> None:
     )
 
 
-def run_stage(shop: Workshop, stage: Stage, first: int, state: Path | None) -> Path:
-    """Train one stage on drawings from number `first` on, starting from the weights in `state`.
+def run_stage(context: TrainContext, stage: Stage, first: int, state: Path | None) -> Path:
+    """Train one stage, unless its weights are there already.
 
-    Returns the file of its weights. A stage that is done is not done again.
+    Args:
+        context: what all stages share.
+        stage: what to train.
+        first: number of the first drawing.
+        state: file of the weights to start from; None for the untrained model.
+
+    Returns:
+        The file of the stage's weights.
     """
-    folder = shop.out / stage.name
+    folder = context.out / stage.name
     done = folder / "done.safetensors"
     if done.exists():
         logger.info("Stage %s is done already.", stage.name)
         return done
     folder.mkdir(parents=True, exist_ok=True)
-    _choose_attention(shop.llava, stage)
-    model = Apprentice(shop.llava, shop.tokenizer.encode(BEFORE_IMAGE), stage)
+    _choose_attention(context.llava, stage)
+    model = TinyTrainingModule(context.llava, context.tokenizer.encode(BEFORE_IMAGE), stage)
     if state is None:
-        model.symbols.start_as_words(shop.llava.model.language_model.embed_tokens.weight, shop.tokenizer)
+        model.symbols.start_as_words(
+            context.llava.model.language_model.embed_tokens.weight, context.tokenizer
+        )
     else:
         model.load_state_dict(load_file(state))
     trainer = Trainer(
         model=model,
-        args=_arguments(shop.recipe, stage, folder),
-        train_dataset=Drawings(shop.recipe.seed, first, stage.steps * stage.batch_size, stage),
-        data_collator=Collator(shop.tokenizer),
+        args=_arguments(context.recipe, stage, folder),
+        train_dataset=Drawings(context.recipe.seed, first, stage.steps * stage.batch_size, stage),
+        data_collator=Collator(context.tokenizer),
     )
     trainer.remove_callback(PrinterCallback)  # it would print to stdout
     if trainer.is_world_process_zero():
-        trainer.add_callback(LossLog(shop.out / "log.jsonl", stage.name))
-        if shop.show_progress:
+        trainer.add_callback(LossLog(context.out / "log.jsonl", stage.name))
+        if context.show_progress:
             trainer.add_callback(ProgressBar(stage.name))
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered, where it is sharded
@@ -235,13 +246,13 @@ def run_stage(shop: Workshop, stage: Stage, first: int, state: Path | None) -> P
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end: a run may be killed while it writes one."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for path in reversed(found):
+    """The newest complete checkpoint; a run may have been killed while it wrote a later one."""
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for path in reversed(checkpoints):
         try:
             json.loads((path / "trainer_state.json").read_text())  # the Trainer writes it last
         except (OSError, ValueError):
-            logger.warning("%s is incomplete; going on from the one before.", path)
+            logger.warning("%s is incomplete; resuming from the one before.", path)
         else:
             return str(path)
     return None
@@ -258,23 +269,25 @@ def train(
     """Train from a recipe; returns the folder of the finished model.
 
     Args:
-        recipe: what to build and the stages it goes through.
-        out: folder of checkpoints, log and model; a run that was cut off goes on from what lies there.
+        recipe: what to build, and the stages of its training.
+        out: folder of checkpoints, log and model; an interrupted run resumes from what is there.
         scales: replaces the scales of every stage; a single one gives the scale-specific baseline.
-        tune_tower: replaces the choice of every "m3" stage whether the vision tower is tuned.
+        tune_tower: overrides `tune_tower` of every "m3" stage.
         show_progress: draw a progress bar on stderr.
     """
     out.mkdir(parents=True, exist_ok=True)
     transformers_logging.disable_progress_bar()
     tokenizer = build_tokenizer()
     llava = build_model(tokenizer, recipe.seed, **recipe.model)
-    shop = Workshop(recipe, out, llava, tokenizer, show_progress)
+    context = TrainContext(recipe, out, llava, tokenizer, show_progress)
     state, first = None, 0
     for stage in recipe.stages:
         tuned = stage.tune_tower if tune_tower is None else tune_tower
-        state = run_stage(shop, replace(stage, scales=scales or stage.scales, tune_tower=tuned), first, state)
+        state = run_stage(
+            context, replace(stage, scales=scales or stage.scales, tune_tower=tuned), first, state
+        )
         first += stage.steps * stage.batch_size
-    model = Apprentice(llava, tokenizer.encode(BEFORE_IMAGE), recipe.stages[-1])
+    model = TinyTrainingModule(llava, tokenizer.encode(BEFORE_IMAGE), recipe.stages[-1])
     model.load_state_dict(load_file(str(state)))
     if int(os.environ.get("RANK", "0")) == 0:
         save_model(llava, tokenizer, out / "model")
@@ -282,7 +295,7 @@ def train(
 
 
 def save_model(llava: Any, tokenizer: Any, folder: Path) -> Path:
-    """Write a transformers folder in bfloat16, with what m3score needs to know in its config."""
+    """Write a transformers folder in bfloat16, with the `m3score` entry in its configuration."""
     llava.to(torch.bfloat16)
     llava.config.m3score = {
         "ladder": list(LADDER),

@@ -1,8 +1,8 @@
-"""The demo's server: Gradio's components, and what of a visit goes where on the page.
+"""The demo's server: Gradio's components, and which part of a visit each of them shows.
 
-Knows Gradio; session.py knows how a visit goes. What belongs to a visitor is in that visitor's session, and
-the model serves one question at a time, so visitors never see each other's. Nothing is loaded from elsewhere
-and nothing is sent there.
+Knows Gradio; session.py knows how a visit goes. Each visitor's pictures and answers are in that visitor's own
+session, and the model answers one question at a time, so visitors never see each other's data. Nothing is
+loaded from other servers or sent to them.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from m3score.analysis.demo import page
+from m3score.analysis.demo import fragments
 from m3score.analysis.demo.session import Demo, Visit
 from m3score.common.errors import M3ScoreError, MissingExtraError, first_line
 from m3score.images.decode import system_error
 
 _OLDEST_GRADIO = 6
 _SESSIONS = 64
-"""Visitors whose pictures are held in memory; the oldest make room."""
+"""Visitors whose pictures are held in memory; the oldest are dropped."""
 _HOUR = 3600
 
 
 def _gradio() -> Any:
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import, which looks at it
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import, which reads it
     try:
         import gradio
     except ImportError:
@@ -50,15 +50,15 @@ def build(demo: Demo, examples: Sequence[tuple[str, str]] = ()) -> Any:
     """The page as gradio.Blocks.
 
     Args:
-        demo: what happens on it.
-        examples: (path of a picture, question) to begin with.
+        demo: what happens on the page.
+        examples: (path of a picture, question) to start with.
     """
     gr = _gradio()
     levels = len(demo.ladder)
     start = (levels + 1) // 2
-    with gr.Blocks(title=page.TITLE, analytics_enabled=False, delete_cache=(_HOUR, _HOUR)) as blocks:
+    with gr.Blocks(title=fragments.TITLE, analytics_enabled=False, delete_cache=(_HOUR, _HOUR)) as blocks:
         visit = gr.State(None, time_to_live=_HOUR)
-        gr.HTML(page.intro(demo.model.name), elem_id="intro", padding=False)
+        gr.HTML(fragments.intro(demo.model.name), elem_id="intro", padding=False)
         problem = gr.HTML(elem_id="problem", padding=False)
         with gr.Row(elem_id="main"):
             with gr.Column(scale=5, min_width=320):
@@ -84,7 +84,9 @@ def build(demo: Demo, examples: Sequence[tuple[str, str]] = ()) -> Any:
                     label=f"Level: 1 coarsest .. {levels} finest",
                     buttons=[],
                 )
-                level_line = gr.HTML(page.level_line(start, demo.ladder), elem_id="level-line", padding=False)
+                level_line = gr.HTML(
+                    fragments.level_line(start, demo.ladder), elem_id="level-line", padding=False
+                )
             with gr.Column(scale=7, min_width=320):
                 answer = gr.Textbox(label="Answer", interactive=False, elem_id="answer", lines=1)
                 seen = gr.HTML(elem_id="seen", padding=False)
@@ -100,11 +102,11 @@ def build(demo: Demo, examples: Sequence[tuple[str, str]] = ()) -> Any:
             "table": table,
         }
 
-        def placed(shown: dict[str, Any]) -> dict[Any, Any]:
+        def by_component(shown: dict[str, Any]) -> dict[Any, Any]:
             return {outputs[name]: value for name, value in shown.items()}
 
         def on_ask(visit: Visit | None, question: str, level: float) -> Iterator[dict[Any, Any]]:
-            yield from map(placed, demo.ask(visit, question, int(level)))
+            yield from map(by_component, demo.ask(visit, question, int(level)))
 
         everything = list(outputs.values())
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -118,9 +120,9 @@ def build(demo: Demo, examples: Sequence[tuple[str, str]] = ()) -> Any:
             trigger_mode="once",
             **quiet,
         )
-        asking.then(lambda v, n: placed(demo.show(v, int(n))), [visit, level], everything, **quiet)
+        asking.then(lambda v, n: by_component(demo.show(v, int(n))), [visit, level], everything, **quiet)
         level.change(
-            lambda v, n: placed(demo.show(v, int(n))),
+            lambda v, n: by_component(demo.show(v, int(n))),
             [visit, level],
             everything,
             trigger_mode="always_last",
@@ -128,7 +130,7 @@ def build(demo: Demo, examples: Sequence[tuple[str, str]] = ()) -> Any:
             **quiet,
         )
         file.change(
-            lambda path, n: placed(demo.open(path, int(n))),
+            lambda path, n: by_component(demo.open(path, int(n))),
             [file, level],
             everything,
             cancels=[asking],
@@ -149,27 +151,27 @@ def served(
     share: bool = False,
     max_upload: int = 20 * 1024**2,
 ) -> Iterator[str]:
-    """The page on the network for as long as the context lasts.
+    """Serve the page while the context is open.
 
     Args:
         demo, examples: as in `build`.
         host: address to bind to; "0.0.0.0" for all of this machine's.
         port: 0 for any free one.
-        share: also a public address, through a server of Gradio's makers.
+        share: add a public address, through a server run by Gradio.
         max_upload: largest file in bytes.
 
     Yields:
         The address, the public one if there is one.
 
     Raises:
-        M3ScoreError: the address cannot be had.
+        M3ScoreError: the page can't be served at this address.
     """
     gr = _gradio()
-    port = _bound(host, port)
+    port = _free_port(host, port)
     before = os.environ.get("GRADIO_TEMP_DIR")
     with tempfile.TemporaryDirectory(prefix="m3score-demo-") as uploads:
         os.environ["GRADIO_TEMP_DIR"] = uploads
-        blocks = build(demo, examples)  # not sooner: Gradio keeps its files where the variable says then
+        blocks = build(demo, examples)  # Gradio reads the variable here
         try:
             _, local, public = blocks.queue(api_open=False, max_size=_SESSIONS).launch(
                 server_name=host,
@@ -187,7 +189,7 @@ def served(
                 footer_links=[],
                 state_session_capacity=_SESSIONS,
                 theme=gr.themes.Default(primary_hue="indigo", font=["system-ui", "sans-serif"]),
-                css=page.CSS,
+                css=fragments.css(),
             )
         except OSError as error:
             raise M3ScoreError(
@@ -205,12 +207,12 @@ def served(
 
 
 def wait() -> None:
-    """Until somebody presses Ctrl-C."""
+    """Block until Ctrl-C."""
     threading.Event().wait()
 
 
-def _bound(host: str, port: int) -> int:
-    """The port, or for 0 a free one; M3ScoreError where nothing can be served on this address."""
+def _free_port(host: str, port: int) -> int:
+    """The port, or a free one for 0; M3ScoreError if nothing can be served at this address."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family) as tried:

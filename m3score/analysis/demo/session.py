@@ -1,7 +1,7 @@
 """The demo: a page in the browser with a picture, a question and a slider from one visual token to all.
 
-Knows how a visit goes; page.py makes what is shown, live_answer.py the words as they come, and
-server.py puts both before visitors.
+Knows what happens when a visitor does something. fragments.py makes the HTML, live_answer.py streams the
+answer, and server.py serves the page.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from PIL import Image
 
-from m3score.analysis.demo import page
+from m3score.analysis.demo import fragments
 from m3score.common.errors import M3ScoreError
 from m3score.images.decode import open_image
 from m3score.models.inference.live_answer import stream_answer
@@ -32,14 +32,14 @@ class Visit:
     encoded: Any = None
     encode_seconds: float | None = None
     question: str = ""
-    said: dict[int, page.Said] = field(default_factory=dict)
+    answers: dict[int, fragments.TimedAnswer] = field(default_factory=dict)
     """By tokens."""
-    judged: page.Judged | None = None
-    foreseen: Prediction | None = None
+    result: fragments.QuestionResult | None = None
+    prediction: Prediction | None = None
 
 
 def parse_size(text: str) -> int:
-    """Bytes of "20MB", "512 kB" or "1000000"; powers of 1024. Raises M3ScoreError."""
+    """Bytes in "20MB", "512 kB" or "1000000", with powers of 1024. Raises M3ScoreError."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmg]?)i?b?\s*", text.lower())
     size = int(float(match[1]) * 1024 ** " kmg".index(match[2] or " ")) if match else 0
     if size < 1:
@@ -48,14 +48,14 @@ def parse_size(text: str) -> int:
 
 
 class Demo:
-    """What happens on the page. Values go to the page's components by name."""
+    """What happens on the page. Each method returns new values of the page's components, by name."""
 
     def __init__(self, model: Any, *, predictor: str | None = None, max_new_tokens: int = 32) -> None:
         """
         Args:
             model: an M3Model.
-            predictor: whom to ask for predict_scale's choice; None: the bundled one of the model's name.
-            max_new_tokens: longest answer.
+            predictor: name or file of the predictor to show; None: the bundled one of the model's name.
+            max_new_tokens: at most this many tokens per answer.
         """
         self.model = model
         self.ladder: tuple[int, ...] = tuple(model.ladder)
@@ -63,70 +63,70 @@ class Demo:
         self._max_new_tokens = max_new_tokens
 
     def open(self, path: str | None, level: int) -> dict[str, Any]:
-        """A file was dropped, or taken away."""
+        """A file was uploaded, or removed (`path` is None)."""
         shown = {"visit": None, "seen": "", "problem": "", "answer": "", "table": "", "cards": ""}
-        shown["level_line"] = page.level_line(level, self.ladder)
+        shown["level_line"] = fragments.level_line(level, self.ladder)
         if path is None:
             return shown
         try:
             visit = Visit(open_image(path))
         except M3ScoreError as error:
             # The server's path of an upload is nobody's business, and the name is on the page already.
-            shown["problem"] = page.problem(f"{os.path.basename(path)}: {error.reason}")
+            shown["problem"] = fragments.problem(f"{os.path.basename(path)}: {error.reason}")
             return shown
-        return shown | {"visit": visit, "seen": self._seen(visit, level)}
+        return shown | {"visit": visit, "seen": self._token_grid(visit, level)}
 
     def ask(self, visit: Visit | None, question: str, level: int) -> Iterator[dict[str, Any]]:
-        """Answer at the slider's scale first, word by word, then at all others."""
+        """Answer at the slider's scale first, token by token, then at all others."""
         if visit is None or not question.strip():
             missing = "a question" if visit else "a picture"
-            yield {"problem": page.problem(f"Give me {missing} first.")}
+            yield {"problem": fragments.problem(f"Give me {missing} first.")}
             return
-        visit.question, visit.said, visit.judged, visit.foreseen = question.strip(), {}, None, None
+        visit.question, visit.answers, visit.result, visit.prediction = question.strip(), {}, None, None
         chosen = self.ladder[level - 1]
         try:
             yield {"problem": "", "answer": "", "cards": "", "table": self._table(visit, level)}
-            self._look(visit)
+            self._encode(visit)
             for tokens in [chosen, *(t for t in reversed(self.ladder) if t != chosen)]:
-                for text in self._say(visit, tokens):
+                for text in self._stream(visit, tokens):
                     if tokens == chosen:
                         yield {"answer": text}
                 yield {"table": self._table(visit, level), "cards": self._cards(visit)}
-            self._judge(visit)
+            self._score(visit)
         except M3ScoreError as error:
-            yield {"problem": page.problem(str(error))}
+            yield {"problem": fragments.problem(str(error))}
 
     def show(self, visit: Visit | None, level: int) -> dict[str, Any]:
-        """The slider was moved, or everything is there."""
+        """The slider was moved, or all answers are there."""
         tokens = self.ladder[level - 1]
         if visit is None:
-            return {"level_line": page.level_line(level, self.ladder)}
-        said = visit.said.get(tokens)
+            return {"level_line": fragments.level_line(level, self.ladder)}
+        answer = visit.answers.get(tokens)
         shown = {
-            "seen": self._seen(visit, level),
-            "level_line": page.level_line(level, self.ladder, said.visual_tokens if said else None),
+            "seen": self._token_grid(visit, level),
+            "level_line": fragments.level_line(level, self.ladder, answer.visual_tokens if answer else None),
         }
         if visit.question:
             shown |= {"table": self._table(visit, level), "cards": self._cards(visit)}
-        return shown | ({"answer": said.answer} if said else {})
+        return shown | ({"answer": answer.answer} if answer else {})
 
     def warm_up(self) -> None:
-        """Answer about nothing once, so that the first visitor's times are like everyone's."""
+        """Answer a question about a blank picture, so that the first visitor waits no longer than others."""
         visit = Visit(Image.new("RGB", (64, 64), "white"), question="What is it?")
-        self._look(visit)
+        self._encode(visit)
         for tokens in self.ladder:
-            for _ in self._say(visit, tokens):
+            for _ in self._stream(visit, tokens):
                 pass
 
     # -- the model ---------------------------------------------------------------------------------------
 
-    def _look(self, visit: Visit) -> None:
+    def _encode(self, visit: Visit) -> None:
         if visit.encoded is None:
             start = time.perf_counter()
             visit.encoded = self.model.encode(visit.image)
             visit.encode_seconds = time.perf_counter() - start
 
-    def _say(self, visit: Visit, tokens: int) -> Iterator[str]:
+    def _stream(self, visit: Visit, tokens: int) -> Iterator[str]:
         start, text = time.perf_counter(), ""
         stream = stream_answer(
             self.model, visit.encoded, visit.question, tokens, max_new_tokens=self._max_new_tokens
@@ -135,23 +135,23 @@ class Demo:
         for text in stream:
             spent += time.perf_counter() - start
             yield text
-            start = time.perf_counter()  # what the browser takes is not the model's time
+            start = time.perf_counter()  # the browser's time is not the model's
         spent += time.perf_counter() - start
         count = self.model.visual_token_count(visit.encoded, tokens)
-        visit.said[tokens] = page.Said(text, count, spent)
+        visit.answers[tokens] = fragments.TimedAnswer(text, count, spent)
 
-    def _judge(self, visit: Visit) -> None:
+    def _score(self, visit: Visit) -> None:
         pictures = cast("list[Image.Image]", [visit.encoded])  # has a size, and is not encoded again
         rows = trace(self.model, pictures, [[visit.question]], max_new_tokens=self._max_new_tokens)
         (complexity,) = score_trace(rows).values()
-        visit.judged = page.Judged(
+        visit.result = fragments.QuestionResult(
             agreement={row.tokens: row.agreement for row in rows},
             consistent={row.tokens: row.consistent for row in rows},
             complexity=complexity,
         )
-        visit.foreseen = self._foresee(visit)
+        visit.prediction = self._predict(visit)
 
-    def _foresee(self, visit: Visit) -> Prediction:
+    def _predict(self, visit: Visit) -> Prediction:
         try:
             (found,) = predict_many(
                 [visit.image], [visit.question], predictor=self._predictor, model=self.model, workers=1
@@ -162,23 +162,23 @@ class Demo:
 
     # -- the page ----------------------------------------------------------------------------------------
 
-    def _seen(self, visit: Visit, level: int) -> str:
-        return page.seen(visit.image, self.model.settings, self.ladder[level - 1])
+    def _token_grid(self, visit: Visit, level: int) -> str:
+        return fragments.token_grid(visit.image, self.model.config, self.ladder[level - 1])
 
     def _table(self, visit: Visit, level: int) -> str:
         chosen = self.ladder[level - 1]
-        predicted = visit.foreseen.tokens if visit.foreseen else None
-        return page.table(visit.question, self.ladder, chosen, visit.said, visit.judged, predicted)
+        predicted = visit.prediction.tokens if visit.prediction else None
+        return fragments.table(visit.question, self.ladder, chosen, visit.answers, visit.result, predicted)
 
     def _cards(self, visit: Visit) -> str:
-        foreseen = None
-        if visit.foreseen and visit.foreseen.tokens is not None:
+        prediction = None
+        if visit.prediction and visit.prediction.tokens is not None:
             promise = (
                 "with a certified margin"
-                if visit.foreseen.certified
+                if visit.prediction.certified
                 else "nothing is promised: no certificate"
             )
-            foreseen = f"{visit.foreseen.tokens:,}", f"tokens per grid, before the model ran; {promise}"
-        elif visit.foreseen:
-            foreseen = "—", visit.foreseen.error or ""
-        return page.cards(visit.judged, self.ladder, foreseen, visit.encode_seconds)
+            prediction = f"{visit.prediction.tokens:,}", f"tokens per grid, before the model ran; {promise}"
+        elif visit.prediction:
+            prediction = "—", visit.prediction.error or ""
+        return fragments.cards(visit.result, self.ladder, prediction, visit.encode_seconds)

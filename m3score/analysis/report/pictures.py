@@ -1,4 +1,4 @@
-"""The pictures in a report: thumbnails of bounded size, and maps of the detail that pooling loses."""
+"""Pictures of a report: thumbnails of bounded size, and maps of the detail that pooling loses."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 SIDE = 320
 """Longest side of a thumbnail, in pixels."""
 BYTES = 24_000
-"""Most bytes of one thumbnail,"""
+"""Most bytes of one thumbnail."""
 ALL_BYTES = 6_500_000
-"""and of all together; base64 makes a third more of it."""
+"""Most bytes of all thumbnails together; base64 adds a third."""
 _QUALITIES = ((1.0, 72), (1.0, 50), (0.8, 40), (0.6, 35), (0.45, 30), (0.3, 25), (0.2, 20))
-"""(share of SIDE, WebP quality), tried until the bytes suffice."""
+"""(share of SIDE, WebP quality), tried in turn until the thumbnail is small enough."""
 _LEVELS = 16
 _BATCH = 8
 
@@ -39,12 +39,12 @@ class Thumbnail:
     """base64 of a WebP file."""
     width: int | None
     height: int | None
-    """Of the picture itself, in pixels."""
+    """Of the full picture, in pixels."""
     error: str | None
 
 
 def thumbnails(paths: Sequence[str], find: Callable[[str], str]) -> Iterator[Thumbnail]:
-    """One per path, in order. Together they stay below ALL_BYTES."""
+    """One thumbnail per path, in order; together at most ALL_BYTES."""
     limit = min(BYTES, ALL_BYTES // max(1, len(paths)))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         yield from pool.map(lambda path: _thumbnail(path, find, limit), paths)
@@ -71,19 +71,19 @@ def _thumbnail(path: str, find: Callable[[str], str], limit: int) -> Thumbnail:
 
 @dataclass(frozen=True)
 class DetailMap:
-    """Where in a picture a scale's tokens do not tell what the finest ones tell."""
+    """Where in a picture a scale's tokens lose detail of the finest ones."""
 
     loss: dict[int, np.ndarray]
-    """By tokens: float (grid, grid), distance of a patch's projected feature from the pooled one that stands
-    for it, relative to the mean length of the picture's features."""
+    """By tokens: float (grid, grid), distance of each patch's projected feature from the pooled one it goes
+    into, relative to the mean length of the picture's features."""
     box: tuple[float, float, float, float]
-    """Left, top, right, bottom of the grid in units of the picture's sides: it may reach beyond."""
+    """Left, top, right, bottom of the grid, as shares of the picture's sides; it may reach beyond them."""
 
 
 def detail_maps(
     model: M3Model, paths: Sequence[str], find: Callable[[str], str] = lambda path: path
 ) -> Iterator[DetailMap | None]:
-    """One per path, in order; None for a picture that cannot be opened. Of the overview grid only."""
+    """One map per path, in order, of the overview grid; None for a picture that can't be opened."""
     for start in range(0, len(paths), _BATCH):
         pictures = [_opened(path, find) for path in paths[start : start + _BATCH]]
         encoded = iter(model.encode([picture for picture in pictures if picture is not None]))
@@ -92,7 +92,7 @@ def detail_maps(
                 yield None
                 continue
             features = next(encoded).features[:1].float().cpu()
-            box = _grid_box(picture.size, model.settings.image_aspect_ratio)
+            box = _grid_box(picture.size, model.config.image_aspect_ratio)
             yield DetailMap(_losses(features, model.ladder), box)
 
 
@@ -123,7 +123,7 @@ def _losses(features: Any, ladder: Sequence[int]) -> dict[int, np.ndarray]:
 
 
 def _grid_box(size: tuple[int, int], aspect_ratio: str) -> tuple[float, float, float, float]:
-    """Where preprocess.py lays the (overview) grid: around, over or in the middle of the picture."""
+    """Where preprocess.py puts the (overview) grid: around, over or in the middle of the picture."""
     width, height = size
     if aspect_ratio == "anyres":
         return 0.0, 0.0, 1.0, 1.0
@@ -133,9 +133,9 @@ def _grid_box(size: tuple[int, int], aspect_ratio: str) -> tuple[float, float, f
 
 
 def as_digits(maps: Sequence[DetailMap | None]) -> list[dict[str, Any] | None]:
-    """The maps for the page: per scale one hexadecimal digit per cell, row by row, on one scale for all.
+    """The maps as the page's script reads them: per scale, one hexadecimal digit per cell, row by row.
 
-    "0" is what one cell in ten stays below, over all scales, and "f" what one in two hundred exceeds.
+    All maps use the same range: "0" is the 10 % quantile over all cells and scales, "f" the 99.5 % quantile.
     """
     values = [loss.ravel() for one in maps if one for loss in one.loss.values()]
     low, high = np.quantile(np.concatenate(values), (0.1, 0.995)) if values else (0.0, 1.0)
@@ -154,6 +154,6 @@ def _digits(one: DetailMap, low: float, span: float) -> dict[str, Any]:
 
 
 def folder_of_table(table: Any) -> Path | None:
-    """The folder that a table's relative paths may be relative to, if it is a file."""
+    """The folder of a table that is a file, which its paths may be relative to; None for other tables."""
     is_file = (isinstance(table, str) or hasattr(table, "__fspath__")) and str(table) != "-"
     return Path(table).parent if is_file else None

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from m3score.data.item import FoundImage
+from m3score.data.item import ImageItem
 from m3score.images.decode import image_suffixes, system_error, why_not_a_file
 
 
-def found_file(path: str, relative: str | None = None) -> FoundImage:
+def found_file(path: str, relative: str | None = None) -> ImageItem:
     """The file at a path, or why there is none to read."""
-    return FoundImage(path, relative or os.path.basename(path) or path, why_not_a_file(path))
+    return ImageItem(path, relative or os.path.basename(path) or path, why_not_a_file(path))
 
 
 @dataclass
@@ -33,23 +33,23 @@ class FolderSearch:
     searched: set[tuple[int, int]] = field(default_factory=set)
     """Device and inode of every folder that was entered: what ends loops of links."""
 
-    def path(self, path: str) -> Iterator[FoundImage]:
+    def path(self, path: str) -> Iterator[ImageItem]:
         """The file at a path, or the images in the folder there and below it."""
         if os.path.isdir(path):
             yield from self._below(path, self._is_image)
         else:
             yield found_file(path)
 
-    def pattern(self, pattern: str) -> Iterator[FoundImage]:
-        """The images that match; one FoundImage with an error if there are none."""
+    def pattern(self, pattern: str) -> Iterator[ImageItem]:
+        """The images that match; one ImageItem with an error if there are none."""
         nothing = True
         for item in self._deep_matches(pattern) if "**" in pattern else self._flat_matches(pattern):
             nothing = False
             yield item
         if nothing:
-            yield FoundImage(pattern, pattern, "no image matches this pattern")
+            yield ImageItem(pattern, pattern, "no image matches this pattern")
 
-    def _flat_matches(self, pattern: str) -> Iterator[FoundImage]:
+    def _flat_matches(self, pattern: str) -> Iterator[ImageItem]:
         keep = self._kept_by(pattern)
         parts = Path(pattern).parts
         fixed = _before_magic(parts)
@@ -74,7 +74,7 @@ class FolderSearch:
             except OSError:
                 return  # as the glob module: a folder that can't be listed has no matches
 
-    def _deep_matches(self, pattern: str) -> Iterator[FoundImage]:
+    def _deep_matches(self, pattern: str) -> Iterator[ImageItem]:
         """Files that match a pattern with "**". (The glob module would run in circles on loops of links.)"""
         parts = Path(pattern).parts
         fixed = _before_magic(parts)
@@ -90,7 +90,7 @@ class FolderSearch:
         suffix = os.path.splitext(pattern)[1]
         return (lambda path: True) if suffix and not glob.has_magic(suffix) else self._is_image
 
-    def _below(self, root: str, keep: Callable[[str], bool]) -> Iterator[FoundImage]:
+    def _below(self, root: str, keep: Callable[[str], bool]) -> Iterator[ImageItem]:
         """Files in a folder and below it, sorted by name at each level, each real folder once."""
         if not os.path.isdir(root):
             if keep(root):
@@ -108,7 +108,7 @@ class FolderSearch:
             except OSError as error:
                 pending.pop()
                 reason = f"can't search this folder: {system_error(error)}"
-                yield FoundImage(folder, relative or os.curdir, reason)
+                yield ImageItem(folder, relative or os.curdir, reason)
                 continue
             path, below = os.path.join(folder, name), os.path.join(relative, name)
             if is_folder:

@@ -15,7 +15,7 @@ from typing import Any
 
 from m3score.common.errors import M3ScoreError, first_line
 from m3score.common.limits import MAX_EMBEDDED_BYTES
-from m3score.data.item import Columns, FoundImage, ToFetch
+from m3score.data.item import Columns, ImageItem, ToFetch
 from m3score.data.sources.parquet import chosen_columns, row_image
 from m3score.data.sources.remote import placed
 
@@ -67,7 +67,7 @@ class DataSet:
         known = splits.get(str(rows.split)) if rows.split is not None else None
         return getattr(known, "num_examples", None) or None
 
-    def images(self) -> Iterator[FoundImage | ToFetch]:
+    def images(self) -> Iterator[ImageItem | ToFetch]:
         """Rows as inputs called NAME/INDEX, or NAME/SPLIT/INDEX where there are splits."""
         rows, name, columns = self._loaded
         index = 0
@@ -77,14 +77,14 @@ class DataSet:
                 index += 1
         except Exception as error:  # the library, the hub and the network raise dozens of kinds
             reason = f"the data set can't be read from this row on ({first_line(error)})"
-            yield FoundImage(f"{name}/{index}", str(index), reason)
+            yield ImageItem(f"{name}/{index}", str(index), reason)
 
     def holds(self, path: str) -> bool:
         """Whether a row of this data set may be called so."""
         name = self._loaded[1]
         return path.startswith(f"{name}/") and path[len(name) + 1 :].isdecimal()
 
-    def some(self, paths: Iterable[str], *, called: str | None = None) -> Iterator[FoundImage | ToFetch]:
+    def some(self, paths: Iterable[str], *, called: str | None = None) -> Iterator[ImageItem | ToFetch]:
         """The rows of these names, in the data set's order.
 
         Args:
@@ -108,9 +108,7 @@ class DataSet:
         for index, row in chosen:
             yield self._placed(name, index, row, columns)
 
-    def _placed(
-        self, name: str, index: int, row: Mapping[str, Any], columns: Columns
-    ) -> FoundImage | ToFetch:
+    def _placed(self, name: str, index: int, row: Mapping[str, Any], columns: Columns) -> ImageItem | ToFetch:
         found, where = row_image(f"{name}/{index}", str(index), row, columns, self.max_bytes)
         return placed(found, where, max_bytes=self.max_bytes)
 

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 from m3score.common.errors import M3ScoreError, one_line
 from m3score.common.limits import MAX_EMBEDDED_BYTES
-from m3score.data.item import Columns, FoundImage, too_large
+from m3score.data.item import Columns, ImageItem, too_large
 from m3score.data.questions import Question
 from m3score.data.references import is_missing, read_texts
 from m3score.images.decode import system_error
@@ -79,7 +79,7 @@ def row_image(
     row: Mapping[str, Any],
     columns: Columns,
     max_bytes: int = MAX_EMBEDDED_BYTES,
-) -> tuple[FoundImage, str | None]:
+) -> tuple[ImageItem, str | None]:
     """A row as an input called `path`; and where its image lies, if it is not in the row.
 
     An image of more than `max_bytes` is an error.
@@ -93,17 +93,17 @@ def row_image(
     try:
         asked = questions_of(row, columns)
     except M3ScoreError as error:
-        return FoundImage(path, relative, str(error)), None
+        return ImageItem(path, relative, str(error)), None
     if isinstance(value, bytes) and 0 < len(value) <= max_bytes:
-        return FoundImage(path, relative, content=value, questions=asked), None
+        return ImageItem(path, relative, content=value, questions=asked), None
     if value is None and where:
-        return FoundImage(path, relative, questions=asked), where
+        return ImageItem(path, relative, questions=asked), where
     if not value:
-        return FoundImage(path, relative, "no image in this row"), None
+        return ImageItem(path, relative, "no image in this row"), None
     if isinstance(value, bytes):
-        return FoundImage(path, relative, too_large(len(value), max_bytes)), None
+        return ImageItem(path, relative, too_large(len(value), max_bytes)), None
     reason = f"no image in the column {columns.image}, but {type(value).__name__}"
-    return FoundImage(path, relative, reason), None
+    return ImageItem(path, relative, reason), None
 
 
 # ---- parquet ------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def parquet_images(
     *,
     wanted: Collection[int] | None = None,
     max_bytes: int = MAX_EMBEDDED_BYTES,
-) -> Iterator[tuple[FoundImage, str | None]]:
+) -> Iterator[tuple[ImageItem, str | None]]:
     """Rows of a parquet file as inputs called FILE/ROW, each with where its image lies if not in the row.
 
     Row groups that can't be read are one error each; the others are read all the same. Where the numbers of
@@ -137,15 +137,15 @@ def parquet_images(
                     yield from _group_images(name, table, group, first, chosen, max_bytes)
                 first = rows.stop
     except M3ScoreError as error:
-        yield FoundImage(name, os.path.basename(name), error.reason), None
+        yield ImageItem(name, os.path.basename(name), error.reason), None
     except Exception as error:  # pyarrow's errors, and those of remote file systems
         reason = f"not a parquet file that can be read ({_detail(error)})"
-        yield FoundImage(name, os.path.basename(name), reason), None
+        yield ImageItem(name, os.path.basename(name), reason), None
 
 
 def _group_images(
     name: str, table: Any, group: int, first: int, columns: Columns, max_bytes: int
-) -> Iterator[tuple[FoundImage, str | None]]:
+) -> Iterator[tuple[ImageItem, str | None]]:
     wanted = list(dict.fromkeys(filter(None, (columns.image, columns.question, columns.answers))))
     index = first
     try:
@@ -156,7 +156,7 @@ def _group_images(
     except Exception as error:
         last = first + table.metadata.row_group(group).num_rows - 1
         reason = f"damaged from here to row {last} ({_detail(error)}): these rows are lost"
-        yield FoundImage(f"{name}/{index}", str(index), reason), None
+        yield ImageItem(f"{name}/{index}", str(index), reason), None
 
 
 def parquet_rows(path: str) -> int:

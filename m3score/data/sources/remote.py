@@ -19,7 +19,7 @@ from typing import IO, Any, cast
 
 from m3score.common.errors import M3ScoreError, MissingExtraError, one_line
 from m3score.common.limits import MAX_EMBEDDED_BYTES
-from m3score.data.item import FoundImage, ToFetch, too_large
+from m3score.data.item import ImageItem, ToFetch, too_large
 from m3score.images.decode import image_suffixes
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
@@ -73,7 +73,7 @@ class RemoteFile:
 
     def to_fetch(self) -> ToFetch:
         """The file as an image whose content is still to come."""
-        return ToFetch(FoundImage(self.url, self.relative), self.read)
+        return ToFetch(ImageItem(self.url, self.relative), self.read)
 
 
 def remote_files(
@@ -120,9 +120,9 @@ def remote_files(
         raise M3ScoreError(f"can't be searched ({explained(error)})") from None
 
 
-def fetched(found: Iterable[FoundImage | ToFetch]) -> Iterator[FoundImage]:
+def fetched(found: Iterable[ImageItem | ToFetch]) -> Iterator[ImageItem]:
     """The inputs in order, with their content. A few at once are fetched, or wait until they are wanted."""
-    waiting: deque[FoundImage | Future[FoundImage]] = deque()
+    waiting: deque[ImageItem | Future[ImageItem]] = deque()
     pool: ThreadPoolExecutor | None = None
     try:
         for item in found:
@@ -143,8 +143,8 @@ def fetched(found: Iterable[FoundImage | ToFetch]) -> Iterator[FoundImage]:
 
 
 def placed(
-    found: FoundImage, where: str | None, folder: str = "", *, max_bytes: int = MAX_EMBEDDED_BYTES
-) -> FoundImage | ToFetch:
+    found: ImageItem, where: str | None, folder: str = "", *, max_bytes: int = MAX_EMBEDDED_BYTES
+) -> ImageItem | ToFetch:
     """A row's input, with its image to be taken from `where`: a URL, or a path relative to `folder`."""
     if where is None or found.error:
         return found
@@ -162,20 +162,20 @@ def explained(error: Exception) -> str:
     return f"{type(error).__name__}: {detail}" if detail else type(error).__name__
 
 
-def _fetch(item: ToFetch) -> FoundImage:
+def _fetch(item: ToFetch) -> ImageItem:
     try:
         return replace(item.found, content=item.fetch())
     except M3ScoreError as error:
         return replace(item.found, error=str(error))
 
 
-def _result(item: FoundImage | Future[FoundImage]) -> FoundImage:
-    return item if isinstance(item, FoundImage) else item.result()
+def _result(item: ImageItem | Future[ImageItem]) -> ImageItem:
+    return item if isinstance(item, ImageItem) else item.result()
 
 
-def _held(waiting: Iterable[FoundImage | Future[FoundImage]]) -> int:
+def _held(waiting: Iterable[ImageItem | Future[ImageItem]]) -> int:
     """Bytes that are in memory."""
-    here = (_result(item) for item in waiting if isinstance(item, FoundImage) or item.done())
+    here = (_result(item) for item in waiting if isinstance(item, ImageItem) or item.done())
     return sum(len(item.content or b"") for item in here)
 
 

@@ -19,7 +19,7 @@ from typing import IO, Any, cast
 
 from m3score.common.errors import M3ScoreError, one_line
 from m3score.common.limits import MAX_EMBEDDED_BYTES
-from m3score.data.item import Columns, FoundImage, too_large
+from m3score.data.item import Columns, ImageItem, too_large
 from m3score.data.questions import Question, question_of
 from m3score.data.sources.parquet import questions_of
 from m3score.images.decode import image_suffixes, printable, system_error
@@ -44,7 +44,7 @@ def shard_images(
     ask: bool = True,
     wanted: Collection[str] | None = None,
     max_bytes: int = MAX_EMBEDDED_BYTES,
-) -> Iterator[FoundImage]:
+) -> Iterator[ImageItem]:
     """The images of one shard, as SHARD/MEMBER. Where the shard is damaged, the last one is an error.
 
     Args:
@@ -55,7 +55,7 @@ def shard_images(
         wanted: members; no others are read where a shard is a plain tar file that can be sought in.
         max_bytes: an image of more bytes is not read, but an error.
     """
-    sample: list[FoundImage] = []
+    sample: list[ImageItem] = []
     questions: tuple[Question, ...] = ()
     stem = problem = ""
     for member in _members(name, open_shard, on_skip, wanted, max_bytes):
@@ -73,7 +73,7 @@ def shard_images(
     yield from (_asked(image, questions, problem) for image in sample)
 
 
-def _asked(image: FoundImage, questions: tuple[Question, ...], problem: str) -> FoundImage:
+def _asked(image: ImageItem, questions: tuple[Question, ...], problem: str) -> ImageItem:
     if problem and not image.error:
         return replace(image, content=None, error=problem)
     return replace(image, questions=questions)
@@ -102,7 +102,7 @@ def _members(
     on_skip: Callable[[str], None],
     wanted: Collection[str] | None,
     max_bytes: int,
-) -> Iterator[FoundImage]:
+) -> Iterator[ImageItem]:
     """Images and json files of a shard, with their content."""
     last = reading = None
     try:
@@ -119,7 +119,7 @@ def _members(
                     yield _image(f"{name}/{reading}", tar, member, max_bytes)
                 elif usable and suffix == ".json" and member.size <= _LARGEST_JSON:
                     content = cast(IO[bytes], tar.extractfile(member)).read()
-                    yield FoundImage(f"{name}/{reading}", reading, content=content)
+                    yield ImageItem(f"{name}/{reading}", reading, content=content)
                 elif usable:
                     on_skip(f"{name}/{reading}")
                 last, reading = reading, None
@@ -132,15 +132,15 @@ def _tar(plain: IO[bytes], wanted: Collection[str] | None, file: IO[bytes]) -> t
     return tarfile.open(fileobj=plain, mode="r:" if skips else "r|", tarinfo=_Header, encoding="utf-8")
 
 
-def _image(path: str, tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> FoundImage:
+def _image(path: str, tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> ImageItem:
     if member.size == 0:
-        return FoundImage(path, member.name, "empty file (0 bytes)")
+        return ImageItem(path, member.name, "empty file (0 bytes)")
     if member.size > max_bytes:
-        return FoundImage(path, member.name, too_large(member.size, max_bytes))
-    return FoundImage(path, member.name, content=cast(IO[bytes], tar.extractfile(member)).read())
+        return ImageItem(path, member.name, too_large(member.size, max_bytes))
+    return ImageItem(path, member.name, content=cast(IO[bytes], tar.extractfile(member)).read())
 
 
-def _broken(name: str, last: str | None, reading: str | None, error: Exception) -> FoundImage:
+def _broken(name: str, last: str | None, reading: str | None, error: Exception) -> ImageItem:
     if isinstance(error, M3ScoreError):
         detail = str(error)
     elif isinstance(error, OSError) and error.errno is not None:
@@ -149,11 +149,11 @@ def _broken(name: str, last: str | None, reading: str | None, error: Exception) 
         detail = one_line(error, 160)
     if reading is not None:
         reason = f"the shard is damaged here ({detail}): what follows in it is lost"
-        return FoundImage(f"{name}/{reading}", reading, reason)
+        return ImageItem(f"{name}/{reading}", reading, reason)
     if last is not None:
         reason = f"the shard is damaged after {printable(last)} ({detail}): what follows in it is lost"
-        return FoundImage(name, os.path.basename(name), reason)
-    return FoundImage(name, os.path.basename(name), f"not a tar file that can be read ({detail})")
+        return ImageItem(name, os.path.basename(name), reason)
+    return ImageItem(name, os.path.basename(name), f"not a tar file that can be read ({detail})")
 
 
 class _Header(tarfile.TarInfo):

@@ -1,7 +1,7 @@
-"""Answers at every scale of the ladder, in one go.
+"""Answers at every scale of the ladder, together.
 
-Knows batches of images and their questions; generation.py answers at the finest scale, verification.py tells
-what the coarser ones make of that.
+Knows batches of images and their questions. generation.py answers at the finest scale; verification.py checks
+that answer at the coarser scales.
 """
 
 from __future__ import annotations
@@ -23,43 +23,43 @@ def answer_ladder(
     questions: Sequence[Sequence[str]],
     *,
     max_new_tokens: int = 32,
-    answers: bool = True,
+    decode_coarse: bool = True,
     batch_size: int,
     guard: MemoryGuard | None = None,
 ) -> list[list[tuple[ScaleAnswer, ...]]]:
     """Answer each image's questions at every scale of the model's ladder.
 
-    The answers are those that each scale gives by itself; agreement with the finest scale comes along.
+    Each scale's answer is the one it would give alone. Agreement with the finest scale is computed too.
 
     Args:
         model: the model.
         images: pictures, or encoded images.
         questions: per image, its questions.
         max_new_tokens: at most this many tokens per answer.
-        answers: whether coarser scales' answers are wanted where they differ from the finest scale's. Without
-            them nothing but the finest scale decodes; see ScaleAnswer.
-        batch_size: (image, question) pairs at once; smaller if memory runs out.
-        guard: remembers between calls how much memory there is.
+        decode_coarse: decode coarser scales' answers where they differ from the finest scale's. If not, only
+            the finest scale decodes; see ScaleAnswer.
+        batch_size: (image, question) pairs at once; reduced if memory runs out.
+        guard: remembers between calls which batch size fits into memory.
 
     Returns:
-        Per image and question one ScaleAnswer per scale, coarsest first.
+        Per image, per question: one ScaleAnswer per scale, coarsest first.
     """
     if len(images) != len(questions):
         raise M3ScoreError(f"There are {len(images)} images, but questions for {len(questions)}.")
     check_max_new_tokens(max_new_tokens)
-    # Alike lengths together: a batch is as long as its longest.
+    # Similar lengths together: a batch is padded to its longest prompt.
     order = sorted(range(len(images)), key=lambda index: model.most_visual_tokens(images[index]))
     pairs = [(index, question) for index in order for question in questions[index]]
     encoded: dict[int, Any] = {}
 
     def run(batch: Sequence[tuple[int, str]]) -> list[tuple[ScaleAnswer, ...]]:
         wanted = {index for index, _ in batch}
-        for index in encoded.keys() - wanted:  # only what this batch asks about is held in memory
+        for index in encoded.keys() - wanted:  # keep only the images that this batch asks about
             del encoded[index]
         new = sorted(wanted - encoded.keys())
         encoded.update(zip(new, model.encode([images[index] for index in new]), strict=True))
         asked = [(encoded[index], question) for index, question in batch]
-        return _answer_pairs(model, asked, max_new_tokens, answers)
+        return _answer_pairs(model, asked, max_new_tokens, decode_coarse)
 
     answered = iter((guard or MemoryGuard()).map(run, pairs, batch_size))
     by_image = {index: [next(answered) for _ in questions[index]] for index in order}
@@ -67,17 +67,17 @@ def answer_ladder(
 
 
 def _answer_pairs(
-    model: LadderModel, pairs: Sequence[Pair], max_new_tokens: int, answers: bool
+    model: LadderModel, pairs: Sequence[Pair], max_new_tokens: int, decode_coarse: bool
 ) -> list[tuple[ScaleAnswer, ...]]:
-    """One batch: the finest scale decodes, the others check."""
+    """One batch: the finest scale decodes, the others verify."""
     *coarser, top = model.ladder
     finest = greedy_pairs(model, pairs, top, max_new_tokens, keep_distributions=True)
-    checked = verify(model, pairs, coarser, finest, max_new_tokens, answers=answers)
+    checked = verify(model, pairs, coarser, finest, max_new_tokens, decode_coarse=decode_coarse)
     for verdicts, own in zip(checked, finest, strict=True):
         verdicts.append(Verdict(1.0, own.ids, own.logprob, len(own.ids)))
     return [
         tuple(
-            _scale_answer(model, encoded, tokens, verdict, known=answers or not verdict.differs)
+            _scale_answer(model, encoded, tokens, verdict, known=decode_coarse or not verdict.differs)
             for tokens, verdict in zip(model.ladder, verdicts, strict=True)
         )
         for (encoded, _), verdicts in zip(pairs, checked, strict=True)

@@ -1,6 +1,6 @@
 """Batches that shrink when the device's memory runs out.
 
-Knows no models: it runs what it is handed.
+Knows no models; runs any function over batches.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from m3score.common.errors import M3ScoreError
 logger = logging.getLogger(__name__)
 
 _ASSUMED_FREE = 2**32
-"""Bytes, where the system doesn't say."""
+"""Free bytes to assume if the system doesn't say."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that are free on a device, or would be if torch gave back what it only keeps in reserve."""
+    """Bytes that are free on a device, including what torch has reserved but does not use."""
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
@@ -35,7 +35,7 @@ def free_memory(device: torch.device) -> int:
 
 
 class MemoryGuard:
-    """Runs work in batches, smaller ones once the device's memory has run out; says so once."""
+    """Runs work in batches; makes them smaller once the device's memory has run out, and warns once."""
 
     def __init__(self) -> None:
         self._largest: int | None = None
@@ -77,7 +77,7 @@ def _unless_out_of_memory(
     except RuntimeError as error:  # torch.OutOfMemoryError is one; not every backend raises it
         if not _is_out_of_memory(error):
             raise
-    # Out here the exception, and with it the failed call's tensors, is gone.
+    # The exception is gone here, and with it the failed call's tensors.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return None

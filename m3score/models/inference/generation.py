@@ -1,9 +1,10 @@
-"""Greedy answers to prompts, and to questions about images at a scale.
+"""Greedy decoding of prompts, and of questions about images at a scale.
 
-Knows greedy decoding, and how prompts become trees; knows nothing about files, pictures or prompts' wording,
-and leaves the language model's cache and masks to prompt_tree.py.
+Knows greedy decoding, and how prompts become trees. Knows nothing about files, pictures or the wording of
+prompts; the language model's cache and masks are the business of prompt_tree.py.
 
-What questions on an image share, the text before the image and its visual tokens, is read once per scale.
+Questions about the same image share the text before the image and its visual tokens, which are read once per
+scale.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from m3score.models.inference.prompt_tree import Leaf, Node, PromptTrees
 
 
 class LanguageModel(Protocol):
-    """What decoding needs of a model: text and pictures already made into embeddings."""
+    """What decoding needs of a model, once text and images are embeddings."""
 
     hf_model: Any
     stop_ids: frozenset[int]
 
 
 class LadderModel(LanguageModel, Protocol):
-    """What a ladder of answers needs of a model."""
+    """What answering at every scale needs of a model."""
 
     @property
     def ladder(self) -> tuple[int, ...]: ...
@@ -56,11 +57,11 @@ class Decoded:
     """One greedy answer."""
 
     ids: list[int]
-    """Token ids; the end token is the last if the answer came to an end."""
+    """Token ids; the last one is the end token, unless the answer was cut off."""
     logprob: float
-    """Natural log of the answer's probability: summed over its tokens."""
+    """Log-probability (nats) of the answer, summed over its tokens."""
     log_probs: torch.Tensor | None
-    """float32 (len(ids), vocabulary): the distribution at each position, if it was asked for."""
+    """float32 (len(ids), vocabulary): log-probabilities at each position; None if not asked for."""
 
 
 Pair = tuple[Any, str]
@@ -79,9 +80,9 @@ def greedy(
 
     Args:
         model: the model.
-        sequences: prompts' input embeddings, (length, hidden size) each.
+        sequences: the prompts' input embeddings, (length, hidden) each.
         max_new_tokens: at most this many tokens each; fewer if the end token comes.
-        keep_distributions: keep `Decoded.log_probs` too.
+        keep_distributions: fill in `Decoded.log_probs`.
     """
     check_max_new_tokens(max_new_tokens)
     trees = PromptTrees(model.hf_model, [[Node(sequence)] for sequence in sequences])
@@ -98,7 +99,7 @@ def greedy_pairs(
     *,
     keep_distributions: bool = False,
 ) -> list[Decoded]:
-    """Answer questions about images at one scale, in one batch; neighbours on the same image share it.
+    """Answer questions about images at one scale, in one batch. Adjacent pairs share an equal image.
 
     Args:
         pairs: encoded images with a question each.
@@ -107,13 +108,13 @@ def greedy_pairs(
     """
     check_max_new_tokens(max_new_tokens)
     with stage("prefill"):
-        forest, leaves = plant(model, pairs, [tokens])
+        forest, leaves = build_prompt_forest(model, pairs, [tokens])
         trees = PromptTrees(model.hf_model, forest)
     return decode(trees, leaves, model.stop_ids, max_new_tokens, keep_distributions)
 
 
 def check_max_new_tokens(max_new_tokens: int) -> None:
-    """Raises M3ScoreError unless there is room for at least one token."""
+    """M3ScoreError unless at least one token may be generated."""
     if max_new_tokens < 1:
         raise M3ScoreError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
 
@@ -125,26 +126,34 @@ def decode(
     max_new_tokens: int,
     keep_distributions: bool = False,
 ) -> list[Decoded]:
-    """Decode all leaves of trees that have just been read."""
+    """Decode all leaves of trees that have just been read; the arguments are those of `greedy`."""
     with stage("decode"):
         logits = trees.logits_at_ends(leaves)
         if max_new_tokens > 1:
-            trees.begin(leaves)  # (the first token needs no reading)
-        return go_on(trees, logits, stop_ids, [max_new_tokens] * len(leaves), keep_distributions)
+            trees.start(leaves)  # the first token is known from the prompt alone
+        return continue_decoding(trees, logits, stop_ids, [max_new_tokens] * len(leaves), keep_distributions)
 
 
-def go_on(
+def continue_decoding(
     trees: PromptTrees,
     logits: torch.Tensor,
     stop_ids: frozenset[int],
     limits: Sequence[int],
     keep_distributions: bool = False,
 ) -> list[Decoded]:
-    """Decode the leaves that were begun greedily, from the logits (leaves, vocabulary) behind them."""
+    """Decode greedily from leaves that `trees.start` has prepared.
+
+    Args:
+        trees: the prompts.
+        logits: (leaves, vocabulary) after each leaf.
+        stop_ids: end tokens.
+        limits: per leaf, the most tokens.
+        keep_distributions: fill in `Decoded.log_probs`.
+    """
     ids: list[list[int]] = [[] for _ in limits]
     logprobs = [0.0] * len(limits)
     distributions: list[torch.Tensor] = []
-    lines: list[list[int]] = [[] for _ in limits]  # each answer's among the distributions, one under another
+    lines: list[list[int]] = [[] for _ in limits]  # per answer, its rows of all distributions
     held = 0
     fed = list(range(len(limits)))
     while True:
@@ -155,19 +164,19 @@ def go_on(
         running = []
         for line, (token, logprob) in enumerate(zip(choice.tolist(), best.tolist(), strict=True)):
             number = fed[line]
-            if finished(ids[number], limits[number], stop_ids):
-                continue  # ran along; what it says is not recorded
+            if is_finished(ids[number], limits[number], stop_ids):
+                continue  # it has ended already, and is only computed along
             check_number(logprob)
             ids[number].append(token)
             logprobs[number] += logprob
             lines[number].append(held + line)
-            if not finished(ids[number], limits[number], stop_ids):
+            if not is_finished(ids[number], limits[number], stop_ids):
                 running.append(line)
         held += len(fed)
         if not running:
             break
-        if len(running) <= len(fed) // 2:  # not sooner: narrowing copies the cache
-            trees.narrow(running)
+        if len(running) <= len(fed) // 2:  # not sooner: selecting copies the cache
+            trees.select(running)
             fed = [fed[line] for line in running]
             choice = choice[torch.tensor(running, device=choice.device)]
         logits = trees.append(choice)
@@ -179,7 +188,7 @@ def go_on(
 
 
 def check_number(value: float) -> None:
-    """Raises M3ScoreError for NaN."""
+    """M3ScoreError for NaN."""
     if math.isnan(value):
         raise M3ScoreError(
             "The model's outputs are not numbers: this dtype's range is too small for it; "
@@ -187,16 +196,16 @@ def check_number(value: float) -> None:
         )
 
 
-def finished(ids: Sequence[int], limit: int, stop_ids: frozenset[int]) -> bool:
-    """Whether an answer has come to its end."""
+def is_finished(ids: Sequence[int], limit: int, stop_ids: frozenset[int]) -> bool:
+    """Whether an answer is complete, or as long as allowed."""
     return len(ids) >= limit or bool(ids and ids[-1] in stop_ids)
 
 
-# ---- trees --------------------------------------------------------------------------------------------
+# ---- prompt trees -------------------------------------------------------------------------------------
 
 
 class _Questions:
-    """The prompts of questions about one image as a tree: text before the image, visual tokens, questions."""
+    """Builds the tree of one image's prompts: text before the image, visual tokens, questions."""
 
     def __init__(self, model: LadderModel, encoded: Any) -> None:
         self.nodes: list[Node] = []
@@ -205,7 +214,7 @@ class _Questions:
         self._known: dict[Any, int] = {}
 
     def ask(self, question: str, scales: Sequence[int], draft: Sequence[int] = ()) -> list[int]:
-        """Add a question at some scales, a draft of its answer behind it; returns the new leaves."""
+        """Add a question at some scales, followed by a draft of its answer; returns the new leaves."""
         head, tail = self._model.prompt_parts(question)
         text = self._model.text_embeddings([*tail, *draft])
         leaves = []
@@ -228,18 +237,19 @@ class _Questions:
         return len(self.nodes) - 1
 
 
-def plant(
+def build_prompt_forest(
     model: LadderModel, pairs: Sequence[Pair], scales: Sequence[int], drafts: Sequence[Sequence[int]] = ()
 ) -> tuple[list[list[Node]], list[Leaf]]:
-    """Prompts as trees: a row for each image, in it a branch for each scale, a leaf for each question.
+    """Build prompts as trees: a row per image, in it a branch per scale, on that a leaf per question.
 
     Args:
-        pairs: encoded images with a question each; neighbours on the same image share a row.
+        model: makes the embeddings.
+        pairs: encoded images with a question each; adjacent pairs with one image share a row.
         scales: visual tokens per grid.
-        drafts: token ids to read behind each pair's prompt.
+        drafts: per pair, token ids to append to the prompt.
 
     Returns:
-        The trees, and where the pairs' leaves are: those of the first pair at all scales, of the second, ...
+        The trees, and the pairs' leaves: of the first pair at all scales, then of the second, ...
     """
     rows: list[list[Node]] = []
     leaves: list[Leaf] = []

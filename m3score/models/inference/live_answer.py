@@ -1,6 +1,6 @@
-"""An answer while it is being made: text that grows token by token.
+"""Streaming of an answer: the text so far, after every token.
 
-Knows how one prompt is decoded step by step; generation.py does the same for many at once.
+Decodes one prompt step by step; generation.py decodes many at once.
 """
 
 from __future__ import annotations
@@ -10,14 +10,19 @@ from typing import Any
 
 import torch
 
-from m3score.models.inference.generation import LadderModel, check_max_new_tokens, finished, plant
+from m3score.models.inference.generation import (
+    LadderModel,
+    build_prompt_forest,
+    check_max_new_tokens,
+    is_finished,
+)
 from m3score.models.inference.prompt_tree import PromptTrees
 
 
 def stream_answer(
     model: LadderModel, image: Any, question: str, tokens: int, *, max_new_tokens: int = 32
 ) -> Iterator[str]:
-    """Answer a question greedily, and say after every token what there is so far.
+    """Answer a question greedily, and yield the text so far after every token.
 
     Args:
         model: the model.
@@ -27,21 +32,21 @@ def stream_answer(
         max_new_tokens: at most this many tokens.
 
     Yields:
-        The answer so far, stripped; the last one is what `M3Model.answer` says.
+        The answer so far, stripped. The last one equals `M3Model.answer`.
     """
     check_max_new_tokens(max_new_tokens)
     encoded = model.encode(image)
     with torch.no_grad():
-        forest, leaves = plant(model, [(encoded, question)], [tokens])
+        forest, leaves = build_prompt_forest(model, [(encoded, question)], [tokens])
         trees = PromptTrees(model.hf_model, forest)
         logits = trees.logits_at_ends(leaves)
-        trees.begin(leaves)
+        trees.start(leaves)
     ids: list[int] = []
     while True:
         choice = logits.argmax(dim=-1)
         ids.append(int(choice))
         yield model.decode(ids)
-        if finished(ids, max_new_tokens, model.stop_ids):
+        if is_finished(ids, max_new_tokens, model.stop_ids):
             return
-        with torch.no_grad():  # not around the yield: it would hold for the caller too
+        with torch.no_grad():  # not around the yield, or it would apply to the caller too
             logits = trees.append(choice)

@@ -1,13 +1,13 @@
-"""Prompts that share their beginnings, as trees in the language model: what is shared is read once.
+"""Prompts that share beginnings, as trees in the language model: shared parts are read once.
 
-Knows the language model's forward pass, its cache, positions and masks; knows nothing about images, scales
-or questions. A tree's nodes are runs of embeddings; a token sees its own node's tokens before it and those of
-the nodes above, as if the path to it were a sequence of its own. All questions on an image are such a tree,
-and so is one question at several scales. A batch holds one tree per row, and nothing in it is ever copied per
-question: many leaves decode in one row, each step adding one token to each.
+Knows the language model's forward pass, cache, positions and masks; knows nothing about images, scales or
+questions. A tree's nodes are runs of embeddings. A token attends to the tokens before it in its own node and
+to all nodes above, as if the path to it were a sequence of its own. All questions about one image form such a
+tree, and so does one question at several scales. A batch holds one tree per row, and nothing in a row is
+copied per question: many leaves decode in one row, and each step adds one token to each of them.
 
-Rows are padded on the *right*. A row's own tokens then always stand before its padding, so no query is ever
-without a key, and plain causal attention never looks at padding.
+Rows are padded on the *right*. So a row's own tokens come before its padding, every query has a key, and
+plain causal attention never sees padding.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 _STEPS_AHEAD = 16
-"""Decoding steps for which the cache makes room at once: growing copies it, one step at a time or many."""
+"""The cache grows by room for this many decoding steps at once, because growing copies it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """A run of tokens behind another one."""
+    """A run of tokens that continues another node."""
 
     embeddings: torch.Tensor
     """(length, hidden)"""
     parent: int | None = None
-    """The node's place in its tree; None for a beginning."""
+    """Index of the node that it continues; None for a root."""
 
 
 Leaf = tuple[int, int]
 """(row, node)"""
 Cell = tuple[int, int]
-"""(row, column) of what is read in one step."""
+"""(row, column) of a token that is read in one step."""
 
 
 @dataclass
 class _Place:
-    """Where a node's tokens are."""
+    """Where a node's tokens are stored."""
 
     slot: int
-    """Of its first token, in the cache."""
+    """Cache slot of its first token."""
     position: int
-    """Of its first token, in its sequence."""
+    """Position of its first token in its sequence."""
     length: int
 
 
@@ -59,9 +59,10 @@ class PromptTrees:
 
         Args:
             hf_model: transformers' LLaVA model.
-            trees: per row its nodes, parents before their children.
-            trunk_first: read what all leaves of a row share in a pass of its own. Causal attention needs no
-                mask then and computes half of what a mask costs; worth it where the trunk is most of a tree.
+            trees: per row, its nodes; parents come before their children.
+            trunk_first: read the part that all leaves of a row share in a pass of its own. Causal attention
+            then
+                needs no mask and half the computation; this pays off if the trunk is most of the tree.
         """
         self._embed = hf_model.get_input_embeddings()
         self._head = hf_model.get_output_embeddings()
@@ -69,8 +70,8 @@ class PromptTrees:
         self._cache = Cache(layer_class_to_replicate=_GrowingLayer)
         self._places: list[list[_Place]] = [[] for _ in trees]
         self._sees = [_visibility(tree) for tree in trees]
-        self._owner = np.empty((len(trees), 0), np.int64)  # slots' nodes, -1 for nobody's
-        self._first = 0  # slot of the first of `_hidden`
+        self._owner = np.empty((len(trees), 0), np.int64)  # each slot's node; -1 for none
+        self._first = 0  # cache slot of the first token in `_hidden`
         if all(_chain(tree) == len(tree) for tree in trees):
             self._read(trees, causal=True)
             return
@@ -90,7 +91,7 @@ class PromptTrees:
         past = self._first = self._owner.shape[1]
         owner = np.full((len(trees), longest), -1)
         positions = np.zeros((len(trees), longest), np.int64)
-        if causal:  # padding included: positions are then those of any causal sequence
+        if causal:  # padding too: the positions are then those of any causal sequence
             positions[:] = np.arange(longest)
         for row, tree in enumerate(trees):
             slot = 0
@@ -108,7 +109,7 @@ class PromptTrees:
         )
         mask = None if causal else self._mask_of(owner, causal_from=past)
         if (positions == positions[0]).all():
-            positions = positions[:1]  # the rotations of one row then serve all
+            positions = positions[:1]  # one row of rotations serves all rows
         self._hidden = self._forward(embeddings, torch.from_numpy(positions).to(self.device), mask)
 
     def _end(self, row: int, node: int) -> int:
@@ -118,7 +119,7 @@ class PromptTrees:
     def _mask_of(self, askers: np.ndarray, causal_from: int) -> torch.Tensor:
         """Additive mask (rows or 1, 1, queries, slots) of queries that belong to the nodes `askers`.
 
-        Query i stands in slot causal_from + i, and sees no later one.
+        Query i is in slot causal_from + i, and sees no later slot.
         """
         queries, slots = askers.shape[1], self._owner.shape[1]
         earlier = np.tri(queries, slots, causal_from, dtype=bool)
@@ -127,7 +128,7 @@ class PromptTrees:
         for row, sees in enumerate(self._sees):
             keys.append(askers[row].tobytes() + self._owner[row].tobytes() + sees.tobytes())
             if keys[-1] not in kinds:
-                # One line of slots per node, then one per query: whole lines are copied, which is fast.
+                # First a line of slots per node, then one per query: copying whole lines is fast.
                 mask = sees[:, self._owner[row]][askers[row]] & earlier
                 np.fill_diagonal(mask[:, causal_from:], True)  # padding sees itself: no query without a key
                 kinds[keys[-1]] = mask
@@ -151,17 +152,18 @@ class PromptTrees:
             use_cache=True,
         ).last_hidden_state
 
-    # -- what comes out ----------------------------------------------------------------------------------
+    # -- results ----------------------------------------------------------------------------------
 
     def logits_at_ends(self, leaves: Sequence[Leaf]) -> torch.Tensor:
-        """float32 (leaves, vocabulary): what comes behind each of them."""
+        """float32 (leaves, vocabulary): the logits after each leaf."""
         lengths = [self._places[row][node].length for row, node in leaves]
         return self.logits([(row, node, n - 1, n) for (row, node), n in zip(leaves, lengths, strict=True)])
 
     def logits(self, parts: Sequence[tuple[int, int, int, int]]) -> torch.Tensor:
-        """float32 (tokens, vocabulary) behind the tokens of (row, node, first, last + 1), all in one.
+        """Logits after some tokens of leaves: float32 (tokens, vocabulary).
 
-        The nodes are leaves: those that were read last.
+        Args:
+            parts: (row, node, first, last + 1) of runs of tokens; the nodes were read last.
         """
         rows: list[int] = []
         slots: list[int] = []
@@ -173,7 +175,7 @@ class PromptTrees:
         return self._head(hidden).float()
 
     def forget(self, leaf: Leaf, keep: int) -> None:
-        """A leaf's tokens but for its first `keep` were never read."""
+        """Remove a leaf's tokens except for the first `keep`."""
         row, node = leaf
         place = self._places[row][node]
         self._owner[row, place.slot + keep : place.slot + place.length] = -1
@@ -182,7 +184,7 @@ class PromptTrees:
     # -- decoding ----------------------------------------------------------------------------------------
 
     def keep(self, leaves: Sequence[Leaf]) -> list[Leaf]:
-        """Drop the rows that have none of these leaves; returns where the leaves are then."""
+        """Drop the rows that have none of these leaves; returns the leaves' new places."""
         rows = sorted({row for row, _ in leaves})
         if len(rows) < len(self._places):
             self._cache.batch_select_indices(torch.tensor(rows, device=self.device))
@@ -191,19 +193,19 @@ class PromptTrees:
             self._owner = self._owner[rows]
         return [(rows.index(row), node) for row, node in leaves]
 
-    def absorb(self, other: PromptTrees, leaves: Sequence[Leaf]) -> list[Leaf]:
-        """Take over another batch's rows; returns where its leaves are then."""
+    def concat(self, other: PromptTrees, leaves: Sequence[Leaf]) -> list[Leaf]:
+        """Append another batch's rows; returns its leaves' new places."""
         before, slots = len(self._places), max(self._owner.shape[1], other._owner.shape[1])
         layers: list[Any] = self._cache.layers
         for layer, more in zip(layers, other._cache.layers, strict=True):
-            layer.absorb(more, slots)
+            layer.concat(more, slots)
         self._owner = np.concatenate([_widened(self._owner, slots), _widened(other._owner, slots)])
         self._places += other._places
         self._sees += other._sees
         return [(before + row, node) for row, node in leaves]
 
-    def begin(self, leaves: Sequence[Leaf]) -> None:
-        """Make ready to append tokens to these leaves, at least one in each row, and to no others."""
+    def start(self, leaves: Sequence[Leaf]) -> None:
+        """Prepare to append tokens to these leaves and no others; every row must have one."""
         rows = range(len(self._places))
         columns: list[list[int]] = [[] for _ in rows]
         at: list[Cell] = []
@@ -224,8 +226,8 @@ class PromptTrees:
         self._own = self._additive(torch.from_numpy(own.copy()))
         self._plain = width == 1 and bool(sees.all())  # without a mask attention is faster
 
-    def narrow(self, kept: Sequence[int]) -> None:
-        """Go on with some of the leaves that were begun, those at these places."""
+    def select(self, kept: Sequence[int]) -> None:
+        """Keep only some of the leaves of `start`, by their index."""
         at = [self._at[place] for place in kept]
         rows = sorted({row for row, _ in at})
         columns: list[list[int]] = [[] for _ in rows]
@@ -235,7 +237,7 @@ class PromptTrees:
             self._at.append((line, len(columns[line])))
             columns[line].append(column)
         width = max(map(len, columns))
-        # A short row asks once more what it asked first; nobody sees the token that this adds.
+        # A short row repeats its first query; no other token sees what this adds.
         padded = [of_row + of_row[:1] * (width - len(of_row)) for of_row in columns]
         index = torch.tensor(rows, device=self.device)
         chosen = torch.tensor(padded, device=self.device)
@@ -245,7 +247,7 @@ class PromptTrees:
         self._own = self._own[: len(rows), :, :width, :width]
 
     def append(self, ids: torch.Tensor) -> torch.Tensor:
-        """Read one more token of each leaf of `begin`, (leaves,); returns float32 (leaves, vocabulary)."""
+        """Append ids (leaves,) to the leaves of `start`; returns logits, float32 (leaves, vocabulary)."""
         fed = torch.zeros(self._positions.shape, dtype=torch.long, device=self.device)
         row, column = torch.tensor(self._at, device=self.device).T
         fed[row, column] = ids
@@ -266,13 +268,13 @@ def _chain(tree: Sequence[Node]) -> int:
 
 
 def _trunk(tree: Sequence[Node]) -> int:
-    """How many leading nodes are each the child of the one before, and no leaves."""
+    """How many leading nodes are each the child of the one before, and not leaves."""
     parents = {node.parent for node in tree}
     return next((index for index in range(_chain(tree)) if index not in parents), _chain(tree))
 
 
 def _visibility(tree: Sequence[Node]) -> np.ndarray:
-    """bool (nodes + 1, nodes + 1): whether a node sees another. The last is nobody, whom -1 stands for."""
+    """bool (nodes + 1, nodes + 1): whether a node sees another. The last entry is for no node, index -1."""
     sees = np.zeros((len(tree) + 1, len(tree) + 1), bool)
     for index, node in enumerate(tree):
         if node.parent is not None:
@@ -286,7 +288,7 @@ def _widened(owner: np.ndarray, slots: int) -> np.ndarray:
 
 
 class _GrowingLayer(DynamicLayer):
-    """A layer of the cache with room behind what it holds, so that not every step copies all of it."""
+    """A cache layer with spare room at its end, so that not every step copies all of it."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -314,8 +316,8 @@ class _GrowingLayer(DynamicLayer):
         super().batch_select_indices(indices)
         self._rooms = {}
 
-    def absorb(self, other: _GrowingLayer, slots: int) -> None:
-        """Take over another layer's rows; both are made `slots` long, zeros (which nobody sees) behind."""
+    def concat(self, other: _GrowingLayer, slots: int) -> None:
+        """Append another layer's rows. Both are padded to `slots` with zeros, which no token sees."""
         pairs = ((self.keys, other.keys), (self.values, other.values))
         self.keys, self.values = (torch.cat([_filled(one, slots), _filled(two, slots)]) for one, two in pairs)
         self._rooms = {}

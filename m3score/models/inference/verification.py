@@ -1,8 +1,8 @@
-"""What coarser scales make of the finest scale's answer.
+"""How coarser scales answer, compared with the finest scale's answer.
 
-Each coarser scale reads the finest answer in one forward pass (teacher forcing), which tells how far it
-agrees, and where its own greedy choice first differs. Up to there its answer is known; only from there on
-does it decode by itself, in one batch with all that must. (The verification step of speculative decoding.)
+Each coarser scale reads the finest answer in one forward pass (teacher forcing). This shows how much it
+agrees, and where its own greedy choice first differs. Up to there its own answer is known; only from there on
+it has to decode, in one batch with all others that must. (This is the verification of speculative decoding.)
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from m3score.models.inference.generation import (
     Decoded,
     LadderModel,
     Pair,
+    build_prompt_forest,
     check_number,
-    finished,
-    go_on,
-    plant,
+    continue_decoding,
+    is_finished,
 )
 from m3score.models.inference.prompt_tree import Leaf, PromptTrees
 
@@ -32,43 +32,45 @@ _LOGITS_AT_ONCE = 2**24
 _PACKED_TOKENS = {"cpu": 256, "cuda": 4096}
 """Visual tokens of one image that several scales may share a row with, per kind of device.
 
-Scales in one row spare passes and padding, but attention under a mask computes what it then throws away, and
-that grows with the square of the row.
+Scales in one row save passes and padding. But masked attention computes values that it then discards, and
+their number grows with the square of the row's length.
 """
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a scale says about the finest scale's answer, and its own answer."""
+    """A scale's own answer, and its agreement with the finest scale's answer."""
 
     agreement: float
-    """Mean of 1 - total variation distance over the finest answer's positions."""
+    """Mean of 1 - total variation distance over the finest answer's positions, in [0, 1]."""
     ids: list[int]
-    """The scale's own answer; only its beginning, up to what differs, until it is decoded further."""
+    """The scale's own answer; up to and with the first token that differs, until it is decoded further."""
     logprob: float
-    """Of these ids."""
+    """Log-probability (nats) of these ids."""
     shared: int
-    """How many tokens it shares with the finest scale's answer, from the beginning."""
+    """How many leading tokens it shares with the finest scale's answer."""
 
     @property
     def differs(self) -> bool:
-        """Whether the scale's own answer leaves the finest scale's."""
+        """Whether the scale's own answer differs from the finest scale's."""
         return self.shared < len(self.ids)
 
 
 class _Reading:
-    """Some scales' prompts of a batch, with the finest answers read behind them."""
+    """A batch's prompts at some scales, each followed by the finest answer."""
 
     def __init__(
         self, model: LadderModel, pairs: Sequence[Pair], scales: Sequence[int], finest: Sequence[Decoded]
     ) -> None:
         self._drafts = [answer for answer in finest for _ in scales]
-        self._forest, self.leaves = plant(model, pairs, scales, [answer.ids[:-1] for answer in finest])
+        self._forest, self.leaves = build_prompt_forest(
+            model, pairs, scales, [answer.ids[:-1] for answer in finest]
+        )
         self.trees = PromptTrees(model.hf_model, self._forest, trunk_first=len(scales) == 1)
         self.verdicts = list(self._compare())
 
     def _compare(self) -> Iterator[Verdict]:
-        """What was read behind each leaf's prompt against the draft's own distributions."""
+        """Compare each leaf's distributions over the draft with the finest scale's."""
         known = [answer.log_probs for answer in self._drafts if answer.log_probs is not None]
         if len(known) < len(self._drafts):
             raise M3ScoreError("The finest answers were decoded without their distributions.")
@@ -92,7 +94,7 @@ class _Reading:
                 start += length
 
     def forget_drafts(self, numbers: Sequence[int]) -> list[Leaf]:
-        """What was read of the finest answers behind the shared tokens was never read, at these leaves."""
+        """Remove from these leaves the draft tokens after the shared ones; returns the leaves."""
         chosen = [self.leaves[number] for number in numbers]
         for number, (row, node) in zip(numbers, chosen, strict=True):
             prompt = len(self._forest[row][node].embeddings) - (len(self._drafts[number].ids) - 1)
@@ -101,7 +103,7 @@ class _Reading:
 
 
 def _verdict(draft: list[int], own: list[int], logprobs: list[float], distance: list[float]) -> Verdict:
-    """Agreement, and the scale's own tokens up to and with the first that differs."""
+    """The verdict, with the scale's own tokens up to and with the first that differs."""
     agreement = 1 - math.fsum(distance) / len(distance)
     check_number(agreement)
     shared = next((i for i, (a, b) in enumerate(zip(own, draft, strict=True)) if a != b), len(own))
@@ -117,7 +119,7 @@ def verify(
     finest: Sequence[Decoded],
     max_new_tokens: int,
     *,
-    answers: bool = True,
+    decode_coarse: bool = True,
 ) -> list[list[Verdict]]:
     """Teacher-force the finest answers at coarser scales; decode from where greedy choices differ.
 
@@ -127,14 +129,14 @@ def verify(
         scales: visual tokens per grid.
         finest: the finest scale's answers, with their distributions.
         max_new_tokens: at most this many tokens per answer.
-        answers: decode on where an answer differs.
+        decode_coarse: decode the rest of answers that differ.
 
     Returns:
-        Per pair one verdict per scale.
+        Per pair, one verdict per scale.
     """
     with stage("verify"):
         readings = [_Reading(model, pairs, group, finest) for group in _groups(model, pairs, scales)]
-    if answers:
+    if decode_coarse:
         with stage("decode"):
             _finish_answers(model, readings, max_new_tokens)
     verdicts: list[list[Verdict]] = [[] for _ in pairs]
@@ -146,7 +148,7 @@ def verify(
 
 
 def _groups(model: LadderModel, pairs: Sequence[Pair], scales: Sequence[int]) -> list[list[int]]:
-    """Scales that share a row: as many as _PACKED_TOKENS allows, from the coarsest on."""
+    """Group scales that share a row: as many as _PACKED_TOKENS allows, from the coarsest on."""
     limit = _PACKED_TOKENS["cuda" if pairs[0][0].features.device.type == "cuda" else "cpu"]
     groups: list[list[int]] = []
     held = 0
@@ -161,7 +163,7 @@ def _groups(model: LadderModel, pairs: Sequence[Pair], scales: Sequence[int]) ->
 
 
 def _finish_answers(model: LadderModel, readings: Sequence[_Reading], max_new_tokens: int) -> None:
-    """Decode on, in place, where a scale's answer left the finest scale's and hasn't come to its end."""
+    """Decode the rest of unfinished answers that differ from the finest scale's, in place."""
     trees: PromptTrees | None = None
     leaves: list[Leaf] = []
     going: list[tuple[_Reading, int]] = []
@@ -169,20 +171,20 @@ def _finish_answers(model: LadderModel, readings: Sequence[_Reading], max_new_to
         numbers = [
             number
             for number, verdict in enumerate(reading.verdicts)
-            if verdict.differs and not finished(verdict.ids, max_new_tokens, model.stop_ids)
+            if verdict.differs and not is_finished(verdict.ids, max_new_tokens, model.stop_ids)
         ]
         if numbers:
             kept = reading.trees.keep(reading.forget_drafts(numbers))
-            leaves += trees.absorb(reading.trees, kept) if trees else kept
+            leaves += trees.concat(reading.trees, kept) if trees else kept
             trees = trees or reading.trees
             going += [(reading, number) for number in numbers]
     if trees is None:
         return
-    trees.begin(leaves)
+    trees.start(leaves)
     begun = [reading.verdicts[number] for reading, number in going]
     last = torch.tensor([verdict.ids[-1] for verdict in begun], device=trees.device)
     limits = [max_new_tokens - len(verdict.ids) for verdict in begun]
-    rest = go_on(trees, trees.append(last), model.stop_ids, limits)
+    rest = continue_decoding(trees, trees.append(last), model.stop_ids, limits)
     for (reading, number), verdict, more in zip(going, begun, rest, strict=True):
         reading.verdicts[number] = replace(
             verdict, ids=verdict.ids + more.ids, logprob=verdict.logprob + more.logprob

@@ -1,12 +1,12 @@
-"""The M3 authors' on-disk format: their configuration keys and tensor names, told to transformers.
+"""The M3 authors' on-disk format: their configuration keys and tensor names, translated for transformers.
 
-Knows files and names; knows no way to run a model. The language model, the projector and the vision tower are
-transformers' own: this file builds their configuration and hands every tensor over, under the names that
-LLaVA models have on the hub, to `from_pretrained`, which places, casts and quantises them.
+Knows files and names, not how to run a model. The language model, the projector and the vision tower are
+transformers' own. This file builds their configuration, and passes every tensor to `from_pretrained` under
+the name that it has in LLaVA models on the hub; `from_pretrained` places, casts and quantises them.
 
-A checkpoint is a LLaMA config.json (model_type `llava_llama`) with extra keys. Its vision tower's shape is
-never inside: it comes from the CLIP model that `mm_vision_tower` names. The vision weights are inside if
-`unfreeze_mm_vision_tower` says so (they were tuned), else they too come from that CLIP model.
+A checkpoint is a LLaMA config.json (model_type `llava_llama`) with extra keys. It does not hold the shape of
+its vision tower: that comes from the CLIP model that `mm_vision_tower` names. The vision weights are inside
+if `unfreeze_mm_vision_tower` is set (they were tuned); else they come from that CLIP model, too.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ import torch
 
 from m3score.common.errors import M3ScoreError
 from m3score.models import hub
-from m3score.models.m3.config import M3Settings
+from m3score.models.m3.config import M3Config
 
 logger = logging.getLogger(__name__)
 
-# Prefixes, theirs -> the hub's; the first that fits counts.
+# Prefixes: theirs -> the hub's. The first that matches counts.
 _VISION_INSIDE = "model.vision_tower.vision_tower."
 _RENAMED = (
     (_VISION_INSIDE, "vision_tower."),
@@ -37,7 +37,7 @@ _RENAMED = (
     ("lm_head.", "language_model.lm_head."),
     ("model.", "language_model.model."),
 )
-# Written by older versions of transformers; every version since computes them.
+# Stored by older versions of transformers; newer ones compute them.
 _BUFFERS = (".rotary_emb.inv_freq", ".embeddings.position_ids")
 
 _TEXT_KEYS = (
@@ -52,7 +52,7 @@ _VISION_KEYS = (
     *("image_size", "patch_size", "hidden_act", "layer_norm_eps", "attention_dropout", "projection_dim"),
 )
 
-# OpenAI's ViT-L/14 at 336 px, for a computer that can't ask the hub. Its preprocessing: M3Settings' default.
+# OpenAI's ViT-L/14 at 336 px, for use without the hub. M3Config's defaults are its preprocessing.
 _VIT_L_14_336 = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -66,7 +66,7 @@ _VIT_L_14_336 = {
 
 
 def is_llava(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json is in the LLaVA authors' format (transformers' own has sub-configurations)."""
+    """Whether a config.json is in the LLaVA authors' format, not transformers' own."""
     return config.get("model_type") == "llava_llama" or "mm_vision_tower" in config
 
 
@@ -87,8 +87,8 @@ class LlavaCheckpoint:
             if (value := self.config.get(key) or default) != default:
                 raise M3ScoreError(f"{key} is {value!r} in {self.folder}; only {default!r} is supported.")
 
-    def settings(self) -> M3Settings:
-        """Ladder, image handling and limits. Raises M3ScoreError for what no M3 model has."""
+    def m3_config(self) -> M3Config:
+        """Ladder, image handling and limits. M3ScoreError for values that no M3 model has."""
         vision, preprocessor = self.clip.vision_config(), self.clip.preprocessor_config()
         entry = {
             "ladder": _literal(self.config.get("matryoshka_vis_token_scale")),
@@ -104,45 +104,45 @@ class LlavaCheckpoint:
             logger.warning(
                 "%s names no matryoshka_vis_token_scale: taken for an M3 model all the same.", self.folder
             )
-        return M3Settings.from_dict(entry, image_size=vision["image_size"], patch_size=vision["patch_size"])
+        return M3Config.from_dict(entry, image_size=vision["image_size"], patch_size=vision["patch_size"])
 
-    def load(self, settings: M3Settings, **options: Any) -> tuple[Any, dict[str, Any]]:
-        """transformers' model with this checkpoint's weights, and transformers' report of what it missed.
+    def load(self, m3_config: M3Config, **options: Any) -> tuple[Any, dict[str, Any]]:
+        """transformers' model with this checkpoint's weights, and transformers' report of missing tensors.
 
         Args:
-            settings: from `settings()`; kept in the model's configuration.
+            m3_config: from `m3_config()`; becomes part of the model's configuration.
             options: for from_pretrained: dtype, device_map, quantization_config.
         """
         from transformers import LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
 
-        unpadded = settings.merge == "spatial_unpad"
+        unpadded = m3_config.merge == "spatial_unpad"
         kind: Any = LlavaNextForConditionalGeneration if unpadded else LlavaForConditionalGeneration
-        config = kind.config_class(**self._configuration(settings, unpadded))
+        config = kind.config_class(**self._configuration(m3_config, unpadded))
         return kind.from_pretrained(
             None, config=config, state_dict=self.weights(), output_loading_info=True, **options
         )
 
-    def _configuration(self, settings: M3Settings, unpadded: bool) -> dict[str, Any]:
+    def _configuration(self, m3_config: M3Config, unpadded: bool) -> dict[str, Any]:
         text = {key: self.config[key] for key in _TEXT_KEYS if self.config.get(key) is not None}
         configuration = {
             "text_config": {"model_type": "llama", **text},
             "vision_config": {"model_type": "clip_vision_model", **self.clip.vision_config()},
-            # Outside the vocabulary: images are put in as features here, never as token ids.
+            # Outside the vocabulary: images are inserted as features, never as token ids.
             "image_token_index": int(text.get("vocab_size", 32000)),
-            "image_seq_length": settings.grid**2,
+            "image_seq_length": m3_config.grid**2,
             "vision_feature_layer": int(self.config.get("mm_vision_select_layer", -2)),
             "vision_feature_select_strategy": "default",
-            "m3score": settings.to_dict(),
+            "m3score": m3_config.to_dict(),
         }
         if unpadded:  # transformers has (height, width)
-            pinpoints = [[height, width] for width, height in settings.image_grid_pinpoints]
+            pinpoints = [[height, width] for width, height in m3_config.image_grid_pinpoints]
             configuration["image_grid_pinpoints"] = pinpoints
         return configuration
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Every tensor the model needs, under the names that LLaVA models have on the hub."""
+        """All tensors of the model, under their names in LLaVA models on the hub."""
         stored = read_weights(self.folder)
-        # The authors' loader ignores vision weights inside unless they were tuned, and so do we.
+        # As in the authors' loader, vision weights inside count only if they were tuned.
         inside = bool(self.config.get("unfreeze_mm_vision_tower")) and any(
             name.startswith(_VISION_INSIDE) for name in stored
         )
@@ -164,7 +164,7 @@ class _Clip:
 
     @cached_property
     def _small_files(self) -> Path | None:
-        """The folder with the configurations, from the hub if need be; None: live on what is built in."""
+        """The folder with the configurations, downloaded if need be; None: use the built-in ones."""
         if self._local is not None:
             return self._local
         try:
@@ -183,7 +183,7 @@ class _Clip:
             return None
 
     def vision_config(self) -> dict[str, Any]:
-        """Keys of transformers' CLIPVisionConfig; patch and image size are always among them."""
+        """Values for transformers' CLIPVisionConfig; patch and image size are always among them."""
         config = self._json("config.json")
         if not config:
             return dict(_VIT_L_14_336)
@@ -195,7 +195,7 @@ class _Clip:
         return self._json("preprocessor_config.json")
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The vision half's tensors; the text half is no part of a LLaVA model."""
+        """The tensors of the vision half; a LLaVA model does not use the text half."""
         stored = read_weights(self._local or hub.locate(self.name))
         return {
             f"vision_tower.{name}": tensor
@@ -208,7 +208,7 @@ class _Clip:
 
 
 def _candidates(name: str, near: Path) -> list[Path]:
-    """A relative name counts from the folder that holds the checkpoints, then from the checkpoint itself."""
+    """A relative name is looked up in the folder above the checkpoint, then in the checkpoint itself."""
     return [near.absolute().parent / name, near / name, Path(name).expanduser()]
 
 
@@ -220,7 +220,7 @@ def _renamed(name: str) -> str:
 
 
 def _literal(value: Any) -> Any:
-    """Some configurations hold their lists as text, "[(336, 672)]"."""
+    """A list, which some configurations hold as text: "[(336, 672)]"."""
     if not isinstance(value, str):
         return value
     try:
@@ -230,7 +230,7 @@ def _literal(value: Any) -> Any:
 
 
 def read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a folder by their stored names, memory-mapped where the format allows.
+    """All tensors of a folder by their stored names, memory-mapped if the format allows it.
 
     Reads model.safetensors or pytorch_model.bin (unpickled with weights_only), one file or shards.
     """
@@ -279,8 +279,8 @@ def _unpickle(file: Path) -> dict[str, torch.Tensor]:
 def read_tokenizer(folder: Path) -> Any:
     """The tokenizer in a folder, as a fast one that adds a begin token.
 
-    tokenizer.json is read if there is one; else tokenizer.model, through sentencepiece, because transformers
-    would want protobuf for it.
+    Reads tokenizer.json if there is one, else tokenizer.model with sentencepiece (transformers would need
+    protobuf for it).
     """
     from transformers import AutoTokenizer, LlamaTokenizer
 
@@ -294,7 +294,7 @@ def read_tokenizer(folder: Path) -> Any:
     return LlamaTokenizer(
         vocab=vocabulary,
         merges=merges,
-        legacy=given.get("legacy") is not False,  # what its absence meant when these were written
+        legacy=given.get("legacy") is not False,  # absent: True, as when these files were written
         add_bos_token=given.get("add_bos_token", True),
         add_eos_token=False,
         model_max_length=given.get("model_max_length", 2048),
@@ -306,16 +306,16 @@ _SPECIAL_TOKENS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"
 
 
 def _text(token: Any, default: str) -> str:
-    """A special token is stored as text or, with its flags, as an object."""
+    """A special token, which is stored as text or as an object with flags."""
     if isinstance(token, Mapping):
         token = token.get("content")
     return str(token or default)
 
 
 def _sentencepiece_bpe(file: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of a sentencepiece BPE model: each piece is a merge of any two that make it up.
+    """Vocabulary and merges of a sentencepiece BPE model: a piece is a merge of any two pieces that form it.
 
-    The better a piece's score, the earlier it is merged; ties go to the pieces with the lower ids.
+    Pieces with better scores are merged earlier; ties go to the pieces with lower ids.
     """
     import sentencepiece
 

@@ -1,7 +1,7 @@
-"""What makes a checkpoint an M3 model beside its weights: ladder, image handling, conversation, limits.
+"""The configuration of an M3 model: ladder, image handling, conversation, limits.
 
-Knows names and numbers, no tensors and no files. The authors spread these facts over top-level keys of
-config.json; in transformers' format they stand together in one entry, `m3score`:
+Knows names and numbers, no tensors and no files. The authors keep these values in several top-level keys of
+config.json. In transformers' format they are together in one entry, `m3score`:
 
     "m3score": {
       "ladder": [1, 9, 36, 144, 576],        visual tokens per grid; any order
@@ -11,11 +11,11 @@ config.json; in transformers' format they stand together in one entry, `m3score`
       "image_size": 336,                     side of a tile in pixels (default: the vision tower's)
       "image_mean": [0.48, 0.46, 0.41],      per channel, of pixels in [0, 1]
       "image_std": [0.27, 0.26, 0.28],
-      "conversation": "vicuna_v1",           a name in prompts.CONVERSATIONS
+      "conversation": "vicuna_v1",           a name in conversation.CONVERSATIONS
       "max_length": 2048                     longest sequence, visual tokens included
     }
 
-Every key may be left out; the defaults are those of LLaVA-1.5-M3.
+All keys are optional; the defaults are those of LLaVA-1.5-M3.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ MERGES = ("flat", "spatial", "spatial_unpad")
 
 
 @dataclass(frozen=True)
-class M3Settings:
-    """The facts of one M3 model; see the head of this file for what each one means."""
+class M3Config:
+    """The configuration of one M3 model; the docstring of this module explains the fields."""
 
     ladder: tuple[int, ...] = default_ladder(24)
     grid: int = 24
@@ -69,13 +69,13 @@ class M3Settings:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """The `m3score` entry of config.json. The grid follows from the vision tower and is left out."""
+        """The `m3score` entry of config.json, without the grid, which follows from the vision tower."""
         entry = dataclasses.asdict(self)
         del entry["grid"]
         return entry
 
     def preprocessor_config(self) -> dict[str, Any]:
-        """preprocessor_config.json, so that other software prepares pixels likewise."""
+        """The content of preprocessor_config.json, so that other software preprocesses in the same way."""
         anyres = self.image_aspect_ratio == "anyres"
         side = {"height": self.image_size, "width": self.image_size}
         return {
@@ -94,11 +94,11 @@ class M3Settings:
         }
 
     @classmethod
-    def from_dict(cls, entry: Mapping[str, Any], *, image_size: int, patch_size: int) -> M3Settings:
-        """Settings from (possibly incomplete) keys; keys that are unknown or None don't count.
+    def from_dict(cls, entry: Mapping[str, Any], *, image_size: int, patch_size: int) -> M3Config:
+        """Make a configuration from some of the keys; unknown keys and None are ignored.
 
         Args:
-            entry: the keys listed at the head of this file.
+            entry: the keys listed in the docstring of this module.
             image_size: side of the vision tower's input, in pixels.
             patch_size: side of one patch, in pixels.
         """

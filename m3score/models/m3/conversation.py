@@ -1,9 +1,10 @@
 """Conversations as the language model reads them: text, token ids and labels.
 
-Knows templates and a tokenizer that is handed in; knows nothing about images except that each one has its
-place, written `<image>` in text and IMAGE_TOKEN in ids. No torch.
+Knows templates, and uses a given tokenizer. Knows nothing about images except that each one has a position,
+written `<image>` in text and IMAGE_TOKEN in ids. No torch.
 
-Text is split at `<image>` and each piece is tokenised by itself, the begin token once, as the M3 authors do.
+As in the M3 authors' code, text is split at `<image>`, each piece is tokenised separately, and the begin
+token is added once.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from m3score.common.errors import M3ScoreError
 
 IMAGE_TAG = "<image>"
 IMAGE_TOKEN = -200
-"""Stands for one image in a list of token ids; no tokenizer has it."""
+"""Stands for one image among token ids; no tokenizer uses it."""
 NOT_SUPERVISED = -100
-"""The label of a position whose prediction doesn't count; torch's cross-entropy leaves it out."""
+"""The label of a position whose prediction doesn't count; torch's cross-entropy ignores it."""
 
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 _BYTEWISE = "m3score.bytewise"
@@ -28,16 +29,16 @@ _BYTEWISE = "m3score.bytewise"
 
 @dataclass(frozen=True)
 class Conversation:
-    """A template: the system text, then turns of the two roles."""
+    """A template: the system text, then turns of two roles."""
 
     system: str
     user: str = "USER"
     assistant: str = "ASSISTANT"
     end: str = "</s>"
-    """Written after each answer; the tokenizer must know it as the end token."""
+    """Written after each answer; it must be the tokenizer's end token."""
 
     def prompt(self, turns: Sequence[tuple[str, str | None]]) -> str:
-        """The text of (question, answer) turns. A last answer of None leaves the model to speak."""
+        """The text of (question, answer) turns. A last answer of None is left for the model."""
         text = f"{self.system} " if self.system else ""
         for question, answer in turns:
             text += f"{self.user}: {question} {self.assistant}:"
@@ -53,14 +54,14 @@ CONVERSATIONS: dict[str, Conversation] = {
     ),
     "short": Conversation(""),
 }
-"""By name, as in a model's settings. "vicuna_v1" is what the M3 checkpoints were trained with; "short" is the
-same without a system text, for small models."""
+"""Templates by name, as in M3Config. The M3 checkpoints were trained with "vicuna_v1"; "short" is the same
+without a system text, for small models."""
 
 
 def place_image_tags(question: str, n_images: int) -> str:
-    """Put the image tags in front, one to a line, as in training, unless the question holds its own.
+    """Put image tags in front, one per line, as in training, unless the question has tags of its own.
 
-    Raises M3ScoreError if the question holds another number of tags than there are images.
+    M3ScoreError if the number of its tags is not the number of images.
     """
     tags = question.count(IMAGE_TAG)
     if tags == 0:
@@ -73,12 +74,12 @@ def place_image_tags(question: str, n_images: int) -> str:
 
 
 def build_prompt(question: str, conversation: str = "vicuna_v1", n_images: int = 1) -> str:
-    """The whole prompt of one question, ready for the model to answer."""
+    """The full prompt of one question, up to where the model answers."""
     return CONVERSATIONS[conversation].prompt([(place_image_tags(question, n_images), None)])
 
 
 def tokenize(prompt: str, tokenizer: Any) -> list[int]:
-    """Token ids, IMAGE_TOKEN at each `<image>`; the begin token first if the tokenizer adds one."""
+    """Token ids with IMAGE_TOKEN for each `<image>`, and the begin token first if the tokenizer adds one."""
     ids: list[int] = list(tokenizer("").input_ids)
     for index, piece in enumerate(prompt.split(IMAGE_TAG)):
         if index:
@@ -87,11 +88,24 @@ def tokenize(prompt: str, tokenizer: Any) -> list[int]:
     return ids
 
 
-def decode(ids: Sequence[int], tokenizer: Any) -> str:
-    """Text of an answer: without special tokens, stripped.
+def runs(ids: Sequence[int]) -> list[tuple[bool, list[int]]]:
+    """Split ids into runs: (True, [IMAGE_TOKEN]) for an image, (False, ids) for text between images."""
+    found: list[tuple[bool, list[int]]] = []
+    for token in ids:
+        if token == IMAGE_TOKEN:
+            found.append((True, [token]))
+        elif found and not found[-1][0]:
+            found[-1][1].append(token)
+        else:
+            found.append((False, [token]))
+    return found
 
-    Bytes that spell no UTF-8 become U+FFFD one by one. (The tokenizers library gives up on the whole run of
-    bytes in which one is wrong, and valid characters are lost with it.)
+
+def decode(ids: Sequence[int], tokenizer: Any) -> str:
+    """The text of an answer, stripped, without special tokens.
+
+    Bytes that are not UTF-8 become U+FFFD one by one. (The tokenizers library replaces the whole run of bytes
+    that holds one, and valid characters in it are lost.)
     """
     tokens = tokenizer.convert_ids_to_tokens(list(ids), skip_special_tokens=True)
     if not any(_BYTE.fullmatch(token) for token in tokens):
@@ -124,15 +138,15 @@ def training_example(
 
     Args:
         conversations: alternately {"from": "human", "value": ...} and {"from": "gpt", "value": ...}, as in
-            LLaVA's data. An `<image>` anywhere in a message moves to its front, on a line of its own; without
-            any, the image goes to the front of the first message.
+            LLaVA's data. An `<image>` anywhere in a message is moved to its front, on a line of its own;
+            without any, the image goes to the front of the first message.
         tokenizer: the model's.
         conversation: the name of the template.
-        n_images: how many images it is about; 0 for text alone.
+        n_images: how many images the conversation is about; 0 for text alone.
 
     Returns:
-        (ids, labels), equally long, an image being one entry. Labels are the ids where an answer (its end
-        token included) is predicted, else NOT_SUPERVISED.
+        (ids, labels) of equal length, with one entry per image. A label is the id where an answer (with its
+        end token) is predicted, else NOT_SUPERVISED.
     """
     template = CONVERSATIONS[conversation]
     turns = _turns(conversations, n_images)
@@ -147,7 +161,7 @@ def training_example(
 
 
 def expand_labels(ids: Sequence[int], labels: Sequence[int], visual_tokens: Sequence[int]) -> list[int]:
-    """Labels of the sequence that the model sees, with as many entries per image as visual tokens."""
+    """Labels of the sequence that the model reads, with an entry per visual token of each image."""
     counts = iter(visual_tokens)
     expanded: list[int] = []
     for token, label in zip(ids, labels, strict=True):
@@ -175,7 +189,7 @@ def _tags_to_the_front(message: str) -> str:
 
 
 def _shared_length(ids: Sequence[int], others: Sequence[int]) -> int:
-    """How many leading ids are the same. (A tokenizer may merge across the end of a prefix.)"""
+    """How many leading ids are equal. (A tokenizer may merge across the end of a prefix.)"""
     pairs = zip(ids, others, strict=False)
     return next(
         (index for index, (one, other) in enumerate(pairs) if one != other), min(len(ids), len(others))

@@ -1,12 +1,11 @@
 """The token ladder: how many visual tokens each scale has, how they are pooled and joined.
 
-Knows grids, tiles and counts; knows nothing about models, files or pixels. Everything is arithmetic on a
-square grid of patch features, except `pool` and `join_tiles`, which work on torch tensors that are handed in.
+Knows grids, tiles and counts; knows nothing about models, files or pixels. All of it is arithmetic on a
+square grid of patch features; only `pool` and `join_tiles` work on torch tensors.
 
-The definitions are those of "Matryoshka Multimodal Models" (arXiv 2405.17430, section 3) and of the code
-published with it: features are average-pooled *after* the projector with kernel = stride, and several tiles
-are pooled one by one before they are joined. Where a scale is not a clean divisor of the grid, the remainder
-is dropped, as the authors do.
+The definitions are those of "Matryoshka Multimodal Models" (arXiv 2405.17430, section 3) and of its published
+code: features are average-pooled *after* the projector with kernel = stride, and tiles are pooled one by one
+before they are joined. If the kernel does not divide the grid, the remainder is dropped, as in that code.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Size = tuple[int, int]
 
 
 def default_ladder(grid: int) -> tuple[int, ...]:
-    """The ladder of a model that doesn't name its own: sides halved while they are even, then one token.
+    """The ladder of a model that doesn't name its own: halve the side while it is even, then one token.
 
     A 24x24 grid has the paper's five scales, (1, 9, 36, 144, 576).
     """
@@ -39,9 +38,9 @@ def default_ladder(grid: int) -> tuple[int, ...]:
 
 
 def make_ladder(scales: Iterable[int], grid: int) -> tuple[int, ...]:
-    """The scales as a ladder: coarsest first, each exactly reachable on a grid x grid of patches.
+    """Sort scales into a ladder, coarsest first, and check that a grid x grid of patches has each of them.
 
-    The authors' files list the finest first. Raises M3ScoreError for a scale that the grid doesn't have.
+    (The authors' files list the finest first.) M3ScoreError for a scale that the grid doesn't have.
     """
     ladder = tuple(sorted({int(scale) for scale in scales}))
     if not ladder:
@@ -56,14 +55,14 @@ def make_ladder(scales: Iterable[int], grid: int) -> tuple[int, ...]:
 
 
 def round_up(tokens: float, ladder: Sequence[int]) -> int:
-    """The smallest scale of the ladder that has at least this many tokens, or the finest there is."""
+    """The smallest scale of the ladder with at least this many tokens, else the finest one."""
     return next((scale for scale in ladder if scale >= tokens), ladder[-1])
 
 
 def pool_kernel(tokens: int, grid: int) -> int:
-    """Side of the pooling window that gives about `tokens` tokens: the authors' int(sqrt(all / tokens)).
+    """Side of the pooling window for about `tokens` tokens, by the authors' int(sqrt(all / tokens)).
 
-    Raises M3ScoreError unless 1 <= tokens <= grid * grid: there is nothing to pool otherwise.
+    M3ScoreError unless 1 <= tokens <= grid * grid.
     """
     if isinstance(tokens, bool) or not isinstance(tokens, int) or not 1 <= tokens <= grid * grid:
         raise M3ScoreError(
@@ -74,7 +73,7 @@ def pool_kernel(tokens: int, grid: int) -> int:
 
 
 def pooled_side(tokens: int, grid: int) -> int:
-    """Side of the pooled grid; the remainder of the division is dropped."""
+    """Side of the pooled grid; a remainder is dropped."""
     return grid // pool_kernel(tokens, grid)
 
 
@@ -82,7 +81,7 @@ def pool(features: torch.Tensor, tokens: int) -> torch.Tensor:
     """Average-pool projected patch features.
 
     Args:
-        features: (n, grid * grid, hidden), row-major patches of n tiles, after the projector.
+        features: (n, grid * grid, hidden): the row-major patches of n tiles, after the projector.
         tokens: wanted tokens per tile.
 
     Returns:
@@ -101,7 +100,7 @@ def pool(features: torch.Tensor, tokens: int) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Window:
-    """The rows and columns of a joined grid that lie on the image, and not on its padding."""
+    """The rows and columns of a joined grid that show the image and not its padding."""
 
     top: int
     bottom: int
@@ -118,15 +117,16 @@ class Window:
 
 
 def unpad_window(joined: Size, image: Size) -> Window:
-    """Which part of a (pooled) joined grid shows the image, by the authors' arithmetic.
+    """Which part of a (pooled) joined grid shows the image, computed as in the authors' code.
 
     Args:
         joined: (columns, rows) of the grid of all tiles, after pooling.
         image: (width, height) of the original image in pixels.
 
-    The rounding matters and is kept: scale = current / original, new = int(original * scale), floor of half
-    the rest is cut on both sides. A window may have no rows or no columns: small images at coarse scales then
-    have only their overview tile. (LLaVA-NeXT in transformers rounds to nearest here, and counts differ.)
+    The rounding matters: scale = current / original, new = int(original * scale), and the floor of half the
+    rest is cut on both sides. A window may have no rows or no columns; then only the overview tile is left,
+    which happens to small images at coarse scales. (LLaVA-NeXT in transformers rounds to nearest here, so its
+    counts differ.)
     """
     columns, rows = joined
     width, height = image
@@ -142,7 +142,7 @@ def unpad_window(joined: Size, image: Size) -> Window:
 def count_visual_tokens(
     tokens: int, grid: int, image: Size, tiles: Size | None, merge: str = "spatial_unpad"
 ) -> int:
-    """How many visual tokens enter the language model for one image, without computing any.
+    """How many visual tokens of one image enter the language model.
 
     Args:
         tokens: visual tokens per grid.
@@ -167,13 +167,13 @@ def join_tiles(
     newline: torch.Tensor | None,
     merge: str = "spatial_unpad",
 ) -> torch.Tensor:
-    """Put the pooled tiles of one image in the order in which the language model reads them.
+    """Join the pooled tiles of one image in the order in which the language model reads them.
 
     Args:
         pooled: (n, side * side, hidden), the overview tile first, the others row-major.
         image: (width, height) of the image in pixels.
-        tiles: (columns, rows) of tiles beside the overview, or None: then all rows are given as they are.
-        newline: (hidden,) the learnt embedding that ends each row of the joined grid.
+        tiles: (columns, rows) of tiles beside the overview; None: all rows stay as they are.
+        newline: (hidden,): the learnt embedding that ends each row of the joined grid.
         merge: "flat": tile after tile; "spatial": row by row over all tiles; "spatial_unpad": that, with the
             padding cut off and a newline after each row.
 
@@ -195,7 +195,7 @@ def join_tiles(
 
 
 def _unpad(joined: torch.Tensor, image: Size, newline: torch.Tensor) -> torch.Tensor:
-    """(rows, columns, hidden) -> the image's window, a newline at the end of each row."""
+    """(rows, columns, hidden) -> the image's window, with a newline at the end of each row."""
     rows, columns, hidden = joined.shape
     window = unpad_window((columns, rows), image)
     shown = joined[window.top : window.bottom, window.left : window.right]
@@ -204,6 +204,6 @@ def _unpad(joined: torch.Tensor, image: Size, newline: torch.Tensor) -> torch.Te
 
 
 def _concatenate(parts: list[torch.Tensor], axis: int) -> torch.Tensor:
-    import torch  # here, so that counting tokens needs no torch
+    import torch  # not at the top: counting tokens needs no torch
 
     return torch.cat(parts, dim=axis)

@@ -1,13 +1,15 @@
 """M3Model: encode an image once, then ask at any scale.
 
-The public face of the model. Knows how questions become answers; encoder.py knows what goes into the
-language model, generation.py what comes out of it, loading.py where models come from.
+The public interface of the model. encoder.py makes the inputs of the language model, models/inference
+decodes, and loading.py loads the files.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -17,10 +19,10 @@ from m3score.common.errors import M3ScoreError
 from m3score.images.decode import ImageSource
 from m3score.models import loading
 from m3score.models.base import ScaleAnswer
+from m3score.models.fingerprint import fingerprint
 from m3score.models.inference import answering, generation
 from m3score.models.inference.batching import MemoryGuard, free_memory
-from m3score.models.m3 import training
-from m3score.models.m3.config import M3Settings
+from m3score.models.m3.config import M3Config
 from m3score.models.m3.encoder import Embedder, EncodedImage
 
 __all__ = ["EncodedImage", "M3Model", "load_model"]
@@ -28,23 +30,46 @@ __all__ = ["EncodedImage", "M3Model", "load_model"]
 _POSITIONS_AT_ONCE = {"cpu": 16_384, "cuda": 65_536}
 """Token positions in one batch of the language model, per kind of device: more are no faster."""
 _SHARE_OF_FREE_MEMORY = 0.5
-"""What of the free memory a batch may be reckoned to take; the rest is for what isn't reckoned."""
+"""Share of the free memory that a batch is planned to use; the rest covers what the estimate leaves out."""
 _PAIRS_AT_ONCE = 256
+_HASHED_VALUES = 4096
 _LOGITS_AT_ONCE = 2**26
-"""Logits held of the finest answers in a batch: 256 MB in float32."""
+"""Logits of the finest answers that are kept in a batch: 256 MB in float32."""
 
 
 class M3Model(Embedder):
     """A Matryoshka multimodal model. Make one with `m3score.load_model`.
 
-    Beside what is here: `encode`, `visual_tokens`, `visual_token_count`, `prompt_ids`, `embed`, `decode` and
-    the attributes `name`, `ladder`, `device`, `dtype`, `tokenizer`, `settings` and `hf_model`.
+    Inherited from Embedder: `encode`, `visual_tokens`, `visual_token_count`, `prompt_ids`, `embed`, `decode`
+    and the attributes `name`, `ladder`, `device`, `dtype`, `tokenizer`, `config` and `hf_model`.
     """
 
-    def __init__(self, hf_model: Any, tokenizer: Any, settings: M3Settings, name: str) -> None:
-        super().__init__(hf_model, tokenizer, settings, name)
+    def __init__(
+        self, hf_model: Any, tokenizer: Any, config: M3Config, name: str, folder: Path | None = None
+    ) -> None:
+        """
+        Args:
+            hf_model, tokenizer, config, name: as for Embedder.
+            folder: where the weights were read; None for a model that was made in memory.
+        """
+        super().__init__(hf_model, tokenizer, config, name)
+        self._folder = folder
         self.stop_ids = _stop_ids(hf_model, tokenizer)
         self._decode_guard = MemoryGuard()
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 (hexadecimal) over the weights, the quantisation and the M3Config.
+
+        The weights are those of the files (fingerprint.py), so a model has the same identity on every device
+        and with every dtype. A model that was made in memory is told apart by its tensors.
+        """
+        weights = fingerprint(self._folder) if self._folder else _hash_of_tensors(self.hf_model)
+        bits = [
+            name for name in ("is_loaded_in_4bit", "is_loaded_in_8bit") if getattr(self.hf_model, name, False)
+        ]
+        facts = json.dumps([weights, bits, self.config.to_dict()], sort_keys=True)
+        return hashlib.sha256(facts.encode()).hexdigest()
 
     @torch.no_grad()
     def logits(
@@ -72,9 +97,9 @@ class M3Model(Embedder):
         max_new_tokens: int = 32,
         truncate: bool = False,
     ) -> list[int]:
-        """Greedy answer to any prompt, as token ids; the end token is the last if it came.
+        """Greedy answer to any prompt, as token ids; the last one is the end token, unless it was cut off.
 
-        The other arguments are those of `embed`: text only (no images) and several images work too.
+        The other arguments are those of `embed`. Text alone and several images work too.
         """
         with torch.no_grad():
             sequence = self.embed(ids, images, tokens, truncate=truncate)
@@ -84,7 +109,7 @@ class M3Model(Embedder):
     def next_token_logits(
         self, image: ImageSource | EncodedImage, question: str, tokens: int | None = None
     ) -> torch.Tensor:
-        """float32 (vocabulary,) on the CPU: logits of the answer's first token."""
+        """Logits of the answer's first token: float32 (vocabulary,), on the CPU."""
         sequence = self.prompt_embeddings(self.encode(image), question, tokens)
         output = self.hf_model.model.language_model(inputs_embeds=sequence[None], use_cache=False)
         return self.hf_model.get_output_embeddings()(output.last_hidden_state[0, -1]).float().cpu()
@@ -127,7 +152,7 @@ class M3Model(Embedder):
             question: a question, or as many as there are images.
             tokens: visual tokens per grid; None for all.
             max_new_tokens: at most this many tokens.
-            batch_size: how many of a list at once; "auto" reckons, and halves when memory runs out.
+            batch_size: how many at once; "auto" is estimated. It is halved when memory runs out.
 
         Returns:
             A stripped string, or a list of them.
@@ -138,7 +163,7 @@ class M3Model(Embedder):
         if not lists or len(images) != len(question):
             raise M3ScoreError("answer takes one image and one question, or equally long lists of both.")
 
-        scale = self.settings.grid**2 if tokens is None else tokens
+        scale = self.config.grid**2 if tokens is None else tokens
 
         def run(pairs: Sequence[tuple[Any, str]]) -> list[str]:
             distinct = {id(image): image for image, _ in pairs}
@@ -156,28 +181,28 @@ class M3Model(Embedder):
         questions: Sequence[Sequence[str]],
         *,
         max_new_tokens: int = 32,
-        answers: bool = True,
+        decode_coarse: bool = True,
         batch_size: int | Literal["auto"] = "auto",
     ) -> list[list[tuple[ScaleAnswer, ...]]]:
-        """Answer each image's questions at every scale: the same answers as scale by scale, only cheaper.
+        """Answer each image's questions at every scale: the same answers as scale by scale, but cheaper.
 
         Args:
             images: images, encoded or not.
             questions: per image, its questions.
             max_new_tokens: at most this many tokens per answer.
-            answers: whether coarser scales' answers are wanted where they differ from the finest scale's;
-                agreement alone is cheaper.
+            decode_coarse: decode coarser scales' answers where they differ from the finest scale's. Agreement
+                alone is cheaper.
             batch_size: (image, question) pairs at once; "auto" as in `answer`.
 
         Returns:
-            Per image and question one ScaleAnswer per scale, coarsest first.
+            Per image, per question: one ScaleAnswer per scale, coarsest first.
         """
         return answering.answer_ladder(
             self,
             images,
             questions,
             max_new_tokens=max_new_tokens,
-            answers=answers,
+            decode_coarse=decode_coarse,
             batch_size=self._batch_size(batch_size, max_new_tokens, max(map(len, questions), default=1)),
             guard=self._decode_guard,
         )
@@ -185,7 +210,7 @@ class M3Model(Embedder):
     def _batch_size(
         self, wanted: int | Literal["auto"], max_new_tokens: int, questions_per_image: int = 1
     ) -> int:
-        """(image, question) pairs at once, reckoned for the longest prompts that this model's images make."""
+        """(image, question) pairs at once, estimated for the longest prompts that images can give."""
         if wanted != "auto":
             if wanted < 1:
                 raise M3ScoreError(f"batch_size is {wanted}; it must be at least 1, or 'auto'.")
@@ -193,43 +218,42 @@ class M3Model(Embedder):
         generation.check_max_new_tokens(max_new_tokens)
         config = self.hf_model.config.text_config
         asked = max(1, min(questions_per_image, _PAIRS_AT_ONCE))
-        row = self.most_tiles() * self.settings.grid**2 + 128 + asked * (64 + max_new_tokens)
-        # A position's keys and values stay in every layer; what one layer works on comes and goes.
+        row = self.most_tiles() * self.config.grid**2 + 128 + asked * (64 + max_new_tokens)
+        # Keys and values stay in memory for every layer, intermediate values for one layer at a time.
         head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         held = 2 * config.num_hidden_layers * config.num_key_value_heads * head
         worked_on = 8 * config.hidden_size + 3 * config.intermediate_size
         free = _SHARE_OF_FREE_MEMORY * free_memory(self.device) / (self.dtype.itemsize * (held + worked_on))
         positions = min(_POSITIONS_AT_ONCE["cuda" if self.device.type == "cuda" else "cpu"], int(free))
         logits = _LOGITS_AT_ONCE // (max_new_tokens * config.vocab_size)
-        # Whole images where possible: what an image's questions share is read once per batch.
+        # All questions of an image together where possible: their shared part is read once per batch.
         return max(1, min(_PAIRS_AT_ONCE // asked * asked, max(1, positions // row) * asked, logits))
 
-    def training_loss(
-        self,
-        images: Sequence[ImageSource | EncodedImage],
-        conversations: Sequence[Sequence[Mapping[str, str]]],
-        scales: Sequence[int] | None = None,
-        *,
-        train_vision: bool = False,
-    ) -> training.ScaleLosses:
-        """The M3 objective on a batch of conversations, differentiable; see training.training_loss."""
-        return training.training_loss(self, images, conversations, scales, train_vision=train_vision)
-
     def save(self, folder: str | Path) -> None:
-        """Write a folder in transformers' format that `load_model` reads again, M3's facts included."""
+        """Write a folder in transformers' format, with the M3Config, that `load_model` reads."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        self.hf_model.config.m3score = self.settings.to_dict()
+        self.hf_model.config.m3score = self.config.to_dict()
         with loading.no_progress_bars():
             self.hf_model.save_pretrained(target)
         self.tokenizer.save_pretrained(target)
         (target / "preprocessor_config.json").write_text(
-            json.dumps(self.settings.preprocessor_config(), indent=2)
+            json.dumps(self.config.preprocessor_config(), indent=2)
         )
 
 
+def _hash_of_tensors(hf_model: Any) -> str:
+    """Hash of every tensor's name, shape and up to _HASHED_VALUES evenly spaced values."""
+    digest = hashlib.sha256()
+    for name, tensor in hf_model.state_dict().items():
+        flat = tensor.detach().reshape(-1)
+        some = flat[:: max(1, len(flat) // _HASHED_VALUES)].float().cpu().numpy()
+        digest.update(f"{name} {tuple(tensor.shape)}".encode() + some.tobytes())
+    return digest.hexdigest()
+
+
 def _stop_ids(hf_model: Any, tokenizer: Any) -> frozenset[int]:
-    """The end token(s): of the generation configuration, else of the tokenizer."""
+    """The end tokens of the generation configuration, else of the tokenizer."""
     configured = getattr(hf_model.generation_config, "eos_token_id", None)
     if configured is None:
         configured = tokenizer.eos_token_id
@@ -256,8 +280,9 @@ def load_model(
         quantize: "4bit" or "8bit": the language model's weights in fewer bits, through bitsandbytes.
         revision: branch, tag or commit on the hub.
 
-    Raises M3ScoreError, one sentence naming what is allowed, if that can't be done; MissingExtraError if
-    quantize is asked for and bitsandbytes isn't installed.
+    Raises:
+        M3ScoreError: the model can't be loaded; the sentence names what is allowed.
+        MissingExtraError: `quantize` needs bitsandbytes, which is not installed.
     """
     parts = loading.load(name_or_path, device=device, dtype=dtype, quantize=quantize, revision=revision)
-    return M3Model(parts.hf_model, parts.tokenizer, parts.settings, str(name_or_path))
+    return M3Model(parts.hf_model, parts.tokenizer, parts.config, str(name_or_path), parts.folder)

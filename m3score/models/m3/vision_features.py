@@ -1,7 +1,7 @@
-"""The feature set "vision": what a model's own vision tower made of an image, pooled to one vector.
+"""The feature set "vision": one vector of statistics of an image's projected features.
 
-For routing inside a serving stack, where the encoder has run anyway and the language model's prefill is the
-cost: Embedder.vision_features. Knows arrays, no models.
+For routing inside a serving stack, where the vision tower has run anyway and the language model's prefill is
+what costs. Used by Embedder.vision_features. Knows arrays, no models.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from m3score.models.m3.ladder import pooled_side
 
 
 def vision_feature_names(hidden: int, ladder: Sequence[int]) -> tuple[str, ...]:
-    """Names of the features: the shares of variance lost at each coarser scale, then the mean features."""
+    """Feature names: variance lost at each coarser scale, ln(1 + variance), the mean of each channel."""
     lost = [f"lost_{tokens}" for tokens in ladder[:-1]]
     return (*lost, "ln_variance", *(f"mean_{i}" for i in range(hidden)))
 
 
 def vision_statistics(features: np.ndarray, ladder: Sequence[int]) -> np.ndarray:
-    """float32 (features,), named by `vision_feature_names`.
+    """Statistics of one grid: float32 (features,), named by `vision_feature_names`.
 
     Args:
-        features: (side, side, hidden), one grid of projected features, before pooling.
+        features: (side, side, hidden): one grid of projected features, before pooling.
         ladder: tokens per grid, coarsest first.
 
     Returns:
-        For each coarser scale the share of the variance (over positions, summed over channels) that pooling
-        to that scale loses; ln(1 + that variance); and the mean over positions of each channel.
+        For each coarser scale, the share of the variance (over positions, summed over channels) that pooling
+        loses; ln(1 + that variance); and each channel's mean over positions.
     """
     grid = np.asarray(features, np.float64)
     mean = grid.mean(axis=(0, 1))
@@ -38,7 +38,7 @@ def vision_statistics(features: np.ndarray, ladder: Sequence[int]) -> np.ndarray
 
 
 def _lost(grid: np.ndarray, tokens: int) -> float:
-    """Mean squared distance of each position's features from those of the visual token that it goes into."""
+    """Mean squared distance between each position's features and the visual token that it is pooled into."""
     small = pooled_side(tokens, len(grid))
     kernel = len(grid) // small
     used = grid[: small * kernel, : small * kernel]

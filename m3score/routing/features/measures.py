@@ -291,7 +291,7 @@ def _regions(right: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def order(square: Square, levels: dict[int, np.ndarray]) -> dict[str, float]:
-    """How well one part foretells another: compressed size, symmetry."""
+    """How well one part predicts another: compressed size, symmetry."""
     packed = io.BytesIO()
     rows, columns = square.shown(144)
     luma = levels[144][rows, columns] + np.float32(128.5)

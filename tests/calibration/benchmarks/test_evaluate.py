@@ -12,17 +12,17 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from m3score.calibration.benchmarks.evaluate import evaluate_drawn, evaluate_task, held_out
-from m3score.calibration.benchmarks.scoreboard import FIGURES, Grid
+from m3score.calibration.benchmarks.scoreboard import FIGURES, TextTable
 from m3score.calibration.benchmarks.task_data import load_own
 from m3score.calibration.predictor.gather import labels_of
-from m3score.cli.evaluating import WIDE, table_of
 from m3score.cli.main import app
+from m3score.cli.tables import WIDE, table_of
 from m3score.models.base import ScaleAnswer
 from m3score.tables.io import read_table, read_traces
-from tests.support.fakes import LADDER, FakeAnswerer, grey
+from tests.support.fakes import LADDER, FakeAnswerer, SingleGrid, grey
 
 
-class Knowing:
+class Knowing(SingleGrid):
     """Knows every answer from `enough` tokens on, and says nonsense below."""
 
     name = "knowing"
@@ -178,7 +178,7 @@ def test_tables_fit_a_terminal(width):
     row = ("576", "2880", "59.0", "57.1 to 61.0", "10.2", "54.3", "59.0", "+10.0")
     file = io.StringIO()
     console = Console(file=file, width=width)
-    console.print(table_of(Grid("ChartQA", header, (row,)), roomy=width >= WIDE))
+    console.print(table_of(TextTable("ChartQA", header, (row,)), roomy=width >= WIDE))
     lines = file.getvalue().splitlines()
     assert max(len(line.rstrip()) for line in lines) <= width and "…" not in file.getvalue()
     assert lines[-2].split() == " ".join(row).split()  # on one line

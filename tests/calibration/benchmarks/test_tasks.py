@@ -15,10 +15,10 @@ from m3score.calibration.benchmarks.task_data import TaskSource, load_own, load_
 from m3score.calibration.benchmarks.tasks import (
     LeftOut,
     Task,
-    asked_of,
     find_task,
     names_options,
     own_question,
+    task_question,
     tasks,
 )
 from m3score.common.errors import M3ScoreError
@@ -111,7 +111,7 @@ def data_set(name: str, rows: list[dict[str, Any]]) -> datasets.Dataset:
 
 
 def asked(source: TaskSource) -> list[tuple[str, tuple[str, ...], int]]:
-    questions = [one.question for entry in source.entries for one in entry.asked]
+    questions = [one.question for entry in source.entries for one in entry.questions]
     return [(one.question, one.answers, len(one.options)) for one in questions]
 
 
@@ -125,7 +125,9 @@ def test_a_saved_data_set_is_asked_as_declared(name: str, tmp_path: Path) -> Non
     items = list(source.items())
     assert len(items) == source.count() == len(source.entries)
     assert all(item.open().error is None and item.open().image.size == (16, 12) for item in items)
-    assert [len(item.open().questions) for item in items] == [len(entry.asked) for entry in source.entries]
+    assert [len(item.open().questions) for item in items] == [
+        len(entry.questions) for entry in source.entries
+    ]
 
 
 def test_every_task_is_declared_whole() -> None:
@@ -139,12 +141,12 @@ def test_every_task_is_declared_whole() -> None:
 def test_questions_on_one_image_go_together(tmp_path: Path) -> None:
     data_set("pope", CASES["pope"][0]).save_to_disk(str(tmp_path))
     (entry,) = load_task(find_task("pope"), tmp_path).entries
-    assert entry.name == "pope/0" and [one.category for one in entry.asked] == ["random", "random"]
+    assert entry.name == "pope/0" and [one.category for one in entry.questions] == ["random", "random"]
 
 
 def test_rotations_of_mmbench_are_one_unit(tmp_path: Path) -> None:
     data_set("mmbench", CASES["mmbench"][0]).save_to_disk(str(tmp_path))
-    units = [entry.asked[0].unit for entry in load_task(find_task("mmbench"), tmp_path).entries]
+    units = [entry.questions[0].unit for entry in load_task(find_task("mmbench"), tmp_path).entries]
     assert units == ["5", "5"]
 
 
@@ -279,7 +281,7 @@ def test_vinoground_is_two_sheets(tmp_path: Path) -> None:
         rows = [{"idx": f"7_{side}", "video_name": f"{kind}_{side}.mp4", "question": "Which?", "GT": "A"}
                 for side in ("pos", "neg")]  # fmt: skip
         sheet(tmp_path / name, rows)
-    held = [one for entry in load_task(task, tmp_path).entries for one in entry.asked]
+    held = [one for entry in load_task(task, tmp_path).entries for one in entry.questions]
     assert [(one.unit, one.category) for one in held] == [("7", "text")] * 2 + [("7", "video")] * 2
     assert held[0].question.question == "Which?\nPlease only output one English character."
 
@@ -288,7 +290,7 @@ def test_the_sheets_of_vinoground_may_lie_beside_its_folders(tmp_path: Path) -> 
     """As its own repository has them; lmms-eval moves them into the folders of videos."""
     for name, kind in (("vinoground_textscore.json", "text"), ("vinoground_videoscore.json", "video")):
         sheet(tmp_path / name, [{"idx": "3_pos", "video_name": f"{kind}.mp4", "question": "?", "GT": "A"}])
-    held = [one for entry in load_task(find_task("vinoground"), tmp_path).entries for one in entry.asked]
+    held = [one for entry in load_task(find_task("vinoground"), tmp_path).entries for one in entry.questions]
     assert [(one.unit, one.category) for one in held] == [("3", "text"), ("3", "video")]
 
 
@@ -340,7 +342,7 @@ def test_own_questions(tmp_path: Path) -> None:
 def test_answers_may_be_objects() -> None:
     held = find_task("vizwiz")
     row = {"question": "what", "answers": [{"answer": "can", "answer_confidence": "yes"}] * 10}
-    assert asked_of(held, row).question.answers == ("can",) * 10
+    assert task_question(held, row).question.answers == ("can",) * 10
 
 
 # ---- texts that look like something else ------------------------------------------------------------------
@@ -351,7 +353,7 @@ def test_answers_may_be_objects() -> None:
 )
 def test_a_list_as_a_label_of_chartqa_is_one_text(label: str, right: str, wrong: str) -> None:
     """As in ChartQA's metric, which compares the label as it is written (9 of 2,373 labels are lists)."""
-    one = asked_of(find_task("chartqa"), {"question": "Which years?", "answer": label, "type": "human"})
+    one = task_question(find_task("chartqa"), {"question": "Which years?", "answer": label, "type": "human"})
     assert one.question.answers == (label,)
     assert grade("relaxed_accuracy", right, one.question.answers).correct
     assert not grade("relaxed_accuracy", wrong, one.question.answers).correct
@@ -361,28 +363,30 @@ def test_only_a_missing_value_is_missing() -> None:
     seed = find_task("seed")
     row = {"question": "How many?", "choice_a": "One", "choice_b": "None", "choice_c": "Two",
            "choice_d": "Three", "answer": "D", "data_type": "image"}  # fmt: skip
-    one = asked_of(seed, row)
+    one = task_question(seed, row)
     assert one.question.options == ("One", "None", "Two", "Three") and one.question.answers == ("D",)
     assert "B. None" in one.question.question
     for name in ("chartqa", "gqa", "msvd-qa"):
-        assert asked_of(find_task(name), {"question": "?", "answer": "none"}).question.answers == ("none",)
-        assert asked_of(find_task(name), {"question": "?", "answer": "nan"}).question.answers == ("nan",)
+        assert task_question(find_task(name), {"question": "?", "answer": "none"}).question.answers == (
+            "none",
+        )
+        assert task_question(find_task(name), {"question": "?", "answer": "nan"}).question.answers == ("nan",)
         for missing in (None, float("nan"), ""):
             with pytest.raises(LeftOut, match="no reference answer"):
-                asked_of(find_task(name), {"question": "?", "answer": missing})
+                task_question(find_task(name), {"question": "?", "answer": missing})
 
 
 def test_a_gap_among_options_is_left_out(tmp_path: Path) -> None:
     row = {"index": 5, "question": "?", "hint": "nan", "answer": "C", "A": "none", "B": "nan", "C": "fly"}
     with pytest.raises(LeftOut, match="an option is missing"):
-        asked_of(find_task("mmbench"), row)
-    assert asked_of(find_task("mmbench"), {**row, "B": "two"}).question.options == ("none", "two", "fly")
+        task_question(find_task("mmbench"), row)
+    assert task_question(find_task("mmbench"), {**row, "B": "two"}).question.options == ("none", "two", "fly")
 
 
 @pytest.mark.parametrize("answer", ["7", "-1", "B"])
 def test_a_position_beyond_the_options_is_an_error(answer: str) -> None:
     with pytest.raises(M3ScoreError, match="is no position among 2 options"):
-        asked_of(find_task("ai2d"), {"question": "?", "options": OPTIONS, "answer": answer})
+        task_question(find_task("ai2d"), {"question": "?", "options": OPTIONS, "answer": answer})
 
 
 def test_mmbench_has_two_prompts(tmp_path: Path) -> None:
@@ -394,7 +398,7 @@ def test_mmbench_has_two_prompts(tmp_path: Path) -> None:
         (f"Which? There are several options:\nA. ant\nB. bee\n{LETTER}", ("B",), 2),
     ]
     assert [entry.name for entry in source.entries] == ["mmbench-lmms/0", "mmbench-lmms/1"]
-    assert {entry.asked[0].unit for entry in source.entries} == {"5"}
+    assert {entry.questions[0].unit for entry in source.entries} == {"5"}
 
 
 @pytest.mark.parametrize("name", ["seed", "temporalbench", "vinoground"])
@@ -405,7 +409,7 @@ def test_tasks_that_go_by_the_first_character(name: str) -> None:
 def test_mmmu_may_name_its_image_twice() -> None:
     row = {"question": "In <image 1>, what does <image 1> show?", "options": "['<image 1>', 'ant']",
            "answer": "A"}  # fmt: skip
-    text = asked_of(find_task("mmmu"), row).question.question
+    text = task_question(find_task("mmmu"), row).question.question
     assert text.startswith("In <image>, what does <image 1> show?\nA. <image 1>\nB. ant")
     assert place_image_tags(text, 1) == text  # one image for one tag
 

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from m3score.calibration.drawings.drawn import draw
+from m3score.calibration.drawings.drawing import draw
 from m3score.calibration.predictor.collect import Collection, collect, is_collection, open_collection
 from m3score.calibration.predictor.gather import labels_of, labels_of_traces, recomputed
 from m3score.calibration.predictor.sources import Drawn, Rows, find_source
@@ -41,7 +41,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def asked_of(folder: Path, tmp_path: Path) -> Path:
+def task_question(folder: Path, tmp_path: Path) -> Path:
     path = tmp_path / "asked.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -71,7 +71,7 @@ def test_drawn_images_have_no_end(tmp_path: Path):
 
 
 def test_files_with_questions_and_one_that_is_broken(photos: Path, tmp_path: Path):
-    questions = asked_of(photos, tmp_path)
+    questions = task_question(photos, tmp_path)
     (photos / "3.png").write_bytes(b"not an image")
     held = gather(find_source(str(photos), questions=questions), tmp_path / "w")
     traces = held.traces()

@@ -20,16 +20,16 @@ from m3score.calibration.predictor.fit import (
     small_loss_margin,
     train_gains,
 )
-from m3score.calibration.predictor.frontier import lead, mixing, priced
 from m3score.calibration.predictor.judge import bootstrap, judge
 from m3score.calibration.predictor.labels import Labels
+from m3score.calibration.predictor.regressor import ScaleRegressor
 from m3score.common.errors import M3ScoreError
-from m3score.regressor import ScaleRegressor
-from m3score.routing.ensemble import Ensemble
 from m3score.routing.features.image import IMAGE_FEATURES
-from m3score.routing.gains import over_coarsest, shrunk, steps_of
 from m3score.routing.predictor import Predictor, clip_predictions
-from m3score.routing.prices import Chances
+from m3score.routing.promises.frontier import lead, mixing, priced
+from m3score.routing.regression.ensemble import Ensemble
+from m3score.routing.regression.gains import over_coarsest, shrunk, steps_of
+from m3score.routing.regression.prices import SufficiencyCurve
 
 LADDER = (1, 9, 36, 144, 576)
 ASKED = ("What color is it?", "Read the small text in the picture.")
@@ -130,8 +130,8 @@ def test_budgets_are_kept_on_the_images_that_set_their_price(fitted: Fitted):
     for asked in (None, drawn.question_features()):
         gains = predictor.calibration.gains(asked is not None)
         if gains is not None:
-            worth = predictor.worth(drawn.features, asked)
-            np.testing.assert_array_equal(over_coarsest(gains), worth)
+            utility = predictor.utility(drawn.features, asked)
+            np.testing.assert_array_equal(over_coarsest(gains), utility)
         for budget in (1, 9, 50, 300, 576):
             scales = predictor.route_within(budget, drawn.features, asked)
             assert scales.mean() <= budget and set(scales) <= set(LADDER)
@@ -226,8 +226,8 @@ def test_small_loss_margin_spends_least_within_the_loss():
     labels = made_up(500, 7)
     predicted = clip_predictions(labels.features[:, 0] * math.log(576) / 4, LADDER)
     margin = small_loss_margin(predicted, labels, 0.02)
-    worth = {"image only": Chances.of(predicted, labels.sufficient).at(predicted)}
-    verdict = judge("x", labels, {"image only": predicted}, {"image only": [("m", margin, None)]}, worth)
+    utility = {"image only": SufficiencyCurve.of(predicted, labels.sufficient).at(predicted)}
+    verdict = judge("x", labels, {"image only": predicted}, {"image only": [("m", margin, None)]}, utility)
     (point,) = verdict.forms[0].points
     assert -0.02 <= point.change < 0 and point.mean_tokens < 576
 

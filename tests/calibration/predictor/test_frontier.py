@@ -12,21 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from m3score.calibration.predictor.frontier import (
+from m3score.calibration.predictor.frontier import write_csv, write_png
+from m3score.common.errors import MissingExtraError
+from m3score.routing.promises.frontier import (
     Curve,
+    ceiling,
     fixed_scales,
     gap_closed,
     lead,
     mixing,
-    oracle,
+    outcome,
     priced,
     routed,
+    stays,
     upper_hull,
-    write_csv,
-    write_png,
 )
-from m3score.common.errors import MissingExtraError
-from m3score.routing.prices import Chances, levels, price_for
+from m3score.routing.regression.prices import SufficiencyCurve, levels, price_for
 
 LADDER = (1, 9, 36, 144, 576)
 SUFFICIENT = st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=30).map(np.array)
@@ -64,9 +65,9 @@ def test_a_blind_router_does_not_beat_random_mixing_and_none_beats_the_best_orac
     sufficient: np.ndarray, seed: int
 ):
     predictions = np.random.default_rng(seed).uniform(0, np.log(576), len(sufficient))
-    ceiling = oracle(sufficient, LADDER, "first")
+    best = ceiling(sufficient, LADDER)
     curve = routed(predictions, sufficient, LADDER)
-    assert (curve.accuracy <= ceiling.at(curve.tokens) + 1e-9).all()
+    assert (curve.accuracy <= best.at(curve.tokens) + 1e-9).all()
     same = routed(np.full(len(sufficient), 2.0), sufficient, LADDER)
     assert lead(same, mixing(sufficient, LADDER))[0] <= 1e-12
 
@@ -83,17 +84,36 @@ def test_who_predicts_what_is_needed_reaches_the_oracle():
     needs = np.random.default_rng(0).integers(0, 5, 400)
     sufficient = monotone(needs)
     curve = routed(np.log(np.array(LADDER))[needs], sufficient, LADDER)
-    ceiling = oracle(sufficient, LADDER)
+    best = ceiling(sufficient, LADDER)
     spent = float(np.array(LADDER)[needs].mean())
-    assert curve.at(spent) == pytest.approx(1.0) and ceiling.at(spent) == pytest.approx(1.0)
-    assert ceiling.at(spent / 2) < 1
-    assert gap_closed(spent, 1.0, mixing(sufficient, LADDER), ceiling) == pytest.approx(1.0)
+    assert curve.at(spent) == pytest.approx(1.0) and best.at(spent) == pytest.approx(1.0)
+    assert best.at(spent / 2) < 1
+    assert gap_closed(spent, 1.0, mixing(sufficient, LADDER), best) == pytest.approx(1.0)
 
 
 def test_oracle_leaves_the_unsolved_at_the_coarsest_scale():
     sufficient = monotone(np.array([5, 5, 5, 2]))
-    ceiling = oracle(sufficient, LADDER)
-    assert ceiling.tokens[-1] == pytest.approx((1 + 1 + 1 + 36) / 4) and ceiling.accuracy[-1] == 0.25
+    best = ceiling(sufficient, LADDER)
+    assert best.tokens[-1] == pytest.approx((1 + 1 + 1 + 36) / 4) and best.accuracy[-1] == 0.25
+
+
+@settings(max_examples=60, deadline=None)
+@given(SUFFICIENT, st.integers(0, 10_000))
+def test_no_choice_of_scales_is_above_the_ceiling(sufficient: np.ndarray, seed: int):
+    best = ceiling(sufficient, LADDER)
+    for scales in np.random.default_rng(seed).integers(0, 5, (50, len(sufficient))):
+        tokens, accuracy = outcome(scales, sufficient, LADDER)
+        assert accuracy <= best.at(tokens) + 1e-9
+
+
+def test_what_stays_is_no_ceiling():
+    """Right at 1 token and wrong at 9, as luck has it: a route to 1 beats who waits for what stays."""
+    sufficient = np.array([[True, False, False, True, True]] * 2)
+    assert stays(sufficient, LADDER).accuracy[0] == ceiling(sufficient, LADDER).accuracy[0] == 1
+    sufficient = np.array([[False, True, False, False, True], [False, True, False, False, False]])
+    lucky = outcome(np.array([1, 1]), sufficient, LADDER)
+    assert lucky == (9, 1.0) and ceiling(sufficient, LADDER).at(9) == 1
+    assert stays(sufficient, LADDER).at(9) < 0.1 and stays(sufficient, LADDER).accuracy[-1] == 0.5
 
 
 def test_tokens_for_an_accuracy():
@@ -120,7 +140,7 @@ def curves() -> dict[str, Curve]:
     return {
         "fixed scales": fixed_scales(sufficient, LADDER),
         "random mixing": mixing(sufficient, LADDER),
-        "oracle": oracle(sufficient, LADDER),
+        "oracle": ceiling(sufficient, LADDER),
         "image only": routed(np.random.default_rng(3).uniform(0, 6, 200), sufficient, LADDER),
         "image only, by margin": routed(np.random.default_rng(4).uniform(0, 6, 200), sufficient, LADDER),
     }
@@ -156,11 +176,11 @@ def test_priced_without_knowledge_is_random_mixing_and_with_it_leads():
     sufficient = monotone(needs)
     mix = mixing(sufficient, LADDER)
     blind = np.full(len(needs), 3.0)
-    curve = priced(Chances.of(blind, sufficient).at(blind), sufficient, LADDER)
+    curve = priced(SufficiencyCurve.of(blind, sufficient).at(blind), sufficient, LADDER)
     np.testing.assert_allclose(curve.accuracy, mix.at(curve.tokens))
     seeing = np.log(np.array([*LADDER, 576]))[needs] + np.random.default_rng(5).normal(0, 0.5, len(needs))
     half = np.arange(len(needs)) < 1000
-    chances = Chances.of(seeing[half], sufficient[half])
+    chances = SufficiencyCurve.of(seeing[half], sufficient[half])
     curve = priced(chances.at(seeing[~half]), sufficient[~half], LADDER)
     least, mean = lead(curve, mixing(sufficient[~half], LADDER))
     assert least > -0.01 and mean > 0.1
@@ -176,7 +196,7 @@ def test_priced_without_knowledge_is_random_mixing_and_with_it_leads():
 def test_chances_fall_with_the_prediction(sufficient: np.ndarray, seed: int):
     many = np.tile(sufficient, (8, 1))
     predictions = np.random.default_rng(seed).uniform(0, 6, len(many))
-    chances = Chances.of(predictions, many)
+    chances = SufficiencyCurve.of(predictions, many)
     assert (np.diff(chances.chance, axis=0) <= 1e-12).all()
     at = chances.at(predictions)
     assert at.shape == many.shape and ((at >= 0) & (at <= 1)).all()
@@ -189,11 +209,11 @@ def test_who_knows_the_gains_of_groups_is_never_below_random_mixing(
 ):
     """In-sample, and with the very shares of each group as what scales are worth to it."""
     group = np.random.default_rng(seed).integers(groups, size=len(sufficient))
-    worth = np.stack([sufficient[group == own].mean(axis=0) for own in group])
-    curve = priced(worth - worth[:, :1], sufficient, LADDER)  # only differences count
+    utility = np.stack([sufficient[group == own].mean(axis=0) for own in group])
+    curve = priced(utility - utility[:, :1], sufficient, LADDER)  # only differences count
     mix = mixing(sufficient, LADDER)
     assert (curve.accuracy >= mix.at(curve.tokens) - 1e-7).all()
     assert curve.accuracy[-1] >= sufficient.mean(axis=0).max() - 1e-7  # nobody pays for nothing
     for budget in (1, 9, 30, 200, 576):
-        price = price_for(budget, worth, LADDER)
-        assert np.array(LADDER)[levels(worth, price, LADDER)].mean() <= budget
+        price = price_for(budget, utility, LADDER)
+        assert np.array(LADDER)[levels(utility, price, LADDER)].mean() <= budget

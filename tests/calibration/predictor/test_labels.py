@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from m3score.calibration.predictor.labels import Labels, join, label, spearman
+from m3score.calibration.predictor.labels import Labels, join, label
 from m3score.common.errors import M3ScoreError
+from m3score.common.statistics import spearman
 
 LADDER = (1, 9, 36)
 
@@ -140,3 +142,37 @@ def test_spearman():
     assert spearman(np.array([1.0, 2, 3]), np.array([2.0, 4, 9])) == pytest.approx(1)
     assert spearman(np.array([1.0, 1, 2, 2]), np.array([4.0, 4, 3, 3])) == pytest.approx(-1)
     assert math.isnan(spearman(np.ones(3), np.arange(3.0)))
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 9, (2, 5, 40)).astype(float)
+    theirs = [stats.spearmanr(a, b).statistic for a, b in zip(x, y, strict=True)]
+    np.testing.assert_allclose(spearman(x, y), theirs)
+
+
+def test_spearman_of_too_few_pairs_is_undefined():
+    """Of two pairs it is 1 or -1 whatever they are: no number to show."""
+    assert math.isnan(spearman(np.array([1.0, 2]), np.array([2.0, 1])))
+    assert math.isnan(spearman(np.arange(9.0), np.arange(9.0), fewest=10))
+    assert math.isnan(spearman(np.zeros(0), np.zeros(0)))
+
+
+def test_so_many_questions_of_each_image_and_no_more():
+    labels = labels_of_counts([1, 5, 3, 9])
+    kept = labels.at_most_per_image(3, seed=2)
+    assert np.unique(kept.keys.astype(str), return_counts=True)[1].tolist() == [1, 3, 3, 3]
+    assert list(kept.keys) == sorted(kept.keys)
+    again = labels.take(np.arange(len(labels))[::-1]).at_most_per_image(3, seed=2)
+    assert list(again.keys) == list(kept.keys)
+    one = labels.one_per_image(seed=2)
+    assert sorted(one.questions) == sorted(labels.at_most_per_image(1, seed=2).questions)
+
+
+def labels_of_counts(counts: list[int]) -> Labels:
+    """Images 0, 1, 2 and so on, with so many questions."""
+    images = np.repeat(np.arange(len(counts)), counts).astype(str).astype(object)
+    n = len(images)
+    return Labels(
+        model="fake", ladder=LADDER, images=images, keys=images.copy(),
+        questions=np.array([f"Question {i}?" for i in range(n)], object), sizes=np.full((n, 2), 9),
+        features=np.zeros((n, 2), np.float32), sufficient=np.ones((n, 3), bool), by_truth=np.ones(n, bool),
+        sources=np.array([""] * n, object),
+    )  # fmt: skip

@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from m3score import load_model
-from m3score.calibration.training.finetune.tune import tune
-from m3score.calibration.training.finetune.tuning import Tuning, bundled_tunings, load_tuning
+from m3score.calibration.training.finetune.config import FinetuneConfig, bundled_configs, load_config
+from m3score.calibration.training.finetune.finetune import finetune
 from m3score.cli.main import app
 from m3score.common.errors import M3ScoreError
 from tests.support.goldens import CHECKPOINTS, LLAVA, NEXT
@@ -60,17 +60,17 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def _plan(place: Path, **changes) -> Tuning:
+def _plan(place: Path, **changes) -> FinetuneConfig:
     import dataclasses
 
     return dataclasses.replace(
-        load_tuning(str(place / "recipe.toml")), data=str(place / "data.json"), **changes
+        load_config(str(place / "recipe.toml")), data=str(place / "data.json"), **changes
     )
 
 
 @pytest.fixture(scope="module")
 def undisturbed(place) -> Path:
-    tune(_plan(place), place / "whole")
+    finetune(_plan(place), place / "whole")
     return place / "whole"
 
 
@@ -136,12 +136,12 @@ def test_a_killed_run_goes_on_with_the_same_curve(place, undisturbed):
             time.sleep(0.01)
         run.send_signal(signal.SIGKILL)
     assert not (place / "killed/model").exists()
-    tune(_plan(place), place / "killed")
+    finetune(_plan(place), place / "killed")
     _like(place / "killed", undisturbed)
 
 
 def test_one_part_or_two_and_packed_or_not_is_the_same(place, undisturbed):
-    tune(_plan(place, batch_per_device=4, packed=False, gradient_checkpointing=False), place / "other")
+    finetune(_plan(place, batch_per_device=4, packed=False, gradient_checkpointing=False), place / "other")
     _like(place / "other", undisturbed)
 
 
@@ -149,7 +149,7 @@ def test_another_recipe_does_not_go_on_in_the_same_folder(place, undisturbed):
     (undisturbed / "model").rename(undisturbed / "aside")
     try:
         with pytest.raises(M3ScoreError, match=r"holds a run with learning_rate 0.01, not 0.5"):
-            tune(_plan(place, learning_rate=0.5), undisturbed)
+            finetune(_plan(place, learning_rate=0.5), undisturbed)
     finally:
         (undisturbed / "aside").rename(undisturbed / "model")
 
@@ -185,13 +185,13 @@ def test_lora_changes_little_and_is_merged_at_the_end(place, tmp_path):
 
 
 def test_the_papers_recipe():
-    assert {"llava-1.5-7b-m3", "llava-1.5-7b-m3-lora"} <= set(bundled_tunings())
-    plan = load_tuning("llava-1.5-7b-m3")
+    assert {"llava-1.5-7b-m3", "llava-1.5-7b-m3-lora"} <= set(bundled_configs())
+    plan = load_config("llava-1.5-7b-m3")
     assert plan.name == "llava-1.5-7b-m3"
     assert (plan.batch_size, plan.epochs, plan.warmup, plan.weight_decay) == (128, 1, 0.03, 0.0)
     assert plan.learning_rate == plan.tower_learning_rate == 2e-5
     assert plan.scales == (1, 9, 36, 144, 576) and plan.tune_tower and plan.lora is None
-    assert load_tuning("llava-1.5-7b-m3-lora").lora is not None
+    assert load_config("llava-1.5-7b-m3-lora").lora is not None
 
 
 def test_the_configuration_for_sharding_is_one_of_accelerates():
@@ -220,7 +220,7 @@ def test_the_configuration_for_sharding_is_one_of_accelerates():
 def test_a_wrong_recipe_gets_one_sentence(tmp_path, change, complaint):
     (tmp_path / "wrong.toml").write_text(RECIPE.replace(change[0], change[1], 1))
     with pytest.raises(M3ScoreError, match=complaint):
-        load_tuning(str(tmp_path / "wrong.toml"))
+        load_config(str(tmp_path / "wrong.toml"))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_wrong_options_get_one_sentence(place, tmp_path, options, complaint):
 
 def test_a_batch_must_fit_the_processes(place, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
-    from m3score.calibration.training.finetune.tune import _arguments
+    from m3score.calibration.training.finetune.finetune import _arguments
 
     with pytest.raises(M3ScoreError, match="4 can't be spread over 3 processes"):
         _arguments(_plan(place), tmp_path, 6)

@@ -18,15 +18,14 @@ from m3score.calibration.training.finetune.instructions import (
     InstructionCollator,
     Records,
     check_records,
+    conversation_lengths,
     grouped_order,
-    lengths_of,
     make_example,
     read_records,
 )
 from m3score.calibration.training.finetune.packing import summed_losses
 from m3score.common.errors import M3ScoreError
 from m3score.models.m3 import conversation
-from tests.models.test_parity import _ours as ours
 from tests.support.goldens import LLAVA, NEXT, ROOT, SCALES, golden, model
 
 RELATIVE = 1e-5
@@ -42,7 +41,7 @@ def _said(*texts: str) -> list[dict[str, str]]:
 
 
 def _example(name: str, record: Any) -> Example:
-    return make_example(record, ROOT / "images", model(name).tokenizer, model(name).settings)
+    return make_example(record, ROOT / "images", model(name).tokenizer, model(name).config)
 
 
 def _golden_record(example: dict) -> dict:
@@ -54,7 +53,7 @@ def _golden_record(example: dict) -> dict:
 def test_the_loss_and_its_gradients_are_the_authors(name, golden_example, packed):
     m3 = model(name)
     example = _example(name, _golden_record(golden_example))
-    counts = InstructionCollator(m3.settings, SCALES)([example])["counts"]
+    counts = InstructionCollator(m3.config, SCALES)([example])["counts"]
     m3.hf_model.zero_grad(set_to_none=True)
     losses = summed_losses(m3, [example], SCALES, train_vision=False, packed=packed) / counts
     expected = [golden_example["per_scale_loss"][str(tokens)] for tokens in SCALES]
@@ -62,8 +61,29 @@ def test_the_loss_and_its_gradients_are_the_authors(name, golden_example, packed
     assert losses.mean().item() == pytest.approx(golden_example["average_loss"], rel=RELATIVE)
     losses.mean().backward()
     gradients = {key: parameter.grad for key, parameter in m3.hf_model.named_parameters()}
-    norms = {key: gradients[ours(key)].norm().item() for key in golden_example["grad_norms"]}
+    norms = {key: gradients[_ours(key)].norm().item() for key in golden_example["grad_norms"]}
     assert norms == pytest.approx(golden_example["grad_norms"], rel=RELATIVE)
+    assert all(gradient is None for key, gradient in gradients.items() if "vision_tower" in key)
+    m3.hf_model.zero_grad(set_to_none=True)
+
+
+def _ours(key: str) -> str:
+    """The authors' name of a parameter -> transformers'."""
+    key = key.replace("model.mm_projector.0", "model.multi_modal_projector.linear_1")
+    key = key.replace("model.mm_projector.2", "model.multi_modal_projector.linear_2")
+    for part in ("embed_tokens", "layers", "norm"):
+        key = key.replace(f"model.{part}.", f"model.language_model.{part}.")
+    return key
+
+
+@pytest.mark.parametrize("train_vision", [False, True])
+def test_the_vision_tower_learns_only_if_asked(train_vision):
+    m3 = model(LLAVA)
+    m3.hf_model.zero_grad(set_to_none=True)
+    example = _example(LLAVA, {"image": "land_640x480.png", "conversations": _said("What?", "a square")})
+    summed_losses(m3, [example], (9,), train_vision=train_vision).mean().backward()
+    tower = m3.hf_model.model.vision_tower
+    assert any(weight.grad is not None and weight.grad.any() for weight in tower.parameters()) is train_vision
     m3.hf_model.zero_grad(set_to_none=True)
 
 
@@ -182,13 +202,13 @@ def test_lengths_tell_text_from_images():
             {"conversations": _said("hello", "hello to you")},
         ]
     )
-    assert lengths_of(records, [0, 1]).tolist() == [6, -4]
+    assert conversation_lengths(records, [0, 1]).tolist() == [6, -4]
 
 
 def test_answers_beyond_the_longest_length_do_not_count():
     example = _example(
         LLAVA, {"image": "gray_336x336.png", "conversations": _said("<image>\nWhat?", "w " * 20)}
     )
-    settings = dataclasses.replace(model(LLAVA).settings, max_length=120)
-    assert example.answer_tokens(1, settings) == example.answer_tokens(1, model(LLAVA).settings) > 0
+    settings = dataclasses.replace(model(LLAVA).config, max_length=120)
+    assert example.answer_tokens(1, settings) == example.answer_tokens(1, model(LLAVA).config) > 0
     assert example.answer_tokens(576, settings) == 0

@@ -13,13 +13,17 @@ import torch
 from safetensors.torch import load_file
 
 from m3score import load_model
-from m3score.calibration.drawings.drawn import draw
-from m3score.calibration.training.tiny.apprentice import tower_features
+from m3score.calibration.drawings.drawing import draw
+from m3score.calibration.training.finetune.instructions import Example, InstructionCollator
+from m3score.calibration.training.finetune.packing import summed_losses
 from m3score.calibration.training.tiny.model import build_model, build_tokenizer
+from m3score.calibration.training.tiny.module import tower_features
 from m3score.calibration.training.tiny.objective import BEFORE_IMAGE, m3_losses, pack_questions
 from m3score.calibration.training.tiny.recipes import bundled_recipes, load_recipe, parse_scales
 from m3score.calibration.training.tiny.train import last_whole_checkpoint, save_model
 from m3score.common.errors import M3ScoreError
+from m3score.models.m3.conversation import training_example
+from m3score.models.m3.preprocess import preprocess
 
 SMALL = """
 seed = 5
@@ -56,23 +60,31 @@ def untrained(tmp_path_factory):
 
 def test_packed_questions_have_the_loss_of_questions_asked_one_by_one(untrained):
     drawing = draw(11, 3, "shapes")
-    pairs = [(asked.question, asked.answer) for asked in drawing.asked[:3]]
+    pairs = [(asked.question, asked.answer) for asked in drawing.questions[:3]]
     llava, tokenizer = untrained.hf_model, untrained.tokenizer
     prefix = torch.tensor(tokenizer.encode(BEFORE_IMAGE))
     pixels = torch.from_numpy(drawing.canvas.pixels().copy())[None]
     with torch.no_grad():
         features = llava.model.multi_modal_projector(tower_features(llava.model.vision_tower, pixels))
         packed = m3_losses(llava, prefix, features, pack_questions(tokenizer, [pairs]), untrained.ladder)
-        talks = [[{"from": "human", "value": q}, {"from": "gpt", "value": a}] for q, a in pairs]
-        alone = untrained.training_loss([drawing.image] * 3, talks)
-    for tokens in untrained.ladder:
-        assert packed[tokens].item() == pytest.approx(alone.per_scale[tokens].item(), rel=1e-4)
+        alone = [_example(untrained, drawing.image, *pair) for pair in pairs]
+        summed = summed_losses(untrained, alone, untrained.ladder, train_vision=False)
+    counts = InstructionCollator(untrained.config, untrained.ladder)([*alone])["counts"]
+    for tokens, loss in zip(untrained.ladder, (summed / counts).tolist(), strict=True):
+        assert packed[tokens].item() == pytest.approx(loss, rel=1e-4)
+
+
+def _example(model, image, question: str, answer: str) -> Example:
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    ids, labels = training_example(turns, model.tokenizer, model.config.conversation)
+    return Example(ids, labels, [preprocess(image, model.config)])
 
 
 def _train(recipe: Path, out: Path) -> list[str]:
     return [sys.executable, "-m", "m3score", "train", str(recipe), "--out", str(out), "--quiet"]
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_as_if_undisturbed(tmp_path):
     recipe = tmp_path / "small.toml"
     recipe.write_text(SMALL)
@@ -117,7 +129,7 @@ def test_a_recipe_can_be_shortened():
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (('kind = "m3"', 'kind = "m4"'), "symbols, tower, m3"),
+        (('kind = "m3"', 'kind = "m4"'), "'symbols', 'tower' or 'm3'"),
         (("steps = 8", "step = 8"), "unknown key 'step'"),
         (("scales = [1, 9, 36]", "scales = [7]"), "1, 9, 36, 144, 576"),
         (("seed = 5", "seed = "), "not valid TOML"),
