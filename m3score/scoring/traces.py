@@ -246,7 +246,7 @@ def _from_csv(values: dict[str, Any]) -> dict[str, Any]:
     if known["references"] and "tokens" in known and "answer" not in known:
         raise M3ScoreError(
             f"{image}: an answer is missing; pandas takes texts such as 'None' for missing values, so read "
-            "the file with m3score.tables.read_traces."
+            "the file with m3score.tables.io.read_traces."
         )
     return known
 

@@ -394,9 +394,9 @@ def test_scripts_need_no_guard(tmp_path: Path) -> None:
     script.write_text(
         "import sys\n"
         "from m3score.images import parallel\n"
-        "from m3score.routing.features.image import image_features, map_images\n"
+        "from m3score.routing.features.image import image_features\n"
         "parallel.MANY = 2\n"
-        "rows = list(map_images(image_features, ['a.png'] * 6, 2))\n"
+        "rows = list(parallel.map_images(image_features, ['a.png'] * 6, 2))\n"
         "print(len(rows), *{'torch', 'sklearn', 'pandas'} & set(sys.modules))\n"
     )
     done = subprocess.run(
