@@ -34,8 +34,8 @@ COMMANDS = {
     "demo": "Try a model in the browser",
     "info": "Show versions, devices, bundled models, cache and environment",
 }
-"""Name and first words of every command. The function of the same name in the module of the same name in this
-folder is the command, its docstring (which begins with these words) the help, EPILOG the examples."""
+"""Name and first words of every command. The function of the same name in the module of the same name in
+cli/commands is the command, its docstring (which begins with these words) the help, EPILOG the examples."""
 
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -7,11 +7,8 @@ from typing import Annotated
 
 import typer
 
-from m3score.cli.choices import Bits, Dtype, Engine, Features, Format, Promise, Rule, Sufficiency
+from m3score.cli.choices import Bits, Dtype, Engine, Format, Promise, Rule, Sufficiency
 from m3score.common.limits import MAX_EMBEDDED_BYTES, MAX_FILE_BYTES
-
-__all__ = ["Bits", "Dtype", "Engine", "Features", "Format", "Promise", "Rule", "Sufficiency"]
-"""What options choose among is looked for here too."""
 
 MODEL = "Model"
 ROUTING = "Routing"

@@ -41,7 +41,7 @@ ScorerOption = Annotated[
     typer.Option(
         "--scorer-option",
         metavar="KEY=VALUE",
-        help="An option of a scorer that a package brings. Repeatable.",
+        help="An option of the scorer that has no name of its own here. Repeatable.",
         rich_help_panel=SCORERS,
     ),
 ]

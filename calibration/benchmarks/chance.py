@@ -29,7 +29,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from m3score.data.metrics import choice, grade, yes_or_no
+from m3score.data.choices import choice, yes_or_no
+from m3score.data.metrics import grade
 from m3score.data.questions import Question
 
 PARTNERS = 24

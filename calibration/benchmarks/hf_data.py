@@ -12,7 +12,7 @@ from typing import Any
 from m3score.calibration.benchmarks.tasks import Task
 from m3score.common.errors import M3ScoreError, first_line, unreachable
 from m3score.data.sources.hf_datasets import is_saved
-from m3score.images.decode import ImageSource
+from m3score.images.given import ImageSource
 
 
 def with_presence(

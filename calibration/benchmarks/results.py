@@ -17,7 +17,7 @@ from m3score.calibration.benchmarks.chance import luck_of
 from m3score.calibration.benchmarks.task_data import TaskSource
 from m3score.calibration.benchmarks.tasks import Task, TaskQuestion
 from m3score.common.errors import M3ScoreError
-from m3score.data.metrics import yes_or_no
+from m3score.data.choices import yes_or_no
 from m3score.scoring.rules import RULES, is_monotone, required_tokens
 from m3score.tables.schema import absent
 

@@ -41,10 +41,11 @@ from m3score.calibration.predictor.sources import Item
 from m3score.common.errors import M3ScoreError
 from m3score.data.loader import Opened
 from m3score.data.metrics import default_metric
-from m3score.data.questions import Question, json_lines, read_questions
-from m3score.images.decode import ImageSource
+from m3score.data.questions import Question, read_questions
+from m3score.images.given import ImageSource
 from m3score.images.sandbox import open_visual
 from m3score.tables.io import read_whole
+from m3score.tables.json_lines import json_lines
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".gif")
 

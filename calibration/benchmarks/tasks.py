@@ -19,7 +19,7 @@ from pydantic.dataclasses import dataclass
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.schema import STRICT, List, checked
-from m3score.data.metrics import normalise
+from m3score.data.normal_form import normalise
 from m3score.data.questions import Question, check_question
 from m3score.data.references import is_missing, read_options, read_texts
 

@@ -23,12 +23,13 @@ import numpy as np
 from m3score.calibration.predictor.sources import Drawn, Item, Source, VariedDrawings, split_key
 from m3score.common.errors import M3ScoreError, image_failure
 from m3score.data.loader import Opened, opened_ahead
-from m3score.images.decode import ImageSource
+from m3score.images.given import ImageSource
 from m3score.models.base import LadderAnswerer
 from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES, image_features
 from m3score.scoring.base import BLOCK_BATCHES
 from m3score.scoring.scorers.model_stream import RankedImage, images_at_once, rank_opened
-from m3score.tables.io import TRACE_COLUMNS, read_traces, read_whole, write_traces, write_whole
+from m3score.tables.io import read_traces, read_whole, write_traces, write_whole
+from m3score.tables.schema import TRACE_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,7 +21,7 @@ from m3score.calibration.predictor.regressor import UNSOLVED, ScaleRegressor
 from m3score.common.errors import M3ScoreError
 from m3score.common.statistics import spearman
 from m3score.data.questions import PROBE_PANEL
-from m3score.routing.features.image import QUESTION_FEATURES
+from m3score.routing.features.question import QUESTION_FEATURES
 from m3score.routing.predictor import Predictor, clip_predictions
 from m3score.routing.promises import frontier
 from m3score.routing.promises.certify import margins as all_margins

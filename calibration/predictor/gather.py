@@ -16,7 +16,8 @@ from m3score.calibration.predictor.collect import Collection, is_collection, ope
 from m3score.calibration.predictor.labels import Labels, join, label
 from m3score.calibration.predictor.sources import image_named, questions_named, split_key
 from m3score.common.errors import M3ScoreError
-from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES, map_images
+from m3score.images.parallel import map_images
+from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES
 from m3score.tables.io import read_traces
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from m3score.common.errors import M3ScoreError
-from m3score.routing.features.image import question_features
+from m3score.routing.features.question import question_features
 from m3score.scoring.oracle import score_trace
 from m3score.scoring.rules import required_tokens
 from m3score.scoring.traces import incomplete, rows_of

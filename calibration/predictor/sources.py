@@ -17,12 +17,14 @@ from typing import Any, Protocol
 from m3score.calibration.drawings.drawing import draw
 from m3score.calibration.drawings.variations import VariedDrawing, vary
 from m3score.common.errors import M3ScoreError
-from m3score.data.discover import Columns, ImageItem, count_images, exists_somewhere, find_images
+from m3score.data.discover import count_images, exists_somewhere, find_images
+from m3score.data.item import Columns, ImageItem
 from m3score.data.loader import Opened, QuestionBook, open_item
 from m3score.data.questions import Question, default_questions, read_questions
 from m3score.data.sources.hf_datasets import DataSet, is_saved
 from m3score.data.sources.remote import is_url
-from m3score.images.decode import ImageSource, open_image
+from m3score.images.decode import open_image
+from m3score.images.given import ImageSource
 from m3score.images.sandbox import open_visual
 
 DRAWN = "drawn"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from m3score.cli import options
+from m3score.cli import choices, options
 from m3score.cli.console import load, plain, set_up
 from m3score.cli.scorer_options import as_utf8
 from m3score.common.errors import M3ScoreError
@@ -48,7 +48,7 @@ def ask(
     ] = False,
     model: options.Model = "m3-tiny",
     device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = options.Dtype.auto,
+    dtype: options.DtypeOption = choices.Dtype.auto,
     quantize: options.Quantize = None,
     revision: options.Revision = None,
     max_new_tokens: options.MaxNewTokens = 32,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from m3score.cli import options
+from m3score.cli import choices, options
 from m3score.cli.console import INTERRUPTED, SOME_FAILED, load, plain, set_up, sigterm_as_interrupt
 from m3score.cli.progress import progress, repeat
 from m3score.common.errors import M3ScoreError
@@ -94,7 +94,7 @@ SplitOption = Annotated[
     str | None, typer.Option("--split", help="Split of a data set.", rich_help_panel=LABELS)
 ]
 FeaturesOption = Annotated[
-    options.Features,
+    choices.Features,
     typer.Option("--features", help="From the pixels, or from the model's own vision tower."),
 ]
 SharesOption = Annotated[
@@ -138,18 +138,18 @@ def calibrate(
     question_column: options.QuestionColumn = None,
     answers_column: options.AnswersColumn = None,
     frames: options.Frames = None,
-    features: FeaturesOption = options.Features.pixels,
-    sufficiency: options.SufficiencyOption = options.Sufficiency.auto,
+    features: FeaturesOption = choices.Features.pixels,
+    sufficiency: options.SufficiencyOption = choices.Sufficiency.auto,
     shares: SharesOption = "0.6,0.2,0.2",
     test: TestOption = None,
     max_drop: options.MaxDrop = 0.02,
     confidence: options.Confidence = 0.95,
-    per: options.Per = options.Promise.image,
+    per: options.Per = choices.Promise.image,
     anyway: AnywayOption = False,
     notes: NotesOption = None,
     model: options.Model = "m3-tiny",
     device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = options.Dtype.auto,
+    dtype: options.DtypeOption = choices.Dtype.auto,
     quantize: options.Quantize = None,
     revision: options.Revision = None,
     batch_size: BatchSizeOption = None,

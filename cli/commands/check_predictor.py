@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m3score.cli import options
+from m3score.cli import choices, options
 from m3score.cli.console import plain, set_up
 from m3score.common.errors import M3ScoreError
 
@@ -48,7 +48,7 @@ def check_predictor(
         bool, typer.Option("--image-only", help="Check the form that does not see the question.")
     ] = False,
     sufficiency: Annotated[
-        options.Sufficiency | None,
+        choices.Sufficiency | None,
         typer.Option("--sufficiency", help="When an answer suffices.", show_default="as it was calibrated"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Draws one question of each image.")] = 0,
@@ -71,8 +71,8 @@ def check_predictor(
     """Has the traffic drifted away from what the predictor was calibrated on? Yes or no, with the p-value."""
     console = set_up(quiet=quiet, verbose=verbose)
     from m3score.calibration.predictor.gather import labels_of_traces
-    from m3score.routing.predict import load_predictor
     from m3score.routing.promises.drift import check_drift
+    from m3score.routing.registry import load_predictor
 
     loaded = load_predictor(predictor)
     judged_by = sufficiency or loaded.data.get("sufficiency", "auto")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from m3score.cli import options
+from m3score.cli import choices, options
 from m3score.cli.console import load, plain, set_up, sigterm_as_interrupt
 
 EPILOG = """Examples:
@@ -51,7 +51,7 @@ def demo(
     ] = None,
     model: options.Model = "m3-tiny",
     device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = options.Dtype.auto,
+    dtype: options.DtypeOption = choices.Dtype.auto,
     quantize: options.Quantize = None,
     revision: options.Revision = None,
     max_new_tokens: options.MaxNewTokens = 32,

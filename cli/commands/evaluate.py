@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from m3score.cli import options
+from m3score.cli import choices, options
 from m3score.cli.console import INTERRUPTED, SOME_FAILED, load, plain, set_up, sigterm_as_interrupt
 from m3score.cli.tables import show
 from m3score.common.errors import M3ScoreError
@@ -152,7 +152,7 @@ def evaluate(
     work: WorkOption = Path("evaluations"),
     restart: RestartOption = False,
     device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = options.Dtype.auto,
+    dtype: options.DtypeOption = choices.Dtype.auto,
     quantize: options.Quantize = None,
     revision: options.Revision = None,
     batch_size: BatchSizeOption = None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from m3score.cli import options, scorer_options
+from m3score.cli import choices, options, scorer_options
 from m3score.cli.console import plain, set_up
 from m3score.common.errors import M3ScoreError
 
@@ -40,7 +40,7 @@ def plan(
     predictor: options.PredictorOption = "m3-tiny",
     model: options.Model = "m3-tiny",
     device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = options.Dtype.auto,
+    dtype: options.DtypeOption = choices.Dtype.auto,
     quantize: options.Quantize = None,
     revision: options.Revision = None,
     max_new_tokens: options.MaxNewTokens = 32,

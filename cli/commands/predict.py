@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from m3score.cli import options, scorer_options
+from m3score.cli import choices, options, scorer_options
 from m3score.cli.console import plain, set_up
 from m3score.cli.progress import carry_out
 from m3score.common.limits import MAX_PIXELS, SECONDS, Limits
@@ -33,7 +33,7 @@ def predict(
     predictor: options.PredictorOption = "m3-tiny",
     max_drop: options.MaxDrop = 0.02,
     confidence: options.Confidence = 0.95,
-    per: options.Per = options.Promise.image,
+    per: options.Per = choices.Promise.image,
     mean_tokens: options.MeanTokens = None,
     frames: options.Frames = None,
     workers: options.Workers = None,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from m3score.cli import options, scorer_options
+from m3score.cli import choices, options, scorer_options
 from m3score.cli.commands.report import check_page, page_of_run
 from m3score.cli.console import plain, set_up
 from m3score.cli.progress import carry_out
@@ -54,7 +54,7 @@ def rank(
     predictor: options.PredictorOption = "m3-tiny",
     model: options.Model = "m3-tiny",
     device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = options.Dtype.auto,
+    dtype: options.DtypeOption = choices.Dtype.auto,
     quantize: options.Quantize = None,
     revision: options.Revision = None,
     batch_size: options.BatchSize = None,
@@ -62,7 +62,7 @@ def rank(
     question: options.AskedOfAll = None,
     questions: options.QuestionsFile = None,
     answers: options.CoarseAnswers = True,
-    rule: options.RuleOption = options.Rule.stays,
+    rule: options.RuleOption = choices.Rule.stays,
     frames: options.Frames = None,
     dataset: options.DatasetOption = None,
     split: options.Split = None,
@@ -75,7 +75,7 @@ def rank(
     max_bytes: options.MaxBytes = None,
     image_timeout: options.ImageTimeout = SECONDS,
     profile: options.ProfileOption = False,
-    engine: options.EngineOption = options.Engine.local,
+    engine: options.EngineOption = choices.Engine.local,
     address: options.Address = None,
     num_gpus: options.NumGpus = None,
     workers: options.EngineWorkers = None,
@@ -122,5 +122,5 @@ def _check(out: Path | None, report: Path | None, *, overwrite: bool, profile: b
     check_page(report, overwrite=overwrite)
     if report is not None and (out is None or str(out) == "-"):
         raise M3ScoreError("--report needs --out FILE: the page is made of the finished table.")
-    if profile and engine != options.Engine.local:
+    if profile and engine != choices.Engine.local:
         raise M3ScoreError("--profile is for --engine local.")

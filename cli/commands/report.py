@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from m3score.cli import options
+from m3score.cli import choices, options
 from m3score.cli.console import SOME_FAILED, plain, set_up
 from m3score.common.errors import M3ScoreError
 
@@ -123,7 +123,7 @@ def report(
     heat_maps: HeatMapsOption = None,
     model: ModelOption = None,
     device: options.DeviceOption = "auto",
-    dtype: options.DtypeOption = options.Dtype.auto,
+    dtype: options.DtypeOption = choices.Dtype.auto,
     quantize: options.Quantize = None,
     revision: options.Revision = None,
     predictor: PredictorOption = None,

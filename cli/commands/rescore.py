@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from m3score.cli import options
+from m3score.cli import choices, options
 from m3score.cli.console import SOME_FAILED, plain, set_up
 
 EPILOG = """Example:
@@ -20,8 +20,8 @@ def rescore(
         Path,
         typer.Argument(metavar="TRACES", help="A trace table from m3score rank --traces, or - for stdin."),
     ],
-    rule: options.RuleOption = options.Rule.stays,
-    sufficiency: options.SufficiencyOption = options.Sufficiency.auto,
+    rule: options.RuleOption = choices.Rule.stays,
+    sufficiency: options.SufficiencyOption = choices.Sufficiency.auto,
     metric: Annotated[
         str | None,
         typer.Option(

@@ -10,7 +10,7 @@ from typing import Any
 
 from m3score.analysis.compare import ALL, Comparison, Pair
 from m3score.common.errors import M3ScoreError, MissingExtraError
-from m3score.images.decode import printable
+from m3score.common.files import printable
 
 SUFFIXES = (".png", ".svg", ".pdf")
 MOST_PANELS = 12

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from m3score.common.errors import M3ScoreError
+from m3score.common.files import printable, system_error
 from m3score.data.extract import extract_images, finder
 from m3score.data.item import Columns, ImageItem
 from m3score.data.sources.remote import is_url
-from m3score.images.decode import image_suffixes, printable, suffix_of, system_error
+from m3score.images.decode import image_suffixes, suffix_of
 
 if TYPE_CHECKING:
     from m3score.data.sources.hf_datasets import DataSet

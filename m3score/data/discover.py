@@ -17,6 +17,7 @@ from itertools import chain
 from typing import IO, TYPE_CHECKING, TypeAlias
 
 from m3score.common.errors import M3ScoreError
+from m3score.common.files import why_not_a_file
 from m3score.common.limits import MAX_EMBEDDED_BYTES
 from m3score.data.item import Columns, ImageItem, PathLike, ToFetch
 from m3score.data.naming import make_names_unique
@@ -24,12 +25,10 @@ from m3score.data.sources.folders import FolderSearch, found_file
 from m3score.data.sources.parquet import is_table, parquet_images, parquet_rows
 from m3score.data.sources.remote import RemoteFile, fetched, is_url, local_path, placed, remote_files
 from m3score.data.sources.webdataset import is_shard, shard_images
-from m3score.images.decode import image_suffixes, why_not_a_file
+from m3score.images.decode import image_suffixes
 
 if TYPE_CHECKING:
     from m3score.data.sources.hf_datasets import DataSet
-
-__all__ = ["Columns", "ImageItem", "PathLike", "Source", "count_images", "exists_somewhere", "find_images"]
 
 Source: TypeAlias = "PathLike | DataSet"
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from m3score.common.errors import M3ScoreError
+from m3score.common.files import printable
 from m3score.data.item import Columns, ImageItem, ToFetch
 from m3score.data.naming import make_names_unique
 from m3score.data.sources.parquet import is_table, parquet_images
 from m3score.data.sources.remote import fetched, is_url, placed
 from m3score.data.sources.webdataset import is_shard, shard_images
-from m3score.images.decode import printable
 
 if TYPE_CHECKING:
     from m3score.data.sources.hf_datasets import DataSet

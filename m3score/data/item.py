@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from m3score.images.decode import printable
+from m3score.common.files import printable
 from m3score.tables.formats import guard_cell
 
 if TYPE_CHECKING:

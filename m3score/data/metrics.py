@@ -15,20 +15,7 @@ from rapidfuzz.distance import Levenshtein
 
 from m3score.common.errors import M3ScoreError
 from m3score.data.choices import choice, yes_or_no
-from m3score.data.normal_form import PLAIN_QUOTES, consistent, folded, normalise
-
-__all__ = [
-    "METRICS",
-    "Grade",
-    "Metric",
-    "choice",
-    "consistent",
-    "default_metric",
-    "find_metric",
-    "grade",
-    "normalise",
-    "yes_or_no",
-]
+from m3score.data.normal_form import PLAIN_QUOTES, folded, normalise
 
 # ---- the values ---------------------------------------------------------------------------------------
 

@@ -30,23 +30,11 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from m3score.common.errors import M3ScoreError, one_line
-from m3score.common.files import check_bytes, open_regular, printable, system_error, why_not_a_file
+from m3score.common.files import check_bytes, open_regular, printable, system_error
 from m3score.common.limits import MAX_FILE_BYTES, MAX_PIXELS
 from m3score.images.given import ImageSource, as_source
 from m3score.images.reduce import QUICK, averaged, quick_jpeg
 from m3score.images.video import VIDEO_SUFFIXES, looks_like_video, video_grid, video_suffixes
-
-__all__ = [
-    "ImageSource",
-    "asking_before_large",
-    "image_suffixes",
-    "open_image",
-    "open_reduced",
-    "printable",
-    "suffix_of",
-    "system_error",
-    "why_not_a_file",
-]
 
 LARGE = 16_777_216
 """Pixels of a picture whose decoding takes memory worth speaking of."""

@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from m3score.common.errors import M3ScoreError, image_failure
+from m3score.common.files import printable
 from m3score.common.limits import Limits
 from m3score.data.item import ImageItem
-from m3score.images.decode import printable
 from m3score.images.video import is_video, open_frames
 from m3score.routing.features.image import image_features
 

@@ -16,10 +16,11 @@ import numpy as np
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
 from m3score.data.item import ImageItem
-from m3score.images.decode import ImageSource
+from m3score.images.given import ImageSource
+from m3score.images.parallel import map_images
 from m3score.routing.decision import Wish
 from m3score.routing.feature_jobs import Asked, extract_features, failed_features, feature_job, with_questions
-from m3score.routing.features.image import map_images, question_features
+from m3score.routing.features.question import question_features
 from m3score.routing.predictor import Predictor
 from m3score.routing.promises.certify import PROMISES, check_levels
 from m3score.routing.registry import check_model, load_predictor, warn_once

@@ -18,7 +18,8 @@ import numpy as np
 from m3score.common.errors import M3ScoreError
 from m3score.routing import codec
 from m3score.routing.decision import DEFAULT, Decision, Wish
-from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES, QUESTION_FEATURES
+from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES
+from m3score.routing.features.question import QUESTION_FEATURES
 from m3score.routing.promises import certify
 from m3score.routing.promises.certify import Certificate
 from m3score.routing.promises.familiar import Familiarity

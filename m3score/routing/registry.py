@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from m3score.common.errors import M3ScoreError
-from m3score.images.decode import printable
+from m3score.common.files import printable
 from m3score.models import hub
 from m3score.models.fingerprint import fingerprint
 from m3score.routing.codec import SUFFIX

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
-from m3score.data.discover import ImageItem, Source
+from m3score.data.discover import Source
+from m3score.data.item import ImageItem
 from m3score.routing.scorer import PredictorOptions, UnsureScorer
 from m3score.runs.executors.base import ScorerJob
 from m3score.runs.executors.local import LocalExecutor, LocalScorer

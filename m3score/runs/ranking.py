@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, overload
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
-from m3score.data.discover import PathLike, Source
+from m3score.data.discover import Source
+from m3score.data.item import PathLike
 from m3score.runs.engine import Outcome, executor_of, iterate, run
 from m3score.runs.progress import Callbacks, Progress
 from m3score.runs.request import Inputs, Paths, Request, Target, as_path
 from m3score.runs.resume.journal import written_by_earlier_run
-from m3score.scoring.base import Result, Scorer
+from m3score.scoring.base import Scorer
 from m3score.scoring.registry import find_scorer, make_options, option_names
 from m3score.tables.schema import SCORES, conform
 
@@ -319,6 +320,3 @@ def score_table(rows: Iterable[Mapping[Any, Any]], columns: Sequence[str] = ()) 
     ranks = pd.Series(range(1, len(table) + 1), dtype="Int64")
     table["rank"] = ranks.where(table["complexity"].notna())
     return table
-
-
-__all__ = ["Progress", "RankSummary", "Result", "rank", "rank_iter", "score_table"]

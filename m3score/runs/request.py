@@ -16,15 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import MAX_EMBEDDED_BYTES, Limits
-from m3score.data.discover import (
-    Columns,
-    ImageItem,
-    PathLike,
-    Source,
-    count_images,
-    exists_somewhere,
-    find_images,
-)
+from m3score.data.discover import Source, count_images, exists_somewhere, find_images
+from m3score.data.item import Columns, ImageItem, PathLike
 from m3score.data.sources.parquet import is_table
 from m3score.data.sources.remote import is_url
 from m3score.data.sources.webdataset import is_shard
@@ -35,7 +28,7 @@ from m3score.tables.formats import format_for
 from m3score.tables.schema import SCORES, TableKind
 
 if TYPE_CHECKING:
-    from m3score.images.decode import ImageSource
+    from m3score.images.given import ImageSource
     from m3score.scoring.base import ScorerOptions
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, overload
 
 from m3score.common.errors import M3ScoreError
 from m3score.data.metrics import find_metric, grade
-from m3score.data.questions import PROBE_PANEL, Answers, Question, default_questions
+from m3score.data.questions import Answers, Question, default_questions
 from m3score.data.references import plain_text
-from m3score.images.decode import ImageSource, open_image
+from m3score.images.decode import open_image
+from m3score.images.given import ImageSource
 from m3score.models.base import LadderAnswerer
 from m3score.scoring.rules import (
     RULES,
@@ -36,21 +37,6 @@ from m3score.tables.schema import SCORES, conform
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = [
-    "PROBE_PANEL",
-    "RULES",
-    "SUFFICIENCY",
-    "Complexity",
-    "Question",
-    "QuestionComplexity",
-    "TraceRow",
-    "default_questions",
-    "rescore",
-    "score",
-    "score_trace",
-    "trace",
-]
 
 SUFFICIENCY = ("auto", "correct", "consistent")
 """What makes a scale sufficient: "correct" = a right answer (needs a ground truth), "consistent" = the finest

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from m3score.common.errors import M3ScoreError
-from m3score.data.metrics import consistent, default_metric, grade
+from m3score.data.metrics import default_metric, grade
+from m3score.data.normal_form import consistent
 from m3score.data.questions import Answers, Question, as_question, check_question
 from m3score.data.references import plain_text
 from m3score.models.base import LadderAnswerer, ScaleAnswer
@@ -245,7 +246,7 @@ def _from_csv(values: dict[str, Any]) -> dict[str, Any]:
     if known["references"] and "tokens" in known and "answer" not in known:
         raise M3ScoreError(
             f"{image}: an answer is missing; pandas takes texts such as 'None' for missing values, so read "
-            "the file with m3score.tables.read_traces."
+            "the file with m3score.tables.io.read_traces."
         )
     return known
 

@@ -1,5 +1,5 @@
 """Score and trace tables as files, written whole or not at all. The columns are in schema.py, the csv, jsonl
-and parquet formats in formats.py, and a file of questions is read by questions.py.
+and parquet formats in formats.py, and a file of questions is read by data/questions.py.
 """
 
 from __future__ import annotations
@@ -15,44 +15,19 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from m3score.common.errors import M3ScoreError, OutputError
-from m3score.tables.formats import FORMATS, Parquet, TableFormat, format_for
+from m3score.tables.formats import Parquet, TableFormat, format_for
 from m3score.tables.schema import (
-    SCORE_COLUMNS,
     SCORES,
-    TRACE_COLUMNS,
     TRACES,
     TableKind,
     conform,
     printable,
-    score_columns,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from m3score.tables.schema import Rows
-
-__all__ = [
-    "FORMATS",
-    "SCORES",
-    "SCORE_COLUMNS",
-    "TRACES",
-    "TRACE_COLUMNS",
-    "conform",
-    "format_for",
-    "printable",
-    "read_scores",
-    "read_table",
-    "read_traces",
-    "remove_leftovers",
-    "score_columns",
-    "write_atomically",
-    "write_rows",
-    "write_scores",
-    "write_table",
-    "write_traces",
-    "write_whole",
-]
 
 PathLike = str | os.PathLike[str]
 CHUNK_ROWS = 10_000

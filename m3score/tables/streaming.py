@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias
 
 from m3score.common.errors import M3ScoreError
-from m3score.images.decode import printable
+from m3score.common.files import printable
 from m3score.tables.formats import Csv, JsonLines, Parquet, csv_rows, format_for
 from m3score.tables.io import PathLike
 from m3score.tables.json_lines import json_lines

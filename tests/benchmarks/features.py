@@ -27,7 +27,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from m3score.routing.features.image import available_processors, image_features, map_images
+from m3score.images.parallel import available_processors, map_images
+from m3score.routing.features.image import image_features
 
 
 def draw_photograph(width: int, height: int, seed: int = 0) -> Image.Image:

@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from m3score.data.discover import ImageItem
+from m3score.data.item import ImageItem
 from m3score.runs.engine import run
 from m3score.runs.executors.local import LocalExecutor
 from m3score.runs.request import Inputs, Request, Target

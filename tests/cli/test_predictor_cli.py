@@ -24,7 +24,7 @@ from m3score.calibration.predictor import fit
 from m3score.calibration.predictor.collect import open_collection
 from m3score.cli.main import app
 from m3score.models.fingerprint import fingerprint
-from m3score.routing.features.image import question_features
+from m3score.routing.features.question import question_features
 from m3score.routing.predictor import Predictor
 from tests.support.predictors import LADDER, small_predictor
 

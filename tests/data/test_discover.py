@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from m3score.data.discover import ImageItem, exists_somewhere, find_images
+from m3score.data.discover import exists_somewhere, find_images
+from m3score.data.item import ImageItem
 
 Tree = Path
 

@@ -7,15 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from m3score.common.errors import M3ScoreError
-from m3score.data.metrics import (
-    METRICS,
-    choice,
-    consistent,
-    default_metric,
-    grade,
-    normalise,
-    yes_or_no,
-)
+from m3score.data.choices import choice, yes_or_no
+from m3score.data.metrics import METRICS, default_metric, grade
+from m3score.data.normal_form import consistent, normalise
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ from typer.testing import CliRunner
 from m3score.cli.main import app
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
-from m3score.data.discover import Columns, ImageItem, count_images, find_images
+from m3score.data.discover import count_images, find_images
+from m3score.data.item import Columns, ImageItem
 from m3score.data.loader import QuestionBook, open_item
 from m3score.data.naming import make_names_unique
 from m3score.data.questions import Question

@@ -16,7 +16,9 @@ import pytest
 from PIL import ExifTags, Image
 
 from m3score.common.errors import M3ScoreError
-from m3score.images.decode import MAX_PIXELS, ImageSource, image_suffixes, open_image
+from m3score.common.limits import MAX_PIXELS
+from m3score.images.decode import image_suffixes, open_image
+from m3score.images.given import ImageSource
 
 MODES = [
     "1",

@@ -23,8 +23,10 @@ from m3score.models.inference.generation import (
     greedy,
 )
 from m3score.models.inference.prompt_tree import Node, PromptTrees
-from m3score.models.m3.model import EncodedImage, M3Model
-from m3score.scoring.oracle import score, trace
+from m3score.models.m3.encoder import EncodedImage
+from m3score.models.m3.model import M3Model
+from m3score.scoring.oracle import score
+from m3score.scoring.traces import trace
 from tests.support.goldens import GOLDEN, IMAGES, LLAVA, NEXT, SEPARATE, encoded, golden, model, picture
 
 QUESTIONS = (*GOLDEN["questions"].values(), "Why?", "Is there text on the wall? Answer yes or no, please.")

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def test_transformers_format(small_llava: Path) -> None:
 
 def test_a_bundled_name(small_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(small_llava, tmp_path / "assets" / "m3-tiny")
-    monkeypatch.setattr(hub.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(resources, "files", lambda package: tmp_path)
     assert load_model("m3-tiny", device="cpu").name == "m3-tiny"
     shutil.rmtree(tmp_path / "assets")
     with pytest.raises(M3ScoreError, match="install m3score anew"):

@@ -15,7 +15,7 @@ from PIL import Image
 from m3score.common.errors import M3ScoreError
 from m3score.models.m3.config import M3Config
 from m3score.models.m3.conversation import CONVERSATIONS, build_prompt, training_example
-from m3score.models.m3.model import EncodedImage
+from m3score.models.m3.encoder import EncodedImage
 from m3score.models.m3.preprocess import preprocess
 from tests.support.goldens import (
     GOLDEN,

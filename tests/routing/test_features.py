@@ -20,18 +20,13 @@ from PIL import ExifTags, Image, ImageDraw, ImageFont
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
 from m3score.images import parallel
-from m3score.images.decode import ImageSource, open_image, open_reduced
+from m3score.images.decode import open_image, open_reduced
+from m3score.images.given import ImageSource
+from m3score.images.parallel import map_images
 from m3score.images.reduce import quick_jpeg
-from m3score.routing.features.image import (
-    IMAGE_FEATURES,
-    MEANINGS,
-    QUESTION_FEATURES,
-    features,
-    image_features,
-    map_images,
-    question_features,
-)
+from m3score.routing.features.image import IMAGE_FEATURES, MEANINGS, features, image_features
 from m3score.routing.features.patch_grid import SIDE, Square, pooled
+from m3score.routing.features.question import QUESTION_FEATURES, question_features
 
 
 def measured(image: ImageSource) -> dict[str, float]:
@@ -399,9 +394,9 @@ def test_scripts_need_no_guard(tmp_path: Path) -> None:
     script.write_text(
         "import sys\n"
         "from m3score.images import parallel\n"
-        "from m3score.routing.features.image import image_features, map_images\n"
+        "from m3score.routing.features.image import image_features\n"
         "parallel.MANY = 2\n"
-        "rows = list(map_images(image_features, ['a.png'] * 6, 2))\n"
+        "rows = list(parallel.map_images(image_features, ['a.png'] * 6, 2))\n"
         "print(len(rows), *{'torch', 'sklearn', 'pandas'} & set(sys.modules))\n"
     )
     done = subprocess.run(

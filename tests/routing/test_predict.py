@@ -15,10 +15,12 @@ from PIL import Image
 import m3score
 from m3score.calibration.predictor.regressor import ScaleRegressor
 from m3score.common.errors import M3ScoreError
-from m3score.data.discover import ImageItem, find_images
+from m3score.data.discover import find_images
+from m3score.data.item import ImageItem
 from m3score.models.fingerprint import fingerprint
 from m3score.routing import feature_jobs, registry
-from m3score.routing.features.image import image_features, question_features
+from m3score.routing.features.image import image_features
+from m3score.routing.features.question import question_features
 from m3score.routing.predict import Prediction, predict_many
 from m3score.routing.predictor import Predictor
 from m3score.routing.regression.ensemble import Ensemble

@@ -12,8 +12,8 @@ import pytest
 
 from m3score.common.errors import M3ScoreError
 from m3score.routing.decision import Wish
-from m3score.routing.features.image import IMAGE_FEATURES, QUESTION_FEATURES
-from m3score.routing.features.question import question_features
+from m3score.routing.features.image import IMAGE_FEATURES
+from m3score.routing.features.question import QUESTION_FEATURES, question_features
 from m3score.routing.predictor import Predictor, clip_predictions
 from m3score.routing.promises.certify import regrets_at
 from m3score.routing.record import CalibrationRecord

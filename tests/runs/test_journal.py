@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from m3score.common.errors import M3ScoreError
-from m3score.data.discover import ImageItem, find_images
+from m3score.data.discover import find_images
+from m3score.data.item import ImageItem
 from m3score.runs.ranking import score_table
 from m3score.runs.resume import input_state
 from m3score.runs.resume.collector import Collector, ranked_rows

@@ -15,7 +15,8 @@ from PIL import Image
 
 from m3score.common.errors import M3ScoreError
 from m3score.data import loader
-from m3score.data.discover import ImageItem, find_images
+from m3score.data.discover import find_images
+from m3score.data.item import ImageItem
 from m3score.data.loader import Opened, QuestionBook, opened_ahead
 from m3score.data.questions import PROBE_PANEL, Question
 from m3score.images.decode import open_image

@@ -19,8 +19,9 @@ from PIL import Image
 from m3score.common.errors import M3ScoreError
 from m3score.data.questions import PROBE_PANEL, Question
 from m3score.models.base import ScaleAnswer
-from m3score.scoring.oracle import rescore, score, score_trace, trace
+from m3score.scoring.oracle import rescore, score, score_trace
 from m3score.scoring.rules import RULES, complexity_of, effective_tokens_of, is_monotone, required_tokens
+from m3score.scoring.traces import trace
 from m3score.tables.io import read_traces, write_traces
 from tests.support.fakes import SingleGrid
 

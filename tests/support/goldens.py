@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from m3score import load_model
-from m3score.models.m3.model import EncodedImage, M3Model
+from m3score.models.m3.encoder import EncodedImage
+from m3score.models.m3.model import M3Model
 
 ROOT = Path(__file__).parents[1] / "data" / "parity"
 CHECKPOINTS = ROOT / "checkpoints"

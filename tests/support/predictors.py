@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from m3score.calibration.predictor.regressor import ScaleRegressor
-from m3score.routing.features.image import IMAGE_FEATURES, QUESTION_FEATURES
+from m3score.routing.features.image import IMAGE_FEATURES
+from m3score.routing.features.question import QUESTION_FEATURES
 from m3score.routing.predictor import Predictor, clip_predictions
 from m3score.routing.record import CalibrationRecord, QuestionRecord
 from m3score.routing.regression.ensemble import Ensemble

@@ -20,18 +20,15 @@ from m3score.common.errors import M3ScoreError
 from m3score.data.questions import Question, read_questions
 from m3score.scoring.traces import TraceRow
 from m3score.tables.formats import FORMATS, guard_cell, unguard_cell
-from m3score.tables.io import (
+from m3score.tables.io import read_scores, read_traces, write_scores, write_traces
+from m3score.tables.schema import (
     SCORE_COLUMNS,
     SCORES,
     TRACE_COLUMNS,
     TRACES,
     conform,
     printable,
-    read_scores,
-    read_traces,
     score_columns,
-    write_scores,
-    write_traces,
 )
 
 SUFFIXES = ("csv", "jsonl", "parquet")

@@ -19,7 +19,7 @@ from typing import Any
 from m3score.analysis.demo import fragments
 from m3score.analysis.demo.session import Demo, Visit
 from m3score.common.errors import M3ScoreError, MissingExtraError, first_line
-from m3score.images.decode import system_error
+from m3score.common.files import system_error
 
 _OLDEST_GRADIO = 6
 _SESSIONS = 64

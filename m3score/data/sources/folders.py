@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from m3score.common.files import system_error, why_not_a_file
 from m3score.data.item import ImageItem
-from m3score.images.decode import image_suffixes, system_error, why_not_a_file
+from m3score.images.decode import image_suffixes
 
 
 def found_file(path: str, relative: str | None = None) -> ImageItem:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from m3score.common.errors import M3ScoreError, one_line
+from m3score.common.files import system_error
 from m3score.common.limits import MAX_EMBEDDED_BYTES
 from m3score.data.item import Columns, ImageItem, too_large
 from m3score.data.questions import Question
 from m3score.data.references import is_missing, read_texts
-from m3score.images.decode import system_error
 
 SUFFIXES = (".parquet", ".pq")
 

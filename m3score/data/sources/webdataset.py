@@ -18,11 +18,12 @@ from dataclasses import replace
 from typing import IO, Any, cast
 
 from m3score.common.errors import M3ScoreError, one_line
+from m3score.common.files import printable, system_error
 from m3score.common.limits import MAX_EMBEDDED_BYTES
 from m3score.data.item import Columns, ImageItem, too_large
 from m3score.data.questions import Question, question_of
 from m3score.data.sources.parquet import questions_of
-from m3score.images.decode import image_suffixes, printable, system_error
+from m3score.images.decode import image_suffixes
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 

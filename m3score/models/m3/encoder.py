@@ -18,7 +18,8 @@ from PIL import Image
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.profiling import stage
-from m3score.images.decode import ImageSource, open_image
+from m3score.images.decode import open_image
+from m3score.images.given import ImageSource
 from m3score.images.sandbox import Preparation
 from m3score.images.video import FRAMES, Frames, open_frames
 from m3score.models.inference.batching import MemoryGuard

@@ -16,7 +16,7 @@ from typing import Any, Literal, overload
 import torch
 
 from m3score.common.errors import M3ScoreError
-from m3score.images.decode import ImageSource
+from m3score.images.given import ImageSource
 from m3score.models import loading
 from m3score.models.base import ScaleAnswer
 from m3score.models.fingerprint import fingerprint
@@ -24,8 +24,6 @@ from m3score.models.inference import answering, generation
 from m3score.models.inference.batching import MemoryGuard, free_memory
 from m3score.models.m3.config import M3Config
 from m3score.models.m3.encoder import Embedder, EncodedImage
-
-__all__ = ["EncodedImage", "M3Model", "load_model"]
 
 _POSITIONS_AT_ONCE = {"cpu": 16_384, "cuda": 65_536}
 """Token positions in one batch of the language model, per kind of device: more are no faster."""

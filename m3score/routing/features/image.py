@@ -15,23 +15,11 @@ import math
 import numpy as np
 
 from m3score.common.limits import MAX_FILE_BYTES, MAX_PIXELS
-from m3score.images.decode import ImageSource, open_reduced
-from m3score.images.parallel import available_processors, map_images
+from m3score.images.decode import open_reduced
+from m3score.images.given import ImageSource
 from m3score.routing.features import measures
 from m3score.routing.features.patch_grid import SIDE, Square
-from m3score.routing.features.question import QUESTION_FEATURES, question_features
-
-__all__ = [
-    "FEATURE_VERSION",
-    "IMAGE_FEATURES",
-    "MEANINGS",
-    "QUESTION_FEATURES",
-    "available_processors",
-    "features",
-    "image_features",
-    "map_images",
-    "question_features",
-]
+from m3score.routing.features.question import question_features
 
 FEATURE_VERSION = 2
 

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any
 
 from m3score.common.errors import OutputError
-from m3score.data.discover import ImageItem
+from m3score.data.item import ImageItem
 from m3score.runs.resume.external_sort import external_sort
 from m3score.runs.resume.input_state import digest_of, has_changed, input_key, is_same
 from m3score.runs.resume.journal import Journal, Record

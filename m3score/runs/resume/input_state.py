@@ -14,7 +14,7 @@ import stat
 from collections.abc import Mapping
 from typing import Any
 
-from m3score.data.discover import ImageItem
+from m3score.data.item import ImageItem
 from m3score.runs.resume.journal import Status, status_of
 
 LARGEST_HASHED = 1 << 28

@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from m3score.common.limits import MAX_FILE_BYTES, MAX_PIXELS
-from m3score.images.decode import ImageSource, open_reduced
+from m3score.images.decode import open_reduced
+from m3score.images.given import ImageSource
 from m3score.scoring.base import PictureScorer
 
 LONGEST = 256
