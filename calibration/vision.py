@@ -14,8 +14,8 @@ from rich.console import Console
 from m3score.calibration.drawings.reference import reference
 from m3score.models.fingerprint import fingerprint
 from m3score.models.m3.model import load_model
-from m3score.models.whitening import measure
-from m3score.scoring.vision_scorer import encoder
+from m3score.models.vision.meter import encoder
+from m3score.models.vision.whitening import measure
 
 
 def main(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from m3score.calibration.drawings.backdrops import any_colour as random_colour
+from m3score.calibration.drawings.backdrops import any_colour
 from m3score.calibration.drawings.textures import random_texture
 
 
@@ -17,7 +17,7 @@ def contrasting(rng: np.random.Generator, colour: tuple[int, ...]) -> tuple[int,
     luma = np.array([0.299, 0.587, 0.114])
     least = 90 if rng.random() < 0.7 else 40
     away = 255 if luma @ np.array(colour[:3]) < 128 else 0
-    other = np.array(random_colour(rng), float)
+    other = np.array(any_colour(rng), float)
     for share in (1.0, 0.75, 0.5, 0.25, 0.0):
         mixed = share * other + (1 - share) * away
         if abs(luma @ (mixed - np.array(colour[:3]))) >= least:
@@ -26,7 +26,7 @@ def contrasting(rng: np.random.Generator, colour: tuple[int, ...]) -> tuple[int,
 
 
 def _plain(rng: np.random.Generator, side: int) -> Image.Image:
-    corners = np.array(random_colour(rng)) + rng.normal(0, 30, (2, 2, 3)) * (rng.random() < 0.6)
+    corners = np.array(any_colour(rng)) + rng.normal(0, 30, (2, 2, 3)) * (rng.random() < 0.6)
     small = Image.fromarray(np.clip(corners, 0, 255).astype(np.uint8))
     return small.resize((side, side), Image.Resampling.BILINEAR)
 
@@ -51,7 +51,7 @@ def stripes(rng: np.random.Generator, side: int) -> Image.Image:
         wave = wave * np.sin(2 * np.pi * v / (period * rng.uniform(0.5, 3)))
     if rng.random() < 0.5:
         wave = np.sign(wave + rng.uniform(-0.7, 0.7))
-    base, other = np.array(random_colour(rng)), np.array(random_colour(rng))
+    base, other = np.array(any_colour(rng)), np.array(any_colour(rng))
     mixed = base + (other - base) * (wave[..., None] + 1) / 2
     return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
 
@@ -60,7 +60,7 @@ def leaves(rng: np.random.Generator, side: int) -> Image.Image:
     """Blades, leaves or pebbles in layers: many alike, light and dark."""
     image = _plain(rng, side)
     brush = ImageDraw.Draw(image)
-    base, size = np.array(random_colour(rng), float), _log_uniform(rng, 3, 40)
+    base, size = np.array(any_colour(rng), float), _log_uniform(rng, 3, 40)
     turn, spread = rng.uniform(0, np.pi), rng.uniform(0.1, 3)
     long = rng.uniform(0.5, 6)
     for _ in range(int(min(3000, 1.5 * (side / size) ** 2))):
@@ -101,7 +101,7 @@ def strokes(rng: np.random.Generator, side: int) -> Image.Image:
     """Scribbles, hair, cracks, twigs: bent lines of one pen."""
     image = backdrop(rng, side) if rng.random() < 0.4 else _plain(rng, side)
     brush = ImageDraw.Draw(image)
-    ink = random_colour(rng)
+    ink = any_colour(rng)
     width, bend, step = int(rng.integers(1, 5)), rng.uniform(0.05, 1.2), _log_uniform(rng, 2, 12)
     turn, spread = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 3)
     for _ in range(int(_log_uniform(rng, 5, 250))):
@@ -122,7 +122,7 @@ def grid(rng: np.random.Generator, side: int) -> Image.Image:
         high = side
     gap_x, gap_y = wide * rng.uniform(0.1, 1.5), min(high, 40) * rng.uniform(0.1, 1.5)
     shift, missing, jitter = rng.random() < 0.3, rng.choice([0, 0, 0.2, 0.5]), rng.choice([0, 0, 0.1, 0.3])
-    colours = [random_colour(rng) for _ in range(int(rng.integers(1, 4)))]
+    colours = [any_colour(rng) for _ in range(int(rng.integers(1, 4)))]
     round_boxes = rng.random() < 0.25
     for row, y in enumerate(np.arange(-high / 2, side, high + gap_y)):
         for x in np.arange(-wide, side, wide + gap_x) + (shift and row % 2) * wide / 2:
@@ -151,10 +151,10 @@ def clutter(rng: np.random.Generator, side: int) -> Image.Image:
             inner = LOOKALIKES[int(rng.integers(4))](rng, side)
             image.paste(inner, (0, 0), mask)
         elif kind < 0.7:
-            ImageDraw.Draw(image).polygon(points, fill=random_colour(rng))
+            ImageDraw.Draw(image).polygon(points, fill=any_colour(rng))
         else:
             box = (x, y, x + size, y + size * rng.uniform(0.3, 1.5))
-            ImageDraw.Draw(image).ellipse(box, fill=random_colour(rng), outline=random_colour(rng))
+            ImageDraw.Draw(image).ellipse(box, fill=any_colour(rng), outline=any_colour(rng))
     return image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1))) if rng.random() < 0.5 else image
 
 
@@ -163,7 +163,7 @@ def plot(rng: np.random.Generator, side: int) -> Image.Image:
     image = _plain(rng, side)
     brush = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(2, 9))):
-        ink, width = random_colour(rng), int(rng.integers(1, 4))
+        ink, width = any_colour(rng), int(rng.integers(1, 4))
         start, end = rng.uniform(0, side, (2, 2))
         if rng.random() < 0.5:
             start[0], end[0] = (start[0], start[0]) if rng.random() < 0.5 else (0, side)

@@ -1,4 +1,4 @@
-"""Drawn print, and drawings that only look like it: what the reader (m3score/models/reader.py) learns from.
+"""Drawn print, and drawings that only look like it: what m3score/models/vision/reader.py learns from.
 
 `draw_print` gives a grey picture and, per pixel, how high the letters there are. Knows no models.
 """
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from m3score.calibration.drawings.lookalikes import LOOKALIKES, backdrop, contrasting, random_colour
+from m3score.calibration.drawings.backdrops import any_colour
+from m3score.calibration.drawings.lookalikes import LOOKALIKES, backdrop, contrasting
 from m3score.calibration.drawings.typefaces import CAPITAL, Typeface, word
 
 SIDE = 256
@@ -93,7 +94,7 @@ def _text(rng: np.random.Generator, face: Typeface, words: int) -> str:
 
 def _paper(rng: np.random.Generator) -> tuple[_Sheet, tuple[int, ...]]:
     """A plain page, light or dark, with its ink."""
-    paper = tuple(int(v) for v in rng.integers(200, 256, 3)) if rng.random() < 0.7 else random_colour(rng)
+    paper = tuple(int(v) for v in rng.integers(200, 256, 3)) if rng.random() < 0.7 else any_colour(rng)
     return _Sheet(Image.new("RGB", (_SHEET, _SHEET), paper)), contrasting(rng, paper)
 
 
@@ -151,10 +152,11 @@ def _scattered(rng: np.random.Generator, faces: Sequence[Typeface]) -> _Sheet:
             continue
         taken.append(box)
         if rng.random() < 0.5:
-            board = random_colour(rng)
+            board = any_colour(rng)
             sheet.brush.rectangle(box, fill=board)
         else:
-            spot = sheet.image.crop(tuple(int(v) for v in box)).resize((1, 1), Image.Resampling.BOX)
+            left, top, right, bottom = map(int, box)
+            spot = sheet.image.crop((left, top, right, bottom)).resize((1, 1), Image.Resampling.BOX)
             board = spot.getpixel((0, 0))  # type: ignore[assignment]
         sheet.write(x, y, text, face, size, contrasting(rng, board))
     return sheet
@@ -175,7 +177,7 @@ def _chart(rng: np.random.Generator, faces: Sequence[Typeface]) -> _Sheet:
         sheet.write(left - face.at(size).getlength(label) - 4, y + size * 0.35, label, face, size, ink)
     places = np.linspace(left + 10, _SHEET - 30, int(rng.integers(3, 12)))
     tops = rng.uniform(top, bottom, len(places))
-    colour = random_colour(rng)
+    colour = any_colour(rng)
     if rng.random() < 0.5:
         for x, y in zip(places, tops, strict=True):
             sheet.brush.rectangle((x, y, x + 0.6 * (places[1] - places[0]), bottom), fill=colour)

@@ -1,7 +1,7 @@
 """The drawings that a model's features are measured by, for the `vision` complexity: the same on every
 machine.
 
-Kinds of picture that drawn.py and varied.py know, and pictures of nothing. Knows no models.
+Kinds of picture that drawing.py and variations.py know, and pictures of nothing. Knows no models.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image
 
-from m3score.calibration.drawings.drawn import draw
+from m3score.calibration.drawings.drawing import draw
 from m3score.calibration.drawings.lookalikes import clutter, grid, plot, strokes
 from m3score.calibration.drawings.textures import blank, gradient, random_texture
-from m3score.calibration.drawings.varied import vary
-from m3score.models.whitening import Reference
+from m3score.calibration.drawings.variations import vary
+from m3score.models.vision.whitening import Reference
 
 SEED = 7_000
 DRAWN, VARIED, SCENES = 192, 192, 96

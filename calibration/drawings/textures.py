@@ -1,7 +1,7 @@
 """Pictures of nothing: one colour, a gradient, and random textures that are everywhere alike.
 
-For the whitening of `m3score.models.whitening`: how much a model's features vary over a picture that shows
-nothing is no complexity. Knows colours and noise.
+For m3score/models/vision/whitening.py: how much a model's features vary over a picture that shows nothing is
+no complexity. Knows colours and noise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Train the reader (m3score/models/reader.py) on drawn print and drawings that only look like it.
+"""Train the reader (m3score/models/vision/reader.py) on drawn print and drawings that only look like it.
 
     python -m m3score.calibration.training.reader --out reader.safetensors
 
@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from m3score.calibration.drawings.print import SIDE, draw_print
 from m3score.calibration.drawings.typefaces import FOLDERS, Typeface, find_typefaces
-from m3score.models.reader import _SCALE, LARGEST, SMALLEST, STRIDE, ReaderNet
+from m3score.models.vision.reader import _SCALE, LARGEST, SMALLEST, STRIDE, ReaderNet
 
 UNSEEN = 1_000_003
 """Added to the seed: the stream of drawings that nothing is learnt from."""
@@ -125,7 +125,7 @@ def train(
     """A net that has learnt from a pool of drawings; deterministic for a seed."""
     torch.manual_seed(seed)
     random = torch.Generator().manual_seed(seed)
-    net = ReaderNet().to(memory_format=torch.channels_last)
+    net: ReaderNet = ReaderNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
     for _ in range(steps):

@@ -18,6 +18,7 @@ from m3score.common.errors import M3ScoreError, one_line
 GROUP = "m3score.scorers"
 
 BUILT_IN = {
+    "vision": "m3score.scoring.scorers.vision:VisionScorer",
     "model": "m3score.scoring.scorers.model:ModelScorer",
     "predictor": "m3score.routing.scorer:PredictorScorer",
     "cascade": "m3score.runs.cascade_run:Cascade",

@@ -63,6 +63,7 @@ max_new_tokens; in a score table `cut_questions` counts the questions with one.
 """
 
 _AGREEMENT = re.compile(r"agreement_(\d+)")
+_SHARE = re.compile(r"(agreement|kept)_\d+")
 
 
 @dataclass(frozen=True)
@@ -78,11 +79,15 @@ class TableKind:
     def kind(self, column: str) -> str:
         """The kind of a column: a scale's agreement is a float, other extra columns are left as they are."""
         known = self.kinds.get(column) or self.optional.get(column)
-        return known or ("float" if _AGREEMENT.fullmatch(column) else "any")
+        return known or ("float" if _SHARE.fullmatch(column) else "any")
 
 
 _SCORER_KINDS = {
     "scorer": "text?",
+    "judged_by": "text?",
+    "distinct_tokens": "float",
+    "reading_tokens": "float",
+    "letter_height": "float",
     "predicted_tokens": "int",
     "caption": "text",
     "cat_score": "float",

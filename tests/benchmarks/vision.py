@@ -25,8 +25,8 @@ from scipy.stats import spearmanr
 
 from m3score.images.decode import open_image
 from m3score.models.m3.model import load_model
-from m3score.scoring.vision import VisionScore
-from m3score.scoring.vision_scorer import VisionScorer
+from m3score.models.vision.complexity import VisionScore
+from m3score.models.vision.meter import VisionMeter
 
 SETS = ("imagenet", "savoias", "bsds", "chartqa", "sroie")
 SCORERS = ("vision", "distinct", "model", "predictor", "jpeg", "edges", "entropy", "alit")
@@ -36,12 +36,12 @@ Score = Callable[[Sequence[Any]], list[float]]
 # ---- scorers --------------------------------------------------------------------------------------------
 
 
-def scorers(names: Sequence[str], vision: VisionScorer) -> dict[str, Score]:
+def scorers(names: Sequence[str], vision: VisionMeter) -> dict[str, Score]:
     """By name: paths -> complexities. `distinct` is vision without reading."""
     return {name: _scorer(name, vision) for name in names}
 
 
-def _scorer(name: str, vision: VisionScorer) -> Score:
+def _scorer(name: str, vision: VisionMeter) -> Score:
     if name == "vision":
         return lambda paths: [one.complexity for one in seen(vision, paths)]
     if name == "distinct":
@@ -55,14 +55,14 @@ def _scorer(name: str, vision: VisionScorer) -> Score:
 
         return lambda paths: predict_complexity(list(paths))
     if name == "alit":
-        from m3score.scoring.alit import load_alit, score_images
+        from m3score.scoring.scorers.alit_model import load_alit, score_images
 
         model = load_alit(None)
         threshold = model.settings.threshold
         return lambda paths: [
             one.complexity for path in paths for one in score_images(model, [open_image(path)], threshold)
         ]
-    from m3score.scoring.pixel import baseline
+    from m3score.scoring.scorers.pixel import baseline
 
     return lambda paths: [baseline(name, path)[0] for path in paths]
 
@@ -70,7 +70,7 @@ def _scorer(name: str, vision: VisionScorer) -> Score:
 _seen: dict[Any, VisionScore] = {}
 
 
-def seen(vision: VisionScorer, images: Sequence[Any]) -> list[VisionScore]:
+def seen(vision: VisionMeter, images: Sequence[Any]) -> list[VisionScore]:
     """Vision scores; those of paths are kept."""
     new = [image for image in images if not isinstance(image, Path) or image not in _seen]
     found = {id(image): one for image, one in zip(new, vision.score(new), strict=True)} if new else {}
@@ -105,14 +105,14 @@ def agreement(data: Path, by_name: dict[str, Score]) -> Iterator[dict[str, Any]]
             found.append(values)
             yield {"set": folder, "part": str(part).replace("_", " "), "pictures": len(index), **values}
         if len(found) > 1:
-            mean = pd.DataFrame(found).mean().to_dict()
+            mean = {str(name): value for name, value in pd.DataFrame(found).mean().items()}
             yield {"set": folder, "part": "mean", "pictures": len(rows), **mean}
 
 
 # ---- what is known without people -----------------------------------------------------------------------
 
 
-def levels(data: Path, vision: VisionScorer) -> Iterator[dict[str, Any]]:
+def levels(data: Path, vision: VisionMeter) -> Iterator[dict[str, Any]]:
     """Rows of medians: sets of real pictures, then drawn ones."""
     for folder in SETS:
         paths = sorted((data / folder / "images").glob("*"))
@@ -187,7 +187,7 @@ CHANGES: dict[str, Callable[[Image.Image], Any]] = {
 }
 
 
-def robustness(data: Path, vision: VisionScorer, count: int) -> Iterator[dict[str, Any]]:
+def robustness(data: Path, vision: VisionMeter, count: int) -> Iterator[dict[str, Any]]:
     """Rows: how much complexity moves, over pictures of all sets in turn."""
     paths = []
     for name in SETS:
@@ -233,7 +233,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="also write the tables into this file")
     options = parser.parse_args()
     start = time.perf_counter()
-    vision = VisionScorer(load_model(options.model))
+    vision = VisionMeter(load_model(options.model))
     tables = [
         ("Spearman with people", agreement(options.data, scorers(options.scorers.split(","), vision))),
         ("Levels", levels(options.data, vision)),

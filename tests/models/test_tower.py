@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from m3score.models.m3 import tower as towers
 from m3score.models.m3.model import load_model
-from m3score.models.m3.tower import FastTower, fast_tower, vision_features
+from m3score.models.m3.tower import FastTower, fast_tower, patch_features
 from tests.support.goldens import LLAVA, NEXT, model, picture
 
 
 def small(**changes: object) -> CLIPVisionModel:
     torch.manual_seed(0)
-    sizes = {
+    sizes: dict[str, Any] = {
         "hidden_size": 32,
         "intermediate_size": 48,
         "num_hidden_layers": 3,
@@ -72,7 +74,7 @@ def test_the_fast_copy_is_made_once_and_saved_nowhere() -> None:
 
 def test_what_the_fast_copy_does_not_know_runs_in_transformers() -> None:
     assert fast_tower(small(hidden_act="relu"), -1) is None
-    assert fast_tower(small().to(torch.bfloat16), -1) is None
+    assert fast_tower(small().bfloat16(), -1) is None
     assert fast_tower(small().train(), -1) is None
     assert fast_tower(small(), [-1, -2]) is None  # type: ignore[arg-type]
 
@@ -81,7 +83,7 @@ def test_what_the_fast_copy_does_not_know_runs_in_transformers() -> None:
 def test_features_are_those_of_every_grid(name: str) -> None:
     m3 = model(name)
     images = [m3.tiles(picture("land_640x480")), m3.tiles(picture("land_640x480").rotate(90, expand=True))]
-    found = vision_features(m3, images)
+    found = patch_features(m3, images)
     layer = m3.hf_model.config.vision_feature_layer
     for features, image in zip(found, images, strict=True):
         pixels = torch.from_numpy(image.pixel_values).to(m3.dtype)

@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
@@ -24,6 +24,10 @@ from m3score.models.inference import answering, generation
 from m3score.models.inference.batching import MemoryGuard, free_memory
 from m3score.models.m3.config import M3Config
 from m3score.models.m3.encoder import Embedder, EncodedImage
+
+if TYPE_CHECKING:
+    from m3score.models.vision.complexity import VisionScore
+    from m3score.models.vision.meter import VisionMeter
 
 _POSITIONS_AT_ONCE = {"cpu": 16_384, "cuda": 65_536}
 """Token positions in one batch of the language model, per kind of device: more are no faster."""
@@ -62,12 +66,42 @@ class M3Model(Embedder):
         The weights are those of the files (fingerprint.py), so a model has the same identity on every device
         and with every dtype. A model that was made in memory is told apart by its tensors.
         """
-        weights = fingerprint(self._folder) if self._folder else _hash_of_tensors(self.hf_model)
         bits = [
             name for name in ("is_loaded_in_4bit", "is_loaded_in_8bit") if getattr(self.hf_model, name, False)
         ]
-        facts = json.dumps([weights, bits, self.config.to_dict()], sort_keys=True)
+        facts = json.dumps([self.weights_identity, bits, self.config.to_dict()], sort_keys=True)
         return hashlib.sha256(facts.encode()).hexdigest()
+
+    @cached_property
+    def weights_identity(self) -> str:
+        """SHA-256 (hexadecimal) over the weights alone, see `identity`."""
+        return fingerprint(self._folder) if self._folder else _hash_of_tensors(self.hf_model)
+
+    @cached_property
+    def vision_meter(self) -> VisionMeter:
+        """What `vision_score` scores with: the model's statistics over drawings are in it."""
+        from m3score.models.vision.meter import VisionMeter
+
+        return VisionMeter(self)
+
+    @overload
+    def vision_score(self, images: ImageSource) -> VisionScore: ...
+
+    @overload
+    def vision_score(self, images: list[Any] | tuple[Any, ...]) -> list[VisionScore]: ...
+
+    def vision_score(self, images: Any) -> Any:
+        """How complex an image is without a question: see m3score/models/vision/complexity.py.
+
+        Args:
+            images: an image, or a list.
+
+        Returns:
+            A VisionScore, with a (24, 24) map of where the complexity is; or a list of them.
+        """
+        many = isinstance(images, list | tuple)
+        scores = self.vision_meter.score(images if many else [images])
+        return scores if many else scores[0]
 
     @torch.no_grad()
     def logits(

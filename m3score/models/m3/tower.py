@@ -35,7 +35,7 @@ _AT_ONCE = 2
 
 
 @torch.inference_mode()
-def vision_features(model: Embedder, images: Sequence[Tiles]) -> list[torch.Tensor]:
+def patch_features(model: Embedder, images: Sequence[Tiles]) -> list[torch.Tensor]:
     """Features of the patches, without the class token, from the layer that the projector reads.
 
     Args:

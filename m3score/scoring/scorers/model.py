@@ -16,7 +16,6 @@ from m3score.common.limits import Limits
 from m3score.data.item import ImageItem
 from m3score.data.loader import QuestionBook, Questions
 from m3score.data.questions import Question, read_questions
-from m3score.models.base import LadderAnswerer
 from m3score.scoring.base import BLOCK_BATCHES, ScorerOptions
 from m3score.scoring.scorers.model_stream import (
     RankedImage,
@@ -155,7 +154,7 @@ class ModelScorer:
 
     def __init__(self, options: ModelOptions) -> None:
         self.options = options
-        self.model: Any = _loaded(options)
+        self.model: Any = loaded_model(options.model, options.loading())
         check_frames(options.frames, self.model)
         self.name = str(options.model if isinstance(options.model, str) else self.model.name)
         self.ladder: tuple[int, ...] = tuple(self.model.ladder)
@@ -192,12 +191,13 @@ class ModelScorer:
         )
 
 
-def _loaded(options: ModelOptions) -> LadderAnswerer:
-    if not isinstance(options.model, str | os.PathLike):
-        return options.model
+def loaded_model(model: Any, loading: Mapping[str, Any]) -> Any:
+    """A model: loaded, with these arguments of load_model, if it is a name."""
+    if not isinstance(model, str | os.PathLike):
+        return model
     from m3score.models.m3.model import load_model
 
-    return load_model(os.fspath(options.model), **options.loading())
+    return load_model(os.fspath(model), **loading)
 
 
 def identity_of(model: str, revision: str | None = None) -> str:

@@ -20,15 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
 from m3score.common.errors import M3ScoreError
 
-LONGEST = 1008
-"""Pixels on the longest side that are looked at: three times the side of a LLaVA's tile."""
 STRIDE = 4
 """Pixels a side of the cells in which the net answers."""
 SMALLEST, LARGEST = 5.0, 24.0
@@ -84,7 +81,7 @@ def _convolved(values: torch.Tensor, layer: nn.Module) -> torch.Tensor:
         return layer(values)
     assert isinstance(layer, nn.Conv2d)
     return torch.mkldnn_convolution(
-        values, layer.weight, layer.bias, layer.padding, layer.stride, layer.dilation, layer.groups
+        values, layer.weight, layer.bias, tuple(layer.padding), layer.stride, layer.dilation, layer.groups
     )
 
 
@@ -109,29 +106,20 @@ def bundled_reader() -> ReaderNet:
         raise M3ScoreError("The bundled reader is missing from this installation: install m3score anew.")
     net = ReaderNet()
     net.load_state_dict(load_file(path))
-    return net.eval().to(memory_format=torch.channels_last)
-
-
-def luminance(image: Image.Image, longest: int = LONGEST) -> np.ndarray:
-    """What the reader looks at: uint8 (height, width), at most `longest` a side, never enlarged."""
-    largest = max(image.size)
-    grey = image.convert("L")
-    if largest > longest:
-        size = (max(1, round(side * longest / largest)) for side in image.size)
-        grey = grey.resize(tuple(size), Image.Resampling.BOX, reducing_gap=2.0)
-    return np.asarray(grey)
+    net.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return net
 
 
 @torch.inference_mode()
-def read(images: Sequence[Image.Image | np.ndarray], net: ReaderNet | None = None) -> list[Reading]:
+def read(pictures: Sequence[np.ndarray], net: ReaderNet | None = None) -> list[Reading]:
     """What there is to read in each picture.
 
     Args:
-        images: RGB pictures, or what `luminance` made of them.
+        pictures: uint8 (height, width) each, what prepare.luminance makes of a picture.
         net: by default the one that ships with the package.
     """
     net = net or bundled_reader()
-    return [_read(net, image if isinstance(image, np.ndarray) else luminance(image)) for image in images]
+    return [_read(net, grey) for grey in pictures]
 
 
 def _read(net: ReaderNet, grey: np.ndarray) -> Reading:

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from m3score.common.errors import M3ScoreError
-from m3score.models import whitening as module
 from m3score.models.fingerprint import fingerprint
-from m3score.models.whitening import Reference, bundled_path, load, measure, whitening_of
+from m3score.models.vision import whitening as module
+from m3score.models.vision.whitening import Reference, bundled_path, load, measure, whitening_of
 
 SIDE, WIDTH = 4, 6
 

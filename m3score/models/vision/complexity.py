@@ -2,8 +2,8 @@
 to read.
 
 Distinct tokens. The features F (tokens x width) that the projector would get are whitened by the model's
-features over drawings (models/whitening.py), and tokens that lie in random texture all become the same token:
-nobody needs tokens for noise. Of the covariance of a picture's whitened tokens take the eigenvalues l, whose
+features over drawings (whitening.py), and tokens that lie in random texture all become the same token: nobody
+needs tokens for noise. Of the covariance of a picture's whitened tokens take the eigenvalues l, whose
 sum S is the picture's variance. A picture of nothing has a variance too, at most S0: it counts as one token
 of its own,
 
@@ -12,7 +12,7 @@ of its own,
 This is the effective rank (Roy and Vetterli 2007; with a kernel: the Vendi score, Friedman and Dieng 2023).
 
 Reading. A page of small print looks like one texture at the model's resolution, but needs many tokens: as
-many as it has cells of the letters' height with text in them (models/reader.py).
+many as it has cells of the letters' height with text in them (reader.py).
 
 The harder demand counts:
 
@@ -34,18 +34,15 @@ import torch
 
 from m3score.common.errors import M3ScoreError
 from m3score.models.m3.ladder import pool, round_up
-from m3score.models.reader import Reading
-from m3score.models.whitening import Whitening
+from m3score.models.vision.reader import Reading
+from m3score.models.vision.whitening import Whitening
 
+VERSION = 1
+"""Raised when a number changes."""
 JUDGED_BY = "vision"
 _LEAST = 1e-12
 _AT_ONCE = 8
 """Pictures that are worked out together: as many as stay in a processor's cache."""
-
-
-def kept_columns(ladder: Sequence[int]) -> tuple[str, ...]:
-    """Names of the columns that hold the share of variance kept at each scale, coarsest first."""
-    return tuple(f"kept_{tokens}" for tokens in ladder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,23 +59,17 @@ class VisionScore:
     """Height of the capital letters, were the picture's longest side 336 pixels; None without text."""
     ladder: tuple[int, ...]
     kept: tuple[float, ...]
-    """For each scale of the ladder the share of the tokens' variance that is left after pooling to it."""
+    """For each scale but the finest the share of the tokens' variance that is left after pooling to it."""
     map: np.ndarray
     """float32 (side, side), one number a patch, of the sum effective_tokens: where the complexity is. Of a
     picture in tiles: of the overview."""
 
     def to_row(self) -> dict[str, float | int | str | None]:
         """Columns of a score table."""
-        return {
-            "complexity": self.complexity,
-            "effective_tokens": self.effective_tokens,
-            "required_tokens": self.required_tokens,
-            "distinct_tokens": self.distinct_tokens,
-            "reading_tokens": self.reading_tokens,
-            "letter_height": self.letter_height,
-            **dict(zip(kept_columns(self.ladder), self.kept, strict=True)),
-            "judged_by": JUDGED_BY,
-        }
+        names = ("complexity", "effective_tokens", "required_tokens", "distinct_tokens", "reading_tokens")
+        row = {name: getattr(self, name) for name in (*names, "letter_height")}
+        row |= {f"kept_{t}": share for t, share in zip(self.ladder[:-1], self.kept, strict=True)}
+        return row | {"judged_by": JUDGED_BY}
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,13 +152,12 @@ def _distinct(features: torch.Tensor, whitening: Whitening, ladder: Sequence[int
     if not torch.isfinite(variance).all():
         raise M3ScoreError("the vision tower's features are not finite")
     numbers = torch.exp(spectral_entropy(_eigenvalues(centred), whitening.nothing)).cpu().tolist()
-    coarser = [scale for scale in ladder if scale < tokens]
-    kept = _kept(centred.reshape(count, grids, tokens, width), variance.sum(1), coarser)
+    kept = _kept(centred.reshape(count, grids, tokens, width), variance.sum(1), ladder[:-1])
     overview = variance[:, :tokens]
     side = round(tokens**0.5)
     shares = (overview / overview.sum(1, keepdim=True).clamp(min=_LEAST)).reshape(count, side, side)
     return [
-        Distinct(number, (*row, *[1.0] * (len(ladder) - len(coarser))), share)
+        Distinct(number, tuple(row), share)
         for number, row, share in zip(numbers, kept, shares.cpu().numpy(), strict=True)
     ]
 
@@ -192,10 +182,13 @@ def spectral_entropy(eigenvalues: torch.Tensor, nothing: torch.Tensor | float) -
 
 def _kept(centred: torch.Tensor, variance: torch.Tensor, ladder: Sequence[int]) -> list[list[float]]:
     """Per picture of (n, grids, tokens, width) and scale the share of the variance that pooling leaves."""
+    if not ladder:
+        return [[] for _ in centred]
     pooling, counts = _pooling(centred.shape[2], tuple(ladder))
     left = (pooling.to(centred.device) @ centred).square().sum(dim=(1, 3))
     shares = [part.sum(1) / variance.clamp(min=_LEAST) for part in left.split(counts, dim=1)]
-    return torch.stack(shares, dim=1).clamp(0, 1).cpu().tolist()
+    kept = torch.stack(shares, dim=1).clamp(0, 1).cpu().tolist()
+    return [[round(share, 6) for share in row] for row in kept]
 
 
 @lru_cache(maxsize=8)

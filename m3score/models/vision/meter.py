@@ -1,0 +1,80 @@
+"""The complexity of pictures without a question, by a model's vision tower and the bundled reader.
+
+    VisionMeter(m3score.load_model("m3-tiny")).score(["photo.jpg"])[0].complexity
+
+Puts the parts of this folder together; what the numbers mean stands in complexity.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+
+from m3score.images.decode import open_image
+from m3score.images.given import ImageSource
+from m3score.models.inference.batching import MemoryGuard
+from m3score.models.m3.tower import patch_features
+from m3score.models.vision.complexity import VisionScore, score_pictures
+from m3score.models.vision.prepare import Prepared, prepare
+from m3score.models.vision.reader import read
+from m3score.models.vision.whitening import Encode, Reference, Whitening, whitening_of
+
+if TYPE_CHECKING:
+    from m3score.models.m3.model import M3Model
+
+_TILES_AT_ONCE = 32
+_OWN_DRAWINGS = "m3score.calibration.drawings.reference"
+"""Whoever draws lives above this room, so it is known by name, and only if drawings are needed."""
+
+
+class VisionMeter:
+    """Scores pictures without a question."""
+
+    def __init__(self, model: M3Model, reference: Callable[[], Reference] | None = None) -> None:
+        """
+        Args:
+            model: whose vision tower looks. Its statistics over drawings are bundled, kept from an earlier
+                time, or worked out now: that takes seconds on a GPU and minutes on a CPU.
+            reference: the drawings; by default m3score's own.
+        """
+        self.model = model
+        self._whitening = whitening_of(
+            model.name, model.weights_identity, encoder(model), reference or _own_reference
+        ).to(model.device)
+        self._guard = MemoryGuard()
+
+    @property
+    def whitening(self) -> Whitening:
+        """The model's statistics."""
+        return self._whitening
+
+    def score(self, images: Sequence[ImageSource | Prepared]) -> list[VisionScore]:
+        """One score each, in order. Raises M3ScoreError for a picture that can't be read."""
+        ready = [
+            image if isinstance(image, Prepared) else prepare(open_image(image), self.model.tiles)
+            for image in images
+        ]
+        return self._guard.map(self._score, ready, max(1, _TILES_AT_ONCE // self.model.most_tiles()))
+
+    def _score(self, images: Sequence[Prepared]) -> list[VisionScore]:
+        features = patch_features(self.model, [image.tiles for image in images])
+        readings = read([image.luminance for image in images])
+        return score_pictures(features, readings, self._whitening, self.model.ladder)
+
+
+def encoder(model: M3Model) -> Encode:
+    """A model's vision tower, as whitening.py wants it."""
+
+    def encode(images: Sequence[Image.Image]) -> torch.Tensor:
+        return torch.cat(patch_features(model, [model.tiles(image) for image in images])).float()
+
+    return encode
+
+
+def _own_reference() -> Reference:
+    made: Reference = import_module(_OWN_DRAWINGS).reference()
+    return made
