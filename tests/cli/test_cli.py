@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 
 import m3score
 from m3score.cli.main import app
-from m3score.data.questions import PROBE_PANEL
 from tests.support.fakes import FakeAnswerer, grey
 
 runner = CliRunner()
@@ -356,7 +355,7 @@ def test_interrupt_keeps_what_was_done(number: signal.Signals, folder: Path, tmp
     assert process.returncode == 130, stderr
     assert stdout == "" and "Interrupted after 4 images" in stderr and "Traceback" not in stderr
     assert len(table(out.read_text())) == 4
-    assert len(table(traces.read_text())) == 4 * 5 * len(PROBE_PANEL)
+    assert len(table(traces.read_text())) == 4 * 5
 
 
 @pytest.mark.skipif(not INSTALLED.exists(), reason="the m3score command is not installed: pip install -e .")
