@@ -25,6 +25,7 @@ from m3score.routing.scorer import PredictorOptions, UnsureScorer
 from m3score.runs.cascade import FEWEST, NOTHING, Budget, LinearMap, agreement, path_hash, plan
 from m3score.runs.engine import Run
 from m3score.runs.executors.base import Executor, ScorerFacts, ScorerHandle, ScorerJob
+from m3score.runs.ranking import default_scorer
 from m3score.runs.request import Inputs
 from m3score.runs.resume.journal import keeps_journal
 from m3score.runs.tally import Tally
@@ -86,7 +87,8 @@ class CascadeRun(Run):
         if not isinstance(told, CascadeOptions):
             raise M3ScoreError("a cascade needs its own options: CascadeOptions.")
         self.told = told
-        self.asks = told.asks or request.inputs.ask()
+        asked = {name: getattr(told, name) for name in ("model", "question", "questions")}
+        self.asks = default_scorer(asked, request.inputs) == "model"
         if not self.asks:
             if request.target.traces is not None:
                 raise M3ScoreError("nothing is asked, so there are no answers: leave --traces out.")

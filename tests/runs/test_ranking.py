@@ -185,8 +185,8 @@ def test_limit_and_progress(folder: Path) -> None:
     ("options", "told"),
     [
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"rule": "last"}, "rule.*last"),
-        ({"sufficiency": "maybe"}, "sufficiency.*maybe"),
+        ({"rule": "last", "questions": "q"}, "rule.*last"),
+        ({"sufficiency": "maybe", "questions": "q"}, "sufficiency.*maybe"),
         ({"questions": []}, "no question given"),
         ({"traces": "t.xlsx"}, r"t\.xlsx: unknown table suffix"),
     ],

@@ -231,7 +231,7 @@ def test_any_ladder(ladder: tuple[int, ...]) -> None:
 def test_names_that_are_not_allowed() -> None:
     for wrong, allowed in (("rule", "stays, first"), ("sufficiency", "auto"), ("metric", "exact_match")):
         with pytest.raises(M3ScoreError, match=f"unknown {wrong} 'x'; allowed: {allowed}"):
-            score(IMAGE, model=knows_from(1), questions="q", **{wrong: "x"})
+            score(IMAGE, model=knows_from(1), questions="q", **{wrong: "x"})  # type: ignore[call-overload]
 
 
 def test_to_dict_is_json_ready() -> None:

@@ -19,7 +19,7 @@ from m3score.images.given import ImageSource
 from m3score.models.inference.batching import MemoryGuard
 from m3score.models.m3.tower import patch_features
 from m3score.models.vision.complexity import VisionScore, score_pictures
-from m3score.models.vision.prepare import Prepared, prepare
+from m3score.models.vision.prepare import Prepared, prepare, stretched_tiles
 from m3score.models.vision.reader import read
 from m3score.models.vision.whitening import Encode, Reference, Whitening, whitening_of
 
@@ -55,7 +55,7 @@ class VisionMeter:
     def score(self, images: Sequence[ImageSource | Prepared]) -> list[VisionScore]:
         """One score each, in order. Raises M3ScoreError for a picture that can't be read."""
         ready = [
-            image if isinstance(image, Prepared) else prepare(open_image(image), self.model.tiles)
+            image if isinstance(image, Prepared) else prepare(open_image(image), self.model.config)
             for image in images
         ]
         return self._guard.map(self._score, ready, max(1, _TILES_AT_ONCE // self.model.most_tiles()))
@@ -70,7 +70,9 @@ def encoder(model: M3Model) -> Encode:
     """A model's vision tower, as whitening.py wants it."""
 
     def encode(images: Sequence[Image.Image]) -> torch.Tensor:
-        return torch.cat(patch_features(model, [model.tiles(image) for image in images])).float()
+        return torch.cat(
+            patch_features(model, [stretched_tiles(image, model.config) for image in images])
+        ).float()
 
     return encode
 
