@@ -366,7 +366,18 @@ def test_installed_command_from_end_to_end(folder: Path, tmp_path: Path) -> None
     if model is None:
         pytest.skip("no small model to load")
     (folder / "broken.png").write_bytes(b"x")
-    command = [INSTALLED, "rank", *ASKED, folder, "--model", model, "--device", "cpu", "--max-new-tokens", "4"]
+    command = [
+        INSTALLED,
+        "rank",
+        *ASKED,
+        folder,
+        "--model",
+        model,
+        "--device",
+        "cpu",
+        "--max-new-tokens",
+        "4",
+    ]
     done = subprocess.run(
         [*map(str, command), "--traces", str(tmp_path / "t.parquet")],
         capture_output=True,
