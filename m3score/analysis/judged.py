@@ -78,8 +78,8 @@ def explain(judges: Collection[str | None], finest: int | None) -> str:
     mode, most = mode_of(judges), f"all {finest:,}" if finest else "all tokens"
     if mode is Mode.vision:
         return (
-            "Effective tokens: how many distinct visual tokens a picture has for the vision tower, or how many "
-            "it takes to read its text, whichever is more; no question was asked."
+            "Effective tokens: how many distinct visual tokens a picture has for the vision tower, or how "
+            "many it takes to read its text, whichever is more; no question was asked."
         )
     if mode is Mode.answers:
         asked = {judge for judge in judges if judge in _BY_ANSWERS}
