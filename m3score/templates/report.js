@@ -37,9 +37,18 @@ for (const bar of document.querySelectorAll(".bar")) {
 
 // ---- tiles ----------------------------------------------------------------------------------------
 
-function need(item) {
-  if (item.solved === false) return "unsolved";
-  return item.needed === null ? "" : count(item.needed, "token");
+// The leading number: what it is depends on what judged the picture.
+const tokens = (value) => number(value, value < 9.95 && value % 1 ? 1 : 0);
+function lead(item) {
+  if (item.solved === false) return ["unsolved", ""];
+  if (item.judge === "vision") return [tokens(item.effective), item.effective === 1 ? "effective token" : "effective tokens"];
+  if (item.needed === null) return [number(item.complexity, 2), "complexity"];
+  return [tokens(item.needed), `${item.needed === 1 ? "token" : "tokens"} ${item.predicted ? "predicted" : "needed"}`];
+}
+// Its length as a bar: tokens on a logarithmic scale.
+function length(item) {
+  const plain = item.judge === "vision" || item.needed === null || !(data.finest > 1);
+  return plain ? item.complexity : Math.log(item.needed) / Math.log(data.finest);
 }
 
 function tile(item, list) {
@@ -53,13 +62,12 @@ function tile(item, list) {
   if (item.error) {
     button.setAttribute("aria-label", `${item.path}: ${item.error}`);
   } else {
-    const meter = make("span", {});
-    meter.style.width = `${100 * item.complexity}%`;
+    const meter = make("span", {}), [value, name] = lead(item);
+    meter.style.width = item.solved === false ? 0 : `${100 * length(item)}%`;
     button.append(
-      make("span", { class: "facts" }, make("b", {}, number(item.complexity, 2)),
-        make("span", item.solved === false ? { class: "never" } : {}, need(item))),
+      make("span", { class: "facts" }, make("b", item.solved === false ? { class: "never" } : {}, value), make("span", {}, name)),
       make("span", { class: "meter" }, meter));
-    const words = `complexity ${number(item.complexity, 2)}, ${item.solved === false ? "unsolved" : need(item)}`;
+    const words = item.solved === false ? value : `${value} ${name}`;
     button.setAttribute("aria-label", `${nameOf(item.path)}: ${words}`);
   }
   button.append(make("span", { class: "file" }, nameOf(item.path)));
@@ -119,7 +127,7 @@ new IntersectionObserver((entries) => {
 }, { rootMargin: "600px" }).observe(byId("more"));
 
 const SHOWS = {
-  "": () => true,
+  "": (item) => item.solved !== false,
   unsolved: (item) => item.solved === false,
   odd: (item) => item.monotone === false,
 };
@@ -146,7 +154,9 @@ function refresh() {
   if (order === "complex") kept.reverse();
   if (order === "path") kept.sort((a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0));
   gallery.set(kept);
-  const all = failed ? data.failed.length : data.pictures.length, whole = failed ? data.totals.show.error : data.totals.scored;
+  const apart = show === "unsolved" || show === "odd"; // groups of their own
+  const all = failed ? data.failed.length : apart ? data.pictures.filter(shown).length : data.pictures.filter(SHOWS[""]).length;
+  const whole = failed || apart ? data.totals.show[show] : data.totals.scored;
   const kind = failed ? "input" : "picture", sampled = all < whole;
   const alone = show && folder === "*" && !text && (failed || (least <= 0 && most >= 1));
   let said = `${count(all, kind)}.`;
@@ -240,7 +250,7 @@ function fill() {
   byId("next").disabled = current.index === current.list.length - 1;
   const size = item.width ? ` · ${item.width} × ${item.height} pixels` : "";
   const first = make("div", {}, item.error ? make("p", { class: "bad" }, item.error) : view(item), make("p", { class: "where" }, item.path + size));
-  const second = make("div", {}, item.error ? null : facts(item), item.error ? null : agreement(item), item.error ? null : answers(item));
+  const second = make("div", {}, item.error ? null : facts(item), ...(item.error ? [] : item.judge === "vision" ? [kept(item)] : [agreement(item), answers(item)]));
   byId("detail-body").replaceChildren(first, second);
   dialog.scrollTop = 0;
 }
@@ -248,14 +258,26 @@ function fill() {
 function facts(item) {
   const line = make("dl", { class: "facts-line" });
   const add = (name, value) => line.append(make("div", {}, make("dt", {}, name), make("dd", {}, value)));
-  add("complexity", number(item.complexity, 3));
-  if (item.effective !== null) add("effective tokens", number(item.effective, 1));
-  if (item.solved === false) add("tokens needed", "none suffice");
-  else if (item.needed !== null) add(item.predicted ? "tokens predicted" : "tokens needed", number(item.needed, 0));
+  const [value, name] = lead(item), notes = [];
+  if (item.solved === false) {
+    add("unsolved", "—");
+    notes.push("Unsolved: no scale gives right answers to all questions. The model does not know; that is not complexity.");
+  } else {
+    if (name !== "complexity") add(name, value);
+    if (item.judge === "vision") {
+      add("distinct tokens", tokens(item.distinct));
+      add("tokens to read", tokens(item.reading));
+      if (item.needed !== null) add("scale that holds them", number(item.needed, 0));
+      notes.push(`Text: ${item.letters}. ` + (item.reading > item.distinct
+        ? "Reading takes more tokens than the picture has distinct ones, so reading counts."
+        : "Distinct tokens are more than it takes to read, so they count."));
+    }
+    add("complexity", number(item.complexity, 3));
+    notes.push(`Complexity: ${data.complexity}.`);
+  }
   if (item.rank) add("rank", number(item.rank, 0));
-  return item.monotone === false
-    ? make("div", {}, line, make("p", { class: "note" }, "Not monotone: fewer tokens were enough where more were not."))
-    : line;
+  if (item.monotone === false) notes.push("Not monotone: fewer tokens were enough where more were not.");
+  return make("div", { class: "facts-part" }, line, ...notes.map((text) => make("p", { class: "note" }, text)));
 }
 
 function view(item) {
@@ -268,18 +290,39 @@ function view(item) {
     frame.style.maxWidth = `min(100%, calc(60vh * ${item.width / item.height}))`;
   }
   const parts = make("div", {}, frame);
-  if (item.map) parts.append(heat(item, frame));
+  if (item.map) parts.append(item.map.where ? where(item, frame) : heat(item, frame));
   return parts;
 }
 
-function heat(item, frame) {
-  const { grid, box, scales, mean } = item.map;
-  const canvas = make("canvas", { width: grid * 20, height: grid * 20, hidden: true, "aria-hidden": "true" });
+function laid({ grid, box }, frame, cell) {
+  const canvas = make("canvas", { width: grid * cell, height: grid * cell, hidden: true, "aria-hidden": "true" });
   canvas.style.left = `${100 * box[0]}%`;
   canvas.style.top = `${100 * box[1]}%`;
   canvas.style.width = `${100 * (box[2] - box[0])}%`;
   canvas.style.height = `${100 * (box[3] - box[1])}%`;
   frame.append(canvas);
+  return canvas;
+}
+
+function where(item, frame) {
+  const { grid, top } = item.map, canvas = laid(item.map, frame, 1); // the browser smoothes what it enlarges
+  paint(canvas, grid, item.map.where, 1);
+  const said = make("p", { class: "note" }, "little ", make("span", { class: "ramp", "aria-hidden": "true" }),
+    `much. Where the complexity is: the brightest patches stand for ${number(top, 2)} of the ${tokens(item.effective)} effective ${item.effective === 1 ? "token" : "tokens"} each, or more.`);
+  const choose = (on) => { frame.classList.toggle("heated", on); canvas.hidden = !on; said.hidden = !on; };
+  const choices = make("fieldset", { class: "choices" }, make("legend", {}, "Show"));
+  for (const [words, on] of [["where the complexity is", true], ["picture", false]]) {
+    const radio = make("input", { type: "radio", name: "map", checked: on });
+    radio.addEventListener("change", () => choose(on));
+    choices.append(make("label", {}, radio, words));
+  }
+  choose(true);
+  return make("div", {}, choices, said);
+}
+
+function heat(item, frame) {
+  const { grid, scales, mean } = item.map;
+  const canvas = laid(item.map, frame, 20);
   const said = make("p", { class: "note", role: "status" }, "");
   const choose = (tokens) => {
     frame.classList.toggle("heated", Boolean(tokens));
@@ -315,6 +358,14 @@ function paint(canvas, grid, digits, tokens) {
     brush.moveTo(0, i * window_ * cell); brush.lineTo(canvas.width, i * window_ * cell);
     brush.stroke();
   }
+}
+
+function kept(item) {
+  if (!item.kept || data.ladder.length !== item.kept.length || item.kept.includes(null)) return null;
+  const points = data.ladder.map((scale, i) => [scale, item.kept[i]]);
+  return make("section", {}, make("h3", {}, "What each scale keeps"),
+    chart(`Kept: ${points.map(([scale, share]) => `${number(share, 2)} at ${scale}`).join(", ")}`, data.ladder, [{ points, style: "s0", dots: 4 }], { high: 230, need: item.needed, percent: true }),
+    legend(["k0", "share of the features’ variance that is left after pooling"], ["mean-key", "scale that holds the effective tokens"]));
 }
 
 function agreement(item) {
