@@ -306,6 +306,7 @@ function laid({ grid, box }, frame, cell) {
 
 function where(item, frame) {
   const { grid, top } = item.map, canvas = laid(item.map, frame, 1); // the browser smoothes what it enlarges
+  canvas.classList.add("smooth");
   paint(canvas, grid, item.map.where, 1);
   const said = make("p", { class: "note" }, "little ", make("span", { class: "ramp", "aria-hidden": "true" }),
     `much. Where the complexity is: the brightest patches stand for ${number(top, 2)} of the ${tokens(item.effective)} effective ${item.effective === 1 ? "token" : "tokens"} each, or more.`);
