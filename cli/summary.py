@@ -169,9 +169,9 @@ def _tokens(row: Mapping[str, Any]) -> str:
         return "unsolved"
     if judge_of(row) == "vision":
         return tokens_text(float(row["effective_tokens"]))
-    for column in ("required_tokens", "predicted_tokens"):
+    for column, mark in (("required_tokens", ""), ("predicted_tokens", " (predicted)")):
         if (value := row.get(column)) is not None and not absent(value):
-            return f"{int(value)}"
+            return f"{int(value)}{mark}"
     return ""
 
 

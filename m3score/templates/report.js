@@ -163,7 +163,7 @@ function refresh() {
   if (kept.length < all) said = `${number(kept.length, 0)} of ${sampled ? "the " : ""}${number(all, 0)} ${sampled ? (failed ? "listed inputs" : "shown pictures") : all === 1 ? kind : `${kind}s`}.`;
   else if (sampled && failed) said = `The first ${number(all, 0)} of ${count(whole, kind)} that failed.`;
   else if (sampled) said = `${number(all, 0)} of ${count(whole, kind)}, drawn evenly over the scores.`;
-  if (sampled && alone && !failed) said += ` In the whole table: ${count(data.totals.show[show], "picture")} like that.`;
+  if (sampled && alone && !failed && !apart) said += ` In the whole table: ${count(data.totals.show[show], "picture")} like that.`;
   byId("status").textContent = said;
 }
 byId("filters").addEventListener("input", refresh);

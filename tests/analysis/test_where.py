@@ -1,0 +1,59 @@
+"""The map of a vision score lies on its picture where the complexity is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import m3score
+from m3score.analysis.where import Where, grid_box, overlay, where
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return m3score.load_model("m3-tiny", device="cpu")
+
+
+def busy_corner() -> Image.Image:
+    """Coloured patches at the right end of a wide, plain picture."""
+    picture = np.full((200, 600, 3), 200, np.uint8)
+    blocks = np.random.default_rng(1).integers(0, 256, (10, 8, 3), dtype=np.uint8)
+    picture[:, 440:] = np.kron(blocks, np.ones((20, 20, 1), np.uint8))
+    return Image.fromarray(picture)
+
+
+def test_it_glows_where_the_complexity_is(model: Any) -> None:
+    picture = busy_corner()
+    score = model.vision_score(picture)
+    found = where(score, picture.size, model.config.image_aspect_ratio)
+    assert found.tokens.sum() == pytest.approx(score.effective_tokens, rel=1e-3)
+    assert found.box == pytest.approx((0, -1, 1, 2))  # padded: three pictures high
+    laid = np.asarray(overlay(picture, found), np.float32)
+    assert laid.shape == (192, 576, 3)
+    colour = laid.max(2) - laid.min(2)  # the picture is grey, only the map has colours
+    assert colour[:, 440:].mean() > 2 * colour[:, :300].mean()
+
+
+def test_what_there_is_to_read_lies_on_the_padded_square_for_every_model() -> None:
+    class Score:
+        reading_tokens, distinct_tokens, ladder = 50.0, 20.0, (1, 576)
+        map = np.ones((24, 24), np.float32)
+
+    score: Any = Score()
+    assert where(score, (200, 100), "anyres").box == grid_box((200, 100), "pad") == (0, -0.5, 1, 1.5)
+    score.distinct_tokens = 60.0
+    assert where(score, (200, 100), "anyres").box == (0, 0, 1, 1)
+    assert where(score, (200, 100), "square").box == (0.25, 0, 0.75, 1)
+
+
+def test_a_cropping_model_leaves_dark_what_it_does_not_see() -> None:
+    found = Where(np.ones((4, 4), np.float32), grid_box((400, 200), "square"))
+    laid = np.asarray(overlay(Image.new("RGB", (400, 200), "white"), found, 400))
+    assert (
+        (laid[:, :95] == 255).all()
+        and (laid[:, 305:] == 255).all()
+        and (laid[:, 110:290] != 255).any(2).all()
+    )
