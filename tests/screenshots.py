@@ -12,6 +12,7 @@ docs/report.png is FOLDER/report-wide.png, docs/demo.png is FOLDER/demo.png.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -52,7 +53,7 @@ def report(folder: Path, model: Any) -> None:
     from m3score.analysis.report.page import write_report
     from m3score.runs.ranking import rank
 
-    table = rank([ROOT / "examples"], scorer="vision", model=model)
+    table = rank(["examples"], scorer="vision", model=model)
     page = folder / "report.html"
     write_report(table, page, model=model, title="examples")
     photograph(page, folder / "report", len(table) - 1)
@@ -143,8 +144,9 @@ def _take(browser: Any, target: Path) -> None:
 if __name__ == "__main__":
     from m3score.models.m3.model import load_model
 
-    target, wanted = Path(sys.argv[1]), sys.argv[2:] or ["report", "asked", "demo"]
+    target, wanted = Path(sys.argv[1]).absolute(), sys.argv[2:] or ["report", "asked", "demo"]
     target.mkdir(parents=True, exist_ok=True)
+    os.chdir(ROOT)
     tiny = load_model("m3-tiny")
     for shown in (report, asked, demo):
         if shown.__name__ in wanted:
