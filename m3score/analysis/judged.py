@@ -38,7 +38,7 @@ class Mode(StrEnum):
     """Complexity alone, as of measures of pixels."""
 
 
-def judge_of(row: Mapping[str, Any]) -> str | None:
+def judge_of(row: Mapping[Any, Any]) -> str | None:
     """What judged a row that has a score: its judged_by, else what its columns tell; None for a measure."""
 
     def given(column: str) -> bool:
@@ -59,7 +59,11 @@ def mode_of(judges: Collection[str | None]) -> Mode:
         return Mode.answers
     if len(kinds) > 1:
         return Mode.several
-    modes = {"vision": Mode.vision, Mode.answers: Mode.answers, PREDICTION: Mode.predicted}
+    modes: dict[str | None, Mode] = {
+        "vision": Mode.vision,
+        Mode.answers: Mode.answers,
+        PREDICTION: Mode.predicted,
+    }
     return modes.get(kinds.pop(), Mode.other) if kinds else Mode.other
 
 

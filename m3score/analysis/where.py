@@ -20,6 +20,8 @@ Box = tuple[float, float, float, float]
 
 TOP_SHARE = 0.995
 """The quantile of a map that has its brightest colour: a single patch must not leave all others dark."""
+LEAST_TOP = 0.05
+"""Tokens per patch that the brightest colour stands for at least: where nothing is, nothing must glow."""
 _STOPS = ((90, 30, 20, 0.0), (150, 45, 25, 0.4), (240, 122, 19, 0.7), (255, 228, 94, 0.88))
 """Red, green, blue and opacity from nothing to the most; templates/report.js has the same."""
 _GREY = 0.85
@@ -37,7 +39,7 @@ class Where:
     @property
     def top(self) -> float:
         """Tokens per patch that have the brightest colour."""
-        return max(float(np.quantile(self.tokens, TOP_SHARE)), 1e-9)
+        return max(float(np.quantile(self.tokens, TOP_SHARE)), LEAST_TOP)
 
 
 def where(score: VisionScore, size: Size, aspect_ratio: str) -> Where:

@@ -309,7 +309,7 @@ function where(item, frame) {
   canvas.classList.add("smooth");
   paint(canvas, grid, item.map.where, 1);
   const said = make("p", { class: "note" }, "little ", make("span", { class: "ramp", "aria-hidden": "true" }),
-    `much. Where the complexity is: the brightest patches stand for ${number(top, 2)} of the ${tokens(item.effective)} effective ${item.effective === 1 ? "token" : "tokens"} each, or more.`);
+    `much. Where the complexity is: the brightest colour stands for ${number(top, 2)} or more of the ${tokens(item.effective)} effective ${item.effective === 1 ? "token" : "tokens"} in one patch.`);
   const choose = (on) => { frame.classList.toggle("where", on); canvas.hidden = !on; said.hidden = !on; };
   const choices = make("fieldset", { class: "choices" }, make("legend", {}, "Show"));
   for (const [words, on] of [["where the complexity is", true], ["picture", false]]) {

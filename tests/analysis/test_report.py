@@ -226,7 +226,7 @@ def test_pictures_by_vision_get_a_map_of_where_the_complexity_is(looked: Path) -
 
 def test_maps_of_another_model_or_picture_are_left_out_and_it_is_said(looked: Path) -> None:
     model = m3score.load_model("m3-tiny", device="cpu")
-    rows = read_scores(looked).to_dict("records")
+    rows: list[dict[Any, Any]] = read_scores(looked).to_dict("records")
     changed = [row | {"complexity": row["complexity"] / 2 + 0.1} for row in rows]
     report = write_report(changed, looked.with_name("b.html"), model=model)
     assert report.maps == [None] * 3 and "gives these pictures other scores" in report.map_note

@@ -54,7 +54,7 @@ def css(browser: Any, selector: str) -> list[Any]:
     return browser.find_elements("css selector", selector)
 
 
-def scores(browser: Any) -> list[float | None]:
+def scores(browser: Any) -> list[Any]:
     """The leading numbers of the tiles, None of unsolved ones."""
     numbers = (
         "[...document.querySelectorAll('#gallery .facts b')].map((b) => Number.parseFloat(b.textContent))"

@@ -57,3 +57,10 @@ def test_a_cropping_model_leaves_dark_what_it_does_not_see() -> None:
         and (laid[:, 305:] == 255).all()
         and (laid[:, 110:290] != 255).any(2).all()
     )
+
+
+def test_nothing_glows_where_nothing_is(model: Any) -> None:
+    blank = Image.new("RGB", (300, 200), (200, 210, 220))
+    found = where(model.vision_score(blank), blank.size, model.config.image_aspect_ratio)
+    laid = np.asarray(overlay(blank, found), np.float32)
+    assert np.abs(laid - laid.mean((0, 1))).max() < 25 and (laid.max(2) - laid.min(2)).max() < 30
