@@ -239,6 +239,18 @@ def test_maps_of_another_model_or_picture_are_left_out_and_it_is_said(looked: Pa
     assert "are left out" in looked.with_name("d.html").read_text()
 
 
+def test_rows_judged_by_different_things_have_no_common_middle() -> None:
+    rows = [*looked_rows(6), *(row | {"judged_by": "agreement"} for row in score_rows(6))]
+    page = render(gather(rows))
+    assert "Judged by different things (agreement, vision)" in page and "whatever judged them" in page
+    assert "mean complexity" not in page and "median" not in page.split("<main")[1].split("<script")[0]
+
+
+def test_predicted_pictures_come_from_few_tokens_to_many() -> None:
+    rows = [{"path": f"{t}.png", "complexity": 1 / t, "predicted_tokens": t} for t in (36, 1, 9)]
+    assert [row["predicted_tokens"] for row in summarise_scores(rows, 3).shown] == [1, 9, 36]
+
+
 def test_unsolved_pictures_are_a_group_of_their_own() -> None:
     rows = [row | {"judged_by": "right answers"} for row in score_rows(60)]
     rows = [row if row["solved"] else row | {"complexity": 1.0} for row in rows]

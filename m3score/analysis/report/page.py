@@ -98,7 +98,8 @@ def render(report: Report) -> str:
     """The page as text. Everything from tables is escaped (by jinja2's autoescape and tojson)."""
     from m3score._version import __version__
 
-    style, script = template_text("report.css"), template_text("report.js")
+    style = template_text("report.css")
+    script = template_text("report.js") + template_text("report_detail.js")
     seen, most = report.summary, max(report.summary.histogram, default=0)
     return (
         environment()
@@ -140,10 +141,12 @@ def _words(seen: ScoreSummary) -> dict[str, Any]:
             "Pictures by predicted tokens per grid.",
             "gets",
         ),
+        Mode.several: ("tokens", "Scale", "Pictures by scale, whatever judged them.", "at"),
     }
     enough = "Pictures by the fewest tokens per grid that are enough."
     number, heading, bars, option = names.get(seen.mode, ("tokens needed", "Tokens needed", enough, "needs"))
     middle = seen.complexity.median if seen.mode is Mode.vision else seen.complexity.mean
+    several = seen.mode is Mode.several
     return {
         "number": number,
         "heading": heading,
@@ -152,10 +155,10 @@ def _words(seen: ScoreSummary) -> dict[str, Any]:
         "explained": explain(judges, finest),
         "complexity": explain_complexity(judges, finest),
         "middle": "median" if seen.mode is Mode.vision else "mean",
-        "middle_complexity": middle,
-        "median": None if seen.median_tokens is None else tokens_text(seen.median_tokens),
+        "middle_complexity": None if several else middle,
+        "median": None if several or seen.median_tokens is None else tokens_text(seen.median_tokens),
         "mean": seen.mean_tokens if seen.mode in (Mode.answers, Mode.predicted) else None,
-        "several": seen.mode is Mode.several,
+        "several": several,
     }
 
 

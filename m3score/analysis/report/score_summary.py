@@ -225,7 +225,8 @@ class _Counting:
 
 def _place(mode: Mode, row: Row) -> tuple[Any, ...]:
     """Where a row stands among the shown ones."""
-    tokens = row.get("required_tokens", row.get("predicted_tokens", 0)) if mode is Mode.answers else 0
+    by_tokens = mode in (Mode.answers, Mode.predicted)  # effective tokens have the order of complexity
+    tokens = row.get("required_tokens", row.get("predicted_tokens", 0)) if by_tokens else 0
     return is_unsolved(row), tokens, row["complexity"], -row.get("rank", 0), row.get("path", "")
 
 
