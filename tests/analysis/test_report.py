@@ -354,7 +354,8 @@ def test_rank_writes_a_report_of_its_run(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("m3score.models.m3.model.load_model", lambda name, **options: FakeAnswerer())
     (tmp_path / "in").mkdir()
     folder_of_pictures(tmp_path / "in", 3)
-    command = ["rank", str(tmp_path / "in"), "--report", str(tmp_path / "report.html")]
+    command = ["rank", str(tmp_path / "in"), "--question", "What is it?"]
+    command += ["--report", str(tmp_path / "report.html")]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2 and "--out" in result.stderr
     tables = ["--out", str(tmp_path / "scores.csv"), "--traces", str(tmp_path / "traces.parquet")]

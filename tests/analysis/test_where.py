@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import m3score
 from m3score.analysis.where import Where, grid_box, overlay, where
+from m3score.models.vision.complexity import Distinct, combine
+from m3score.models.vision.prepare import luminance
+from m3score.models.vision.reader import read
 
 
 @pytest.fixture(scope="module")
@@ -28,25 +31,29 @@ def busy_corner() -> Image.Image:
 def test_it_glows_where_the_complexity_is(model: Any) -> None:
     picture = busy_corner()
     score = model.vision_score(picture)
-    found = where(score, picture.size, model.config.image_aspect_ratio)
+    found = where(score, picture.size)
     assert found.tokens.sum() == pytest.approx(score.effective_tokens, rel=1e-3)
-    assert found.box == pytest.approx((0, -1, 1, 2))  # padded: three pictures high
+    assert found.box == (0, 0, 1, 1)  # stretched, not padded
     laid = np.asarray(overlay(picture, found), np.float32)
     assert laid.shape == (192, 576, 3)
     colour = laid.max(2) - laid.min(2)  # the picture is grey, only the map has colours
     assert colour[:, 440:].mean() > 2 * colour[:, :300].mean()
 
 
-def test_what_there_is_to_read_lies_on_the_padded_square_for_every_model() -> None:
-    class Score:
-        reading_tokens, distinct_tokens, ladder = 50.0, 20.0, (1, 576)
-        map = np.ones((24, 24), np.float32)
-
-    score: Any = Score()
-    assert where(score, (200, 100), "anyres").box == grid_box((200, 100), "pad") == (0, -0.5, 1, 1.5)
-    score.distinct_tokens = 60.0
-    assert where(score, (200, 100), "anyres").box == (0, 0, 1, 1)
-    assert where(score, (200, 100), "square").box == (0.25, 0, 0.75, 1)
+def test_what_there_is_to_read_lies_on_the_padded_square() -> None:
+    picture = Image.new("RGB", (600, 200), "white")
+    draw = ImageDraw.Draw(picture)
+    for line in range(9):
+        draw.text((310, 10 + 20 * line), "Small print on the right-hand half of a page", "black")
+    (reading,) = read([luminance(picture)])
+    assert reading.tokens > 10
+    found = where(
+        combine(Distinct(1.0, (), np.ones((24, 24), np.float32) / 576), reading, (1, 576)), picture.size
+    )
+    assert found.box == grid_box(picture.size, "pad") == (0, -1, 1, 2)
+    laid = np.asarray(overlay(picture, found), np.float32)
+    colour = laid.max(2) - laid.min(2)
+    assert colour[:, 320:].mean() > 5 * colour[:, :270].mean()
 
 
 def test_a_cropping_model_leaves_dark_what_it_does_not_see() -> None:
@@ -61,6 +68,6 @@ def test_a_cropping_model_leaves_dark_what_it_does_not_see() -> None:
 
 def test_nothing_glows_where_nothing_is(model: Any) -> None:
     blank = Image.new("RGB", (300, 200), (200, 210, 220))
-    found = where(model.vision_score(blank), blank.size, model.config.image_aspect_ratio)
+    found = where(model.vision_score(blank), blank.size)
     laid = np.asarray(overlay(blank, found), np.float32)
     assert np.abs(laid - laid.mean((0, 1))).max() < 25 and (laid.max(2) - laid.min(2)).max() < 30

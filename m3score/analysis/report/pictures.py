@@ -161,7 +161,7 @@ def where_maps(
         pictures = [_opened(row.get("path", ""), find) for row in part]
         scores = iter(model.vision_score([picture for picture in pictures if picture is not None]))
         found = [
-            None if picture is None else _where(next(scores), picture.size, row, model)
+            None if picture is None else _where(next(scores), picture.size, row)
             for row, picture in zip(part, pictures, strict=True)
         ]
         yield from found
@@ -169,9 +169,8 @@ def where_maps(
             return
 
 
-def _where(score: VisionScore, size: Size, row: Mapping[str, Any], model: M3Model) -> Where | None:
-    alike = abs(score.complexity - row["complexity"]) <= _ALIKE
-    return where(score, size, model.config.image_aspect_ratio) if alike else None
+def _where(score: VisionScore, size: Size, row: Mapping[str, Any]) -> Where | None:
+    return where(score, size) if abs(score.complexity - row["complexity"]) <= _ALIKE else None
 
 
 def where_digits(found: Where | None) -> dict[str, Any] | None:
