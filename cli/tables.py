@@ -75,6 +75,20 @@ def show_comparison(found: Comparison, moved: int, confidence: float) -> None:
         _correlations(title, found.rated, confidence, screen)
         if len(found.names) > 1 and len({pair.category for pair in found.rated}) > 1:
             _side_by_side(f"{title}: Spearman, per category", found.rated, screen)
+    for name in found.names:
+        if found.judged.get(name):
+            screen.print(f"{plain(name)} was judged by {plain(' and '.join(found.judged[name]))}.")
+    if found.unlike:
+        screen.print(
+            "What judged the tables differs, so their complexities and tokens are different quantities: "
+            "compare ranks, not single values."
+        )
+    for name, count in found.unsolved.items():
+        if count:
+            screen.print(
+                f"Unsolved in {plain(name)}: {count:,}. The model does not know, but they rank as complex "
+                "(m3score select leaves them out)."
+            )
     for name, count in found.only.items():
         if count:
             screen.print(f"Only in {plain(name)}: {count:,}.")
