@@ -245,7 +245,8 @@ def _placed(
     from m3score.calibration.benchmarks.kept import place_for
 
     ending = "" if frames is None else f"-{frames}-frames"  # other answers, kept apart
-    placed, folders = [], []
+    placed: list[TaskSource] = []
+    folders: list[Path] = []
     for source in {source.origin if source.own else source.task.name: source for source in sources}.values():
         folder = parent / f"{source.task.name}{ending}"
         if source.own:

@@ -22,7 +22,8 @@ from m3score.common.files import printable, system_error
 from m3score.data.extract import extract_images, finder
 from m3score.data.item import Columns, ImageItem
 from m3score.data.sources.remote import is_url
-from m3score.images.decode import image_suffixes, suffix_of
+from m3score.images.decode import suffix_of
+from m3score.images.formats import image_suffixes
 
 if TYPE_CHECKING:
     from m3score.data.sources.hf_datasets import DataSet

@@ -23,6 +23,7 @@ from m3score.data.sources.remote import is_url
 from m3score.data.sources.webdataset import is_shard
 from m3score.images.decode import open_image
 from m3score.images.given import as_source, is_picture, name_of
+from m3score.images.video import missing_reader
 from m3score.runs.resume.journal import written_by_earlier_run
 from m3score.tables.formats import format_for
 from m3score.tables.schema import SCORES, TableKind
@@ -82,6 +83,8 @@ class Inputs:
         return islice(chain([first], found), self.limit)
 
     def _hint(self) -> str:
+        if videos := missing_reader(self.skipped):
+            return f" {videos}"
         inside = next((s for s in self.skipped if is_shard(f"x{s}") or is_table(f"x{s}")), None)
         return f' Shards and tables have to be named, as in "FOLDER/*{inside}".' if inside else ""
 

@@ -141,13 +141,13 @@ def test_broken_inputs_are_rows_and_exit_code_3(folder: Path) -> None:
     result = run("rank", folder, folder / "missing.png")
     assert result.exit_code == 3
     rows = {Path(row["path"]).name: row for row in table(result.stdout)}
-    assert len(rows) == 6
+    assert len(rows) == 7
     assert (
         rows["broken.jpg"]["error"] == "not an image that Pillow can read" and not rows["broken.jpg"]["rank"]
     )
     assert rows["missing.png"]["error"] == "no such file"
-    assert "3 inputs failed" in result.stderr and "empty file (0 bytes)" in result.stderr
-    assert "Skipped 2 files" in result.stderr and ".heic 1" in result.stderr
+    assert "4 inputs failed" in result.stderr and "empty file (0 bytes)" in result.stderr
+    assert "Skipped 1 file that is no image (.txt 1)" in result.stderr
 
 
 def test_paths_from_stdin(folder: Path) -> None:

@@ -279,6 +279,14 @@ def test_pictures_shards_and_tables_over_http(server: str, here: Path) -> None:
     assert found[1].content == png(1) and found[3].content == png(9) and found[4].content == png(2)
 
 
+def test_a_connection_that_is_refused_is_no_missing_file() -> None:
+    pytest.importorskip("aiohttp")
+    with socket.socket() as free:  # bound, but nobody listens
+        free.bind(("127.0.0.1", 0))
+        (found,) = find_images(f"http://127.0.0.1:{free.getsockname()[1]}/a.png")
+    assert found.error and "connect" in found.error.lower() and "no such file" not in found.error
+
+
 def test_archives_and_other_file_systems(here: Path) -> None:
     import fsspec
 
