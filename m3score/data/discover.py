@@ -90,16 +90,20 @@ def count_images(paths: Source | Iterable[Source], limit: int | None = None) -> 
 
 
 def exists_somewhere(paths: Source | Iterable[Source]) -> bool:
-    """Whether any of the paths leads, or may lead, to something: cheap, to be asked before a model loads."""
+    """Whether any of the paths leads, or may lead, to something: to be asked before a model loads."""
     return any(
-        not isinstance(path, str | os.PathLike)
-        or os.fspath(path) == "-"
-        or os.path.lexists(path)
-        or glob.has_magic(os.fspath(path))
-        or is_url(os.fspath(path))
-        or _BRACES.search(os.fspath(path)) is not None
-        for path in _several(paths)
+        not isinstance(path, str | os.PathLike) or _exists(os.fspath(path)) for path in _several(paths)
     )
+
+
+def _exists(text: str) -> bool:
+    if text == "-" or is_url(text) or os.path.lexists(text):
+        return True
+    if _BRACES.search(text):
+        return any(map(_exists, _expanded(text)))
+    if not glob.has_magic(text):
+        return False
+    return not next(FolderSearch(lambda path: None, ordered=False).pattern(text)).error
 
 
 @dataclass

@@ -160,6 +160,9 @@ def test_paths_from_stdin(folder: Path) -> None:
     [
         (["rank", "nowhere"], "nowhere: no such file or folder"),
         (["rank", "EMPTY"], "no images found"),
+        (["rank", "nowhere*.jpg"], "nowhere*.jpg: no image matches this pattern"),
+        (["rank", "IN", "--question", " "], "the question is empty"),
+        (["ask", "IN/mid.png", ""], "the question is empty"),
         (["rank", "IN", "-o", "scores.xlsx"], "allowed: .csv"),
         (["rank", "IN", "-o", "no/such/folder/s.csv"], "there is no folder no/such/folder"),
         (["rank", "IN", "-o", "EMPTY"], "is a folder"),

@@ -338,6 +338,29 @@ def test_many_names_take_little_memory() -> None:
 # ---- commands -----------------------------------------------------------------------------------------
 
 
+def test_a_saved_data_set_is_read_where_a_folder_is_given(saved: datasets.Dataset, here: Path) -> None:
+    def rank(*words: str) -> Any:
+        return CliRunner().invoke(
+            app, ["rank", "--scorer", "jpeg", "--out", "s.jsonl", "--overwrite", *words]
+        )
+
+    def paths() -> list[str]:
+        return sorted(json.loads(line)["path"] for line in (here / "s.jsonl").read_text().splitlines())
+
+    assert rank("saved", "--image-column", "picture").exit_code == 0
+    assert paths() == ["saved/0", "saved/1", "saved/2"]
+    datasets.DatasetDict({"one": saved, "two": saved}).save_to_disk("several")
+    unsaid, wrong = rank("several"), rank("folder", "--split", "one")
+    assert unsaid.exit_code == 2 and "--split has to be one of one, two." in unsaid.stderr
+    assert rank("several", "--split", "two").exit_code == 0
+    assert paths() == ["several/two/0", "several/two/1", "several/two/2"]
+    assert wrong.exit_code == 2 and "--split goes with --dataset, or with a data set that was" in wrong.stderr
+    (here / "photos").mkdir()
+    (here / "photos" / "a.png").write_bytes(png(1))
+    (here / "photos" / "state.json").write_text("{}")  # one such file does not make a data set
+    assert rank("photos").exit_code == 0 and paths() == ["photos/a.png"]
+
+
 def test_rank_takes_what_predict_takes_and_nothing_calls_home(
     saved: datasets.Dataset, monkeypatch: pytest.MonkeyPatch, here: Path
 ) -> None:
