@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import MAX_EMBEDDED_BYTES, Limits
@@ -61,11 +61,11 @@ class Inputs:
         max_bytes: int = MAX_EMBEDDED_BYTES,
         split: str | None = None,
     ) -> None:
+        columns_read = columns or Columns()
         self.paths: Sequence[Source] = [
-            DataSet(os.fspath(path), split, columns or Columns(), max_bytes=max_bytes)
-            if _is_saved(path) else path
+            DataSet(os.fspath(path), split, columns_read, max_bytes=max_bytes) if _is_saved(path) else path
             for path in _sources(paths)
-        ]  # fmt: skip
+        ]
         self.limit = limit
         self.columns = columns
         self.max_bytes = max_bytes
@@ -218,8 +218,8 @@ def inputs_of(
     return Inputs([*(paths or ()), rows], limit, columns, max_bytes)
 
 
-def _is_saved(path: Any) -> bool:
-    return isinstance(path, str | os.PathLike) and is_saved(os.fspath(path))
+def _is_saved(path: Any) -> TypeGuard[PathLike]:
+    return isinstance(path, str | os.PathLike) and is_saved(path)
 
 
 def _check_columns(paths: Sequence[Source], columns: Columns | None) -> None:

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from m3score.analysis.report.pictures import Thumbnail, as_digits, detail_maps, folder_of_table, thumbnails
+from m3score.analysis.report.pictures import Thumbnail, as_digits, detail_maps, thumbnails
 from m3score.analysis.report.score_summary import ScoreSummary, summarise_scores
 from m3score.analysis.report.trace_summary import Answers, collect, frontier, routed
 from m3score.common.errors import M3ScoreError
+from m3score.data.extract import folder_of_table
 from m3score.tables.schema import SCORES, TRACES, printable
 from m3score.tables.streaming import stream_rows
 

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -151,9 +150,3 @@ def _digits(one: DetailMap, low: float, span: float) -> dict[str, Any]:
     means = {str(tokens): round(float(loss.mean()), 3) for tokens, loss in one.loss.items()}
     grid = len(next(iter(one.loss.values()))) if one.loss else 0
     return {"grid": grid, "box": [round(v, 4) for v in one.box], "scales": scales, "mean": means}
-
-
-def folder_of_table(table: Any) -> Path | None:
-    """The folder of a table that is a file, which its paths may be relative to; None for other tables."""
-    is_file = (isinstance(table, str) or hasattr(table, "__fspath__")) and str(table) != "-"
-    return Path(table).parent if is_file else None

@@ -24,7 +24,7 @@ _SAVED = (("dataset_dict.json",), ("dataset_info.json", "state.json"))
 anybody's.)"""
 
 
-def is_saved(path: str) -> bool:
+def is_saved(path: str | os.PathLike[str]) -> bool:
     """Whether the path is a folder that `save_to_disk` of the datasets library wrote."""
     return any(all((Path(path) / name).is_file() for name in names) for names in _SAVED)
 
