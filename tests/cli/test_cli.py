@@ -171,6 +171,7 @@ def test_paths_from_stdin(folder: Path) -> None:
         (["rank", "IN", "--batch-size", "0"], "batch-size"),
         (["rank", "IN", "--questions", "none.csv"], "none.csv"),
         (["rank"], "PATHS"),
+        (["train", "nope"], "give a .toml file or one of m3-tiny, llava-1.5-7b-m3, llava-1.5-7b-m3-lora."),
         (["rescore", "none.jsonl"], "none.jsonl"),
         (["ask", "IN/mid.png", "What?", "--tokens", "37"], "has 1, 9, 36, 144, 576"),
         (["ask", "none.jpg", "What?"], "none.jpg: no such file"),
