@@ -17,6 +17,7 @@ from m3score.common.errors import M3ScoreError
 from m3score.common.files import open_regular
 from m3score.data.metrics import find_metric, grade
 from m3score.data.references import read_options, read_texts
+from m3score.tables.formats import delimiter_of
 from m3score.tables.json_lines import json_lines
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,6 @@ def _check_text(text: str, what: str) -> None:
 _COLUMNS = ("image", "question", "answers", "options", "metric")
 _NUMBERS = {"images": "image", "questions": "question", "answer": "answers", "option": "options",
             "metrics": "metric"}  # fmt: skip
-_DELIMITERS = {";": "semicolons", "\t": "tabs"}
 
 
 def read_questions(path: str | os.PathLike[str]) -> dict[str, list[Question]]:
@@ -229,13 +229,11 @@ def _say_taken(columns: Sequence[str], taken: Sequence[str], name: str) -> None:
 
 
 def _csv_rows(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    delimiter = _delimiter(text)
+    delimiter = delimiter_of(text.partition("\n")[0], ("image", "question"), name, _taken)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
         columns = next(reader, [])
         header = _taken_columns(columns, f"{name}, line 1")
-        if delimiter in _DELIMITERS:
-            logger.warning("%s: has %s between its columns", name, _DELIMITERS[delimiter])
         _say_taken(columns, header, name)
         for cells in filter(None, reader):
             if len(cells) != len(header):
@@ -247,15 +245,6 @@ def _csv_rows(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
             yield reader.line_num, row
     except csv.Error as error:
         raise M3ScoreError(f"{name}, line {reader.line_num}: {error}.") from None
-
-
-def _delimiter(text: str) -> str:
-    """What separates the columns: the first line has to name image and question, so it tells for certain."""
-    first = text[: text.find("\n")] if "\n" in text else text
-    for delimiter in _DELIMITERS:
-        if {"image", "question"} <= {_taken(cell.strip('"\r')) for cell in first.split(delimiter)}:
-            return delimiter
-    return ","
 
 
 def _split(cell: str, column: str, where: str) -> Any:
