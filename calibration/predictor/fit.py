@@ -20,7 +20,6 @@ from m3score.calibration.predictor.labels import SHARES, SPLITS, Labels
 from m3score.calibration.predictor.regressor import UNSOLVED, ScaleRegressor
 from m3score.common.errors import M3ScoreError
 from m3score.common.statistics import spearman
-from m3score.data.questions import PROBE_PANEL
 from m3score.routing.features.question import QUESTION_FEATURES
 from m3score.routing.predictor import Predictor, clip_predictions
 from m3score.routing.promises import frontier
@@ -364,7 +363,7 @@ def _data(
         "failed_images": labels.failed,
         "sources": {name: int((labels.sources == name).sum()) for name in sources},
         "judged_by_truth": float(labels.by_truth.mean()),
-        "probe_panel": list(PROBE_PANEL) if {*PROBE_PANEL} <= {*parts["fit"].questions} else [],
+        "probe_panel": [],
         "seed": seed,
         "shares": [float(share) for share in shares],
         "split_images": {name: len(set(parts[name].keys)) for name in SPLITS},

@@ -24,7 +24,17 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path / "origin")
     for i in range(3):
         put(tmp_path / "origin", i)
-    words = ["rank", "in", "--out", "../tables/s.csv", "--traces", "../tables/t.parquet", "-q"]
+    words = [
+        "rank",
+        "in",
+        "--question",
+        "What?",
+        "--out",
+        "../tables/s.csv",
+        "--traces",
+        "../tables/t.parquet",
+        "-q",
+    ]
     assert CliRunner().invoke(app, words).exit_code == 0
     monkeypatch.chdir(tmp_path / "work")
     return Path("../tables/s.csv")

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m3score.calibration.predictor import fit as fit_module
 from m3score.calibration.predictor.card import write_card
 from m3score.calibration.predictor.fit import (
     CANDIDATES,
@@ -203,13 +202,6 @@ def test_images_alone_where_all_are_asked_the_same():
     same = Labels(**{**labels.__dict__, "questions": np.array([ASKED[0]] * len(labels), object)})
     found = fit_predictor(same, fingerprint="", feature_set="pixels", image_features=IMAGE_FEATURES)
     assert found.predictor.with_question is None and len(found.verdicts[0].forms) == 1
-
-
-def test_the_probe_panel_is_taken_up_where_the_fit_knew_it(monkeypatch: pytest.MonkeyPatch):
-    how = {"fingerprint": "", "feature_set": "pixels", "image_features": IMAGE_FEATURES}
-    assert fit_predictor(made_up(80, 7), **how).predictor.probe_panel == ()  # type: ignore[arg-type]
-    monkeypatch.setattr(fit_module, "PROBE_PANEL", tuple(ASKED))
-    assert fit_predictor(made_up(80, 7), **how).predictor.probe_panel == tuple(ASKED)  # type: ignore[arg-type]
 
 
 def test_what_cannot_be_fitted():
