@@ -24,6 +24,7 @@ from m3score.analysis.judged import (
 )
 from m3score.cli.console import INTERRUPTED, SOME_FAILED, plain
 from m3score.cli.progress import speed_text
+from m3score.images.video import missing_reader
 from m3score.tables.schema import absent
 
 if TYPE_CHECKING:
@@ -217,6 +218,8 @@ def show_skipped(skipped: Mapping[str, int], console: Console) -> None:
         f"Skipped {_count(total, 'file')} that {'is no image' if total == 1 else 'are no images'}", end=""
     )
     console.print(f" ({plain(kinds)}{more}).")
+    if videos := missing_reader(skipped):
+        console.print(plain(videos))
 
 
 def _histogram(tally: Tally) -> Table:

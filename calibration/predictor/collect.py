@@ -11,9 +11,9 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -73,22 +73,26 @@ class Collection:
         """The trace table of all complete shards; an image without a trace is a row with its error."""
         import pandas as pd
 
-        frames = [read_traces(path) for path, _ in self._shards()]
+        frames = [read_traces(path) for path, _ in self.shards()]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=TRACE_COLUMNS)
 
     def features(self) -> pd.DataFrame:
         """Columns image, key (equal for copies of an image) and values (float32 features, None if failed)."""
         import pandas as pd
 
-        frames = [_read_features(path) for _, path in self._shards()]
+        frames = [read_features(path) for _, path in self.shards()]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_FEATURE_COLUMNS)
 
     def done(self) -> set[str]:
         """Names of the images that are in complete shards."""
-        return {name for _, path in self._shards() for name in _read_features(path)["image"]}
+        return {name for _, path in self.shards() for name in read_features(path)["image"]}
 
-    def _shards(self) -> list[tuple[Path, Path]]:
-        """(traces, features) of the complete shards: traces are written last."""
+    def answered(self) -> bool:
+        """Whether the model has answered about any image."""
+        return any(read_traces(path)["tokens"].notna().any() for path, _ in self.shards())
+
+    def shards(self) -> list[tuple[Path, Path]]:
+        """Files, (traces, features), of the complete shards: traces are written last."""
         found = sorted(self.folder.glob("traces-*.parquet"))
         return [(path, path.with_name(path.name.replace("traces", "features"))) for path in found]
 
@@ -106,6 +110,7 @@ def collect(
     per_shard: int = IMAGES_PER_SHARD,
     workers: int | None = None,
     overwrite: bool = False,
+    anew: str = "--overwrite",
     progress: Callable[[int], None] | None = None,
 ) -> Collection:
     """Ask the model about every image of a source at every scale, and keep traces and features.
@@ -122,6 +127,7 @@ def collect(
         workers: threads that decode and preprocess images ahead of the model, and take the features of
             their pixels; by default one per CPU, at most 8.
         overwrite: begin anew, whatever is in the folder.
+        anew: the option that says so to the command, for messages.
         progress: called with a number of images that are done, those of earlier runs first.
 
     Returns:
@@ -129,7 +135,8 @@ def collect(
         the images that were answered are kept as a short shard.
 
     Raises:
-        M3ScoreError: a folder that holds labels of something else; a source without an end and no limit.
+        M3ScoreError: a folder that holds labels of something else; a source without an end and no limit; one
+            without an image that was answered, which leaves no folder.
     """
     if feature_set not in FEATURE_SETS:
         raise M3ScoreError(f"unknown feature set {feature_set!r}; allowed: {', '.join(FEATURE_SETS)}.")
@@ -148,7 +155,7 @@ def collect(
         source.told,
         tuple(answerer.vision_feature_names if feature_set == "vision" else IMAGE_FEATURES),  # type: ignore[attr-defined]
     )
-    _begin(run, overwrite)
+    _begin(run, overwrite, anew)
     done = run.done()
     if progress and done:
         progress(len(done))
@@ -176,7 +183,25 @@ def collect(
             pool.shutdown(wait=False, cancel_futures=True)
             if shard:
                 _write_shard(run, shard)
+    if not run.answered():
+        raise _taken_back(run, source)
     return run
+
+
+def _taken_back(run: Collection, source: Source) -> M3ScoreError:
+    """Remove a collection without an answer, so that a corrected command can begin; say why it has none."""
+    names = source.told["source"]
+    named = ", ".join(map(str, names)) if isinstance(names, list) else str(names)
+    traces = run.traces()
+    for path in [path for shard in run.shards() for path in shard]:
+        path.unlink(missing_ok=True)
+    (run.folder / MANIFEST).unlink(missing_ok=True)
+    with suppress(OSError):  # something else is in it
+        run.folder.rmdir()
+    if not len(traces):
+        return M3ScoreError(f"{named}: no images found.")
+    first = traces.iloc[0]
+    return M3ScoreError(f"{named}: none of its images was answered ({first['image']}: {first['error']}).")
 
 
 @dataclass
@@ -250,7 +275,7 @@ _FEATURE_COLUMNS = ["image", "key", "values"]
 
 
 def _write_shard(run: Collection, shard: list[tuple[_Looked, RankedImage]]) -> None:
-    number = 1 + max((int(path.stem.partition("-")[2]) for path, _ in run._shards()), default=-1)
+    number = 1 + max((int(path.stem.partition("-")[2]) for path, _ in run.shards()), default=-1)
     rows = [
         {
             "image": looked.item.name,
@@ -259,12 +284,13 @@ def _write_shard(run: Collection, shard: list[tuple[_Looked, RankedImage]]) -> N
         }
         for looked, result in shard
     ]
-    write_whole(run.folder / f"features-{number:05d}.parquet", _feature_bytes(rows))
+    write_features(run.folder / f"features-{number:05d}.parquet", rows)
     answers = [row for _, result in shard for row in result.trace_rows()]
     write_traces(answers, run.folder / f"traces-{number:05d}.parquet")
 
 
-def _feature_bytes(rows: list[dict[str, Any]]) -> bytes:
+def write_features(path: Path, rows: Sequence[Mapping[Any, Any]]) -> None:
+    """Write rows of image, key and values (see Collection.features) as a shard's features."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -275,10 +301,11 @@ def _feature_bytes(rows: list[dict[str, Any]]) -> bytes:
     }
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
-    return buffer.getvalue()
+    write_whole(path, buffer.getvalue())
 
 
-def _read_features(path: Path) -> pd.DataFrame:
+def read_features(path: Path) -> pd.DataFrame:
+    """The features of one shard; M3ScoreError for a file that is none."""
     import pandas as pd
 
     try:
@@ -290,17 +317,20 @@ def _read_features(path: Path) -> pd.DataFrame:
     return frame
 
 
-def _begin(run: Collection, overwrite: bool) -> None:
+def _begin(run: Collection, overwrite: bool, anew: str) -> None:
     """Make the folder, or check that what is in it is a part of the same collection."""
     path = run.folder / MANIFEST
     if path.is_file() and not overwrite:
         held, wanted = _read_manifest(path), run.to_dict()
-        if different := [name for name in wanted if held.get(name) != wanted[name]]:
+        different = [name for name in wanted if held.get(name) != wanted[name]]
+        if different and run.answered():  # one that holds no answer is no loss
             raise M3ScoreError(
                 f"{run.folder}: holds labels of another run ({', '.join(different)} differ); give another "
-                "--work folder, or --overwrite."
+                f"--work folder, or {anew}."
             )
-        return
+        if not different:
+            return
+        overwrite = True
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

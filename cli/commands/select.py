@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -112,16 +111,6 @@ LinkToOption = Annotated[
     Path | None,
     typer.Option("--link-to", metavar="FOLDER", help="Link to the images there.", rich_help_panel=PLACES),
 ]
-RootOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--root",
-        metavar="FOLDER",
-        help="Where relative paths of the table begin.",
-        show_default="the working folder",
-        rich_help_panel=PLACES,
-    ),
-]
 FetchOption = Annotated[
     bool,
     typer.Option(
@@ -165,7 +154,7 @@ def select(
     seed: SeedOption = 0,
     copy_to: CopyToOption = None,
     link_to: LinkToOption = None,
-    root: RootOption = None,
+    root: options.Root = None,
     dataset: options.DatasetOption = None,
     split: options.Split = None,
     image_column: options.ImageColumn = None,
@@ -199,7 +188,7 @@ def select(
     from m3score.tables.compact import read_compact
     from m3score.tables.schema import SCORES
 
-    reach = places_of(dataset, split, image_column, fetch)
+    reach = places_of(scores, root, dataset, split, image_column, fetch=fetch)
     table = read_compact(scores, SCORES)
     chosen = select_rows(
         table,
@@ -219,7 +208,7 @@ def select(
     _say(chosen, len(table), per_level, console)
     code, places = 0, copy_to or link_to
     if places is not None:
-        code, targets = _place(rows, table, places, copy_to is not None, root, reach, console)
+        code, targets = _place(rows, table, places, copy_to is not None, reach, console)
         rows = rows.assign(placed=cast(Any, targets))
     if out is not None or places is None:
         _write(rows, out or Path("-"), kind)
@@ -260,24 +249,27 @@ def _place(
     table: pd.DataFrame,
     folder: Path,
     copies: bool,
-    root: Path | None,
     reach: Places,
     console: Console,
 ) -> tuple[int, list[str | None]]:
     """The exit code, and where each row's image lies now."""
     from m3score.analysis.export import ExportMode, common_folder, export_images
     from m3score.cli.progress import progress
+    from m3score.data.extract import finder
 
-    start = os.fspath(root or "")
     mode = ExportMode.copy if copies else ExportMode.link
     paths = rows["path"].astype(str).tolist()
     results: list[Any] = []
     interrupted = False
-    base = common_folder(table["path"].astype(str), start)
+    base = common_folder(table["path"].astype(str))
     with sigterm_as_interrupt():
         try:
             with progress(console, lambda: len(paths), "Copying" if copies else "Linking") as advance:
-                for placed in export_images(paths, folder, mode, root=start, base=base, **vars(reach)):
+                exported = export_images(
+                    paths, folder, mode, find=finder(reach.folder, reach.root), base=base,
+                    data_sets=reach.data_sets, columns=reach.columns, fetch=reach.fetch,
+                )  # fmt: skip
+                for placed in exported:
                     results.append(placed)
                     advance()
         except KeyboardInterrupt:

@@ -116,6 +116,11 @@ def test_the_command(files: Path) -> None:
     facts = json.loads(run("a.csv", "--ratings", "people.csv", "--json").stdout)
     assert [pair["category"] for pair in facts["ratings"]] == ["art", "maps", "all"]
     assert facts["ratings"][0]["images"] == 30
+    people = (files / "people.csv").read_text()
+    for name, delimiter, called in (("semi.csv", ";", "semicolons"), ("tabs.csv", "\t", "tabs")):
+        (files / name).write_text(people.replace(",", delimiter))
+        other = run("a.csv", "--ratings", name, "--json")
+        assert json.loads(other.stdout) == facts and f"{name}: has {called} between" in other.stderr
 
 
 @pytest.mark.parametrize(

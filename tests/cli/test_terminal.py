@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from rich.console import Console
+from rich.table import Table
 
 from m3score.cli.main import COMMANDS as LISTED
 from m3score.cli.main import load_command
 from m3score.cli.summary import show_extremes, show_summary
+from m3score.cli.tables import print_table, screen
 from m3score.runs.tally import Tally
 from tests.support.reports import LADDER, looked_rows, score_rows
 
@@ -190,3 +193,38 @@ def test_rows_that_were_judged_by_different_things_have_no_common_mean() -> None
         and "Mean" not in said
         and "Median" not in said
     )
+
+
+LONG = "a-very-long-name-of-a-score-table-of-photographs"
+
+
+@pytest.mark.parametrize("width", [80, 60, None])
+def test_tables_are_cut_nowhere(
+    width: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At a terminal names are folded, and figures are in one piece; in a pipe nothing is broken."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: width is not None)
+    monkeypatch.setenv("COLUMNS", str(width or 80))
+    on = screen()
+    table = Table()
+    table.add_column("path")
+    for heading in ("asks the model", "95% interval", "GPU-hours", "journal GB"):
+        table.add_column(heading, justify="right")
+    table.add_row(LONG, "1,000,000,000", "-1.00 to 1.00", "123,456,789", "0.0803")
+    print_table(table, on)
+    shown = capsys.readouterr().out
+    for figure in ("1,000,000,000", "-1.00 to 1.00", "123,456,789", "0.0803", "GPU-hours"):
+        assert figure in shown, shown
+    letters = "".join(cells[1].strip() for line in shown.splitlines() if len(cells := line.split("│")) > 2)
+    assert LONG in letters and "…" not in shown
+    assert width is not None or LONG in shown
+
+
+def test_plan_in_a_pipe_breaks_no_line(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    command = [sys.executable, "-m", "m3score", "plan", "--sample", str(tmp_path), "--images", "1e12"]
+    env = {**os.environ, "COLUMNS": "40", "TERM": "dumb"}
+    done = subprocess.run([*command, "--seconds", "0.2"], cwd=ROOT, env=env, capture_output=True, text=True)
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if line.strip()}
+    assert rows["model"][1] == "1,000,000,000,000" and len(rows["model"]) == 7, done.stdout + done.stderr
+    assert "Measured: predictor" in done.stdout and "bytes per row of the journal." in done.stdout

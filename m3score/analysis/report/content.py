@@ -16,7 +16,6 @@ from m3score.analysis.report.pictures import (
     Thumbnail,
     as_digits,
     detail_maps,
-    folder_of_table,
     thumbnails,
     where_digits,
     where_maps,
@@ -24,6 +23,7 @@ from m3score.analysis.report.pictures import (
 from m3score.analysis.report.score_summary import ScoreSummary, summarise_scores
 from m3score.analysis.report.trace_summary import Answers, collect, frontier, routed
 from m3score.common.errors import M3ScoreError
+from m3score.data.extract import folder_of_table
 from m3score.tables.schema import SCORES, TRACES, printable
 from m3score.tables.streaming import stream_rows
 

@@ -23,11 +23,10 @@ from m3score.analysis.judged import (
     tokens_text,
 )
 from m3score.analysis.report.content import PICTURES, Report, add_maps, add_pictures, add_router, gather
-from m3score.analysis.report.pictures import folder_of_table
 from m3score.analysis.report.score_summary import BINS, Row, ScoreSummary, folder_of
 from m3score.analysis.report.trace_summary import question_tables
 from m3score.analysis.templates import environment, template_text
-from m3score.data.extract import opened_images
+from m3score.data.extract import folder_of_table, opened_images
 from m3score.tables.io import write_whole
 
 if TYPE_CHECKING:
@@ -47,6 +46,7 @@ def write_report(
     title: str | None = None,
     seed: int = 0,
     fetch: bool = False,
+    root: str | os.PathLike[str] | None = None,
 ) -> Report:
     """Write a score table as one HTML file that opens from disk and loads nothing.
 
@@ -61,6 +61,7 @@ def write_report(
         title: of the page.
         seed: of the sampling.
         fetch: fetch pictures at URLs.
+        root: where relative paths are looked for last, after the table's folder and the working folder.
 
     Returns:
         The Report, for its numbers.
@@ -71,7 +72,7 @@ def write_report(
     """
     report = gather(scores, traces=traces, pictures=pictures, title=title, seed=seed)
     wanted = report.wanted(router=predictor is not None)
-    with opened_images(wanted, folder_of_table(scores), fetch=fetch) as find:
+    with opened_images(wanted, folder_of_table(scores), fetch=fetch, root=root) as find:
         add_pictures(report, find)
         if model is not None:
             add_maps(report, model, find)

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -184,9 +183,3 @@ def where_digits(found: Where | None) -> dict[str, Any] | None:
         "where": "".join(f"{level:x}" for level in levels.ravel()),
         "top": round(found.top, 3),
     }
-
-
-def folder_of_table(table: Any) -> Path | None:
-    """The folder of a table that is a file, which its paths may be relative to; None for other tables."""
-    is_file = (isinstance(table, str) or hasattr(table, "__fspath__")) and str(table) != "-"
-    return Path(table).parent if is_file else None
