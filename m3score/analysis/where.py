@@ -42,14 +42,9 @@ class Where:
         return max(float(np.quantile(self.tokens, TOP_SHARE)), LEAST_TOP)
 
 
-def where(score: VisionScore, size: Size) -> Where:
-    """The map of a score, placed on its picture of (width, height).
-
-    The vision tower looks at a picture that is stretched to its square; what there is to read is found on the
-    square that the picture is padded to.
-    """
-    read = min(score.reading_tokens, score.ladder[-1]) > score.distinct_tokens
-    return Where(score.map, grid_box(size, "pad") if read else (0.0, 0.0, 1.0, 1.0))
+def where(score: VisionScore) -> Where:
+    """The map of a score; the vision tower looks at a picture that is stretched to its square."""
+    return Where(score.map, (0.0, 0.0, 1.0, 1.0))
 
 
 def grid_box(size: Size, aspect_ratio: str) -> Box:

@@ -205,7 +205,7 @@ def token_grid(image: Image.Image, config: M3Config, tokens: int, looked: Vision
     overview = config.image_aspect_ratio == "anyres"
     if looked is None:
         return _render("token_grid", _data_uri(ruled), _data_uri(mosaic), columns, rows, overview)
-    found = where(looked, image.size)
+    found = where(looked)
     total, top = tokens_text(looked.effective_tokens), f"{found.top:.2f}"
     mapped = _data_uri(overlay(image, found))
     return _render("where_map", mapped, total, top, _data_uri(ruled), columns, rows, overview)

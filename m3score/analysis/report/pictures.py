@@ -17,7 +17,6 @@ from m3score.common.errors import M3ScoreError
 from m3score.images.decode import open_image, open_reduced
 
 if TYPE_CHECKING:
-    from m3score.models.m3.ladder import Size
     from m3score.models.m3.model import M3Model
     from m3score.models.vision.complexity import VisionScore
 
@@ -160,7 +159,7 @@ def where_maps(
         pictures = [_opened(row.get("path", ""), find) for row in part]
         scores = iter(model.vision_score([picture for picture in pictures if picture is not None]))
         found = [
-            None if picture is None else _where(next(scores), picture.size, row)
+            None if picture is None else _where(next(scores), row)
             for row, picture in zip(part, pictures, strict=True)
         ]
         yield from found
@@ -168,8 +167,8 @@ def where_maps(
             return
 
 
-def _where(score: VisionScore, size: Size, row: Mapping[str, Any]) -> Where | None:
-    return where(score, size) if abs(score.complexity - row["complexity"]) <= _ALIKE else None
+def _where(score: VisionScore, row: Mapping[str, Any]) -> Where | None:
+    return where(score) if abs(score.complexity - row["complexity"]) <= _ALIKE else None
 
 
 def where_digits(found: Where | None) -> dict[str, Any] | None:
