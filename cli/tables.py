@@ -93,6 +93,20 @@ def show_comparison(found: Comparison, moved: int, confidence: float) -> None:
         _correlations(title, found.rated, confidence, on)
         if len(found.names) > 1 and len({pair.category for pair in found.rated}) > 1:
             _side_by_side(f"{title}: Spearman, per category", found.rated, on)
+    for name in found.names:
+        if found.judged.get(name):
+            on.print(f"{plain(name)} was judged by {plain(' and '.join(found.judged[name]))}.")
+    if found.unlike:
+        on.print(
+            "What judged the tables differs, so their complexities and tokens are different quantities: "
+            "compare ranks, not single values."
+        )
+    for name, count in found.unsolved.items():
+        if count:
+            on.print(
+                f"Unsolved in {plain(name)}: {count:,}. The model does not know, but they rank as complex "
+                "(m3score select leaves them out)."
+            )
     for name, count in found.only.items():
         if count:
             on.print(f"Only in {plain(name)}: {count:,}.")

@@ -33,6 +33,9 @@ m3score report scores.parquet --traces traces.parquet --model ./my-model --predi
 m3score report scores.csv --dataset lmms-lab/DocVQA --split validation"""
 
 
+DEFAULT_MODEL = "m3-tiny"
+
+
 @dataclass(frozen=True)
 class Places:
     """Where pictures lie that are no files; see data.extract.opened_images."""
@@ -84,9 +87,9 @@ HeatMapsOption = Annotated[
     bool | None,
     typer.Option(
         "--heat-maps/--no-heat-maps",
-        help="Maps of the detail that pooling loses. They need the model, and a pass of its vision tower "
-        "per shown picture.",
-        show_default="where --model is given, or --traces come from a bundled model",
+        help="Maps of where the complexity is (pictures judged by vision), or of the detail that pooling "
+        "loses (others). They need the model, and a pass of its vision tower per shown picture.",
+        show_default="where --model is given or a bundled model made the scores",
     ),
 ]
 ModelOption = Annotated[
@@ -96,7 +99,7 @@ ModelOption = Annotated[
         "-m",
         metavar="NAME",
         help="The model that made the scores, for heat maps.",
-        show_default="the one of the traces",
+        show_default="the one of the traces, or m3-tiny for scores of vision",
         rich_help_panel=options.MODEL,
     ),
 ]
@@ -206,7 +209,7 @@ def finish(
     predictor: str | None = None,
     places: Places = Places(),
 ) -> None:
-    """Add pictures, heat maps and the router to what was gathered, and write the page.
+    """Add pictures, maps and the router to what was gathered, and write the page.
 
     Args:
         model: a loaded model or its name, for heat maps; None for none.
@@ -226,12 +229,14 @@ def finish(
                 from m3score.cli.console import load
 
                 model = load(model, console=console, **(loading or {}))
-            with _steps(console, "Mapping detail", len(page.paths)) as step:
+            with _steps(console, "Mapping", len(page.paths)) as step:
                 add_maps(page, model, find, step)
         if chosen is not None and page.answers is not None:
             with _steps(console, "Routing", len(page.answers.sample)) as step:
                 add_router(page, chosen, find, step)
     size = save(page, out)
+    if page.map_note:
+        console.print(plain(page.map_note))
     if page.unreadable:
         missing, (reason, count) = sum(page.unreadable.values()), next(iter(page.unreadable.items()))
         why = plain(reason) if count == missing else f"{plain(reason)} ({count:,}), and others"
@@ -292,11 +297,14 @@ def page_of_run(
 
 
 def _model_of(page: Report, *, insist: bool) -> str | None:
-    """The traces' model, if it is bundled and so costs nothing to load."""
+    """The model for maps, if it is bundled and so costs nothing to load: that of the traces, or for scores of
+    vision, whose table names no model, the default one: its maps are shown where it gives the same scores."""
     from m3score.models.hub import BUNDLED
 
     models = page.answers.models if page.answers else set()
     known = next(iter(models)) if len(models) == 1 else None
+    if known is None and page.looked:
+        return DEFAULT_MODEL
     if insist and known is None:
         raise M3ScoreError("--heat-maps needs --model NAME: nothing tells which model made these scores.")
     return known if insist or known in BUNDLED else None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from m3score.cli import options
+from m3score.cli import choices, options
 from m3score.cli.console import INTERRUPTED, SOME_FAILED, plain, set_up, sigterm_as_interrupt
 from m3score.common.errors import M3ScoreError
 
@@ -29,6 +29,8 @@ m3score select scores.csv --bottom 10% --copy-to simple/
 m3score select scores.csv --per-level 500 --seed 7 --link-to train/ --out train.csv
 
 m3score select scores.csv --token-budget 1e6 --format list | head
+
+m3score select scores.csv --unsolved only --copy-to too-hard-or-wrong/
 
 Ranges come first; of what is in range --top, --bottom, --sample or --per-level chooses; of that
 --token-budget keeps as many images as fit."""
@@ -93,11 +95,11 @@ LevelOption = Annotated[
     ),
 ]
 UnsolvedOption = Annotated[
-    bool,
+    choices.Unsolved,
     typer.Option(
         "--unsolved",
-        help="Images that no scale solves count as the finest scale, instead of being left out where "
-        "tokens are counted.",
+        help="Images whose questions no scale answers rightly: the model does not know, so they are not "
+        "taken for complex. include counts them as the finest scale where tokens are counted.",
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Of all that is drawn at random.")]
@@ -148,7 +150,7 @@ def select(
     per_level: PerLevelOption = None,
     token_budget: TokenBudgetOption = None,
     level: LevelOption = None,
-    unsolved: UnsolvedOption = False,
+    unsolved: UnsolvedOption = choices.Unsolved.exclude,
     seed: SeedOption = 0,
     copy_to: CopyToOption = None,
     link_to: LinkToOption = None,
@@ -236,7 +238,10 @@ def _say(chosen: Selection, total: int, per_level: int | None, console: Console)
     if chosen.without_value:
         console.print(f"Left out for want of a number: {chosen.without_value:,}.")
     if chosen.unsolved:
-        console.print(f"Left out because no scale solves them: {chosen.unsolved:,} (--unsolved takes them).")
+        console.print(
+            f"Left out because no scale solves them: {chosen.unsolved:,}. The model does not know, which is "
+            "not complex (--unsolved include takes them, only takes nothing else)."
+        )
 
 
 def _place(

@@ -58,6 +58,23 @@ def test_what_moved_and_what_only_one_has() -> None:
     assert len(found.table) == 60 and found.pairs[0].images == 57
 
 
+def test_tables_say_what_judged_them() -> None:
+    """Ranks by vision and by answers may be compared; single values of them are different quantities."""
+    seen = FIRST.assign(judged_by="vision", required_tokens=36, effective_tokens=20.0)
+    asked = SECOND.assign(judged_by=["agreement", "right answers"] * 30, required_tokens=9, solved=True)
+    asked.loc[:2, ["required_tokens", "solved"]] = [None, False]
+    older = SECOND.assign(required_tokens=36, solved=True)
+    guessed = SECOND.assign(predicted_tokens=9, judged_by=None, solved=None)
+    tables = {"seen": seen, "asked": asked, "older": older, "guessed": guessed, "pixels": FIRST}
+    found = compare(tables, resamples=10)
+    judges = [("vision",), ("agreement", "right answers"), ("answers",), ("prediction",), ()]
+    assert list(found.judged.values()) == judges and found.unlike
+    assert found.unsolved == {"seen": 0, "asked": 3, "older": 0, "guessed": 0, "pixels": 0}
+    assert found.label("seen") == "seen (vision)" and found.label("pixels") == "pixels"
+    assert not compare({"asked": asked, "older": older}, resamples=10).unlike
+    assert json.loads(json.dumps(found.to_dict()))["judged_by"]["asked"] == ["agreement", "right answers"]
+
+
 def test_the_same_score_for_all_has_no_correlation() -> None:
     (pair,) = compare({"a": FIRST, "b": FIRST.assign(complexity=0.5)}).pairs
     assert pair.spearman.value is None and pair.kendall.low is None
