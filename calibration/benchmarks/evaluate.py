@@ -75,6 +75,7 @@ def evaluate_task(
         max_new_tokens=max_new_tokens or source.task.max_new_tokens,
         workers=workers,
         overwrite=overwrite,
+        vision=False,
         progress=progress,
     )
     kept = held.features()

@@ -39,8 +39,9 @@ SourcesArgument = Annotated[
     typer.Argument(
         metavar="SOURCES",
         help="drawn (images with known answers); varied (the same as files of many sizes, most of them "
-        "JPEGs); image files or folders; a data set that datasets saved on disk, or its hub id; or "
-        "folders of labels that this command collected.",
+        "JPEGs); assorted (drawings of all kinds that nothing is asked about, for the vision score); image "
+        "files or folders; a data set that datasets saved on disk, or its hub id; or folders of labels that "
+        "this command collected.",
     ),
 ]
 OutOption = Annotated[
@@ -229,7 +230,7 @@ def _said(console: Console) -> Iterator[Callable[[str], None]]:
 
 
 def _say_collected(folders: list[Path], console: Console) -> None:
-    from m3score.calibration.predictor.collect import open_collection
+    from m3score.calibration.predictor.collection import open_collection
 
     failed = 0
     for folder in folders:

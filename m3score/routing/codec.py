@@ -1,11 +1,12 @@
 """A predictor's file: safetensors with one JSON text, read without executing anything.
 
 Layout: arrays `image_only/*` and `with_question/*` (ensemble.py), `image_only_gains/0/*` and so on for each
-step of the ladder (gains.py), `calibration/*` and `questions/*` (record.py), `familiar/*` (familiar.py; older
-files lack it, the gains and the questions), and under the metadata
-key "m3score_predictor" a JSON object with everything else. What a file says is not trusted: the
-JSON's types, the arrays' types, shapes and values and the trees' structure are checked before a predictor is
-made.
+step of the ladder (gains.py), `vision/*` (ensemble.py), `calibration/*` and `questions/*` (record.py),
+`familiar/*` (familiar.py), and under the metadata key "m3score_predictor" a JSON object with everything else.
+Older files lack what is familiar, the gains, the questions and the regressor of the vision score.
+
+What a file says is not trusted: the JSON's types, the arrays' types, shapes and values and the trees'
+structure are checked before a predictor is made.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ MAX_PREDICTOR_BYTES = 256 << 20
 
 _KEY = "m3score_predictor"
 _FORMS = ("image_only", "with_question")
+_VISION = "vision"
 _KINDS = {
     "feature_version": (int, "a whole number"),
     "model": (str, "text"),
@@ -51,8 +53,9 @@ def save(contents: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a predictor's contents, whole or not at all.
 
     Args:
-        contents: the facts of _KINDS, and image_only and with_question (Ensemble), their gains, calibration
-            (CalibrationRecord) and familiar (Familiarity) by these names; None for what there is not.
+        contents: the facts of _KINDS, and image_only, with_question and vision (Ensemble), the gains of the
+            first two, calibration (CalibrationRecord) and familiar (Familiarity) by these names; None for
+            what there is not.
         path: must end in SUFFIX.
 
     Raises:
@@ -82,6 +85,8 @@ def _arrays(contents: Mapping[str, Any]) -> dict[str, np.ndarray]:
                 arrays |= {f"{form}_gains/{k}/{name}": array for name, array in step.arrays().items()}
         if (ensemble := contents[form]) is not None:
             arrays |= {f"{form}/{name}": array for name, array in ensemble.arrays().items()}
+    if (vision := contents[_VISION]) is not None:
+        arrays |= {f"{_VISION}/{name}": array for name, array in vision.arrays().items()}
     if (asked := record.questions) is not None:
         held = {
             "image": asked.image,
@@ -105,7 +110,7 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     name = printable(str(path))
     arrays, facts = _contents(path, name)
     _check_facts(facts, name)
-    forms = {form: _ensemble(form, arrays, name) for form in _FORMS}
+    forms = {form: _ensemble(form, arrays, name) for form in (*_FORMS, _VISION)}
     parts, asked, known = (_under(prefix, arrays) for prefix in ("calibration/", "questions/", "familiar/"))
     if forms["image_only"] is None or not {"image_only", "sufficient"} <= parts.keys():
         raise M3ScoreError(f"{name}: damaged predictor: the form image_only or its calibration is missing.")

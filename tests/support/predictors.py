@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,6 +41,12 @@ def made_up(n: int, seed: int = 0, noise: float = 1.0) -> MadeUp:
     questions = random.normal(size=(n, len(QUESTION_FEATURES))).astype(np.float32)
     need = 3 + 1.5 * images[:, 0] + questions[:, 0] + noise * random.normal(size=n)
     return MadeUp(images, questions, np.log(LADDER) >= need[:, None])
+
+
+def trained(target: Callable[[np.ndarray], np.ndarray], n: int = 400) -> Ensemble:
+    """A regressor of a number that image features tell; `target` gets (n, features)."""
+    images = made_up(n, seed=9).images
+    return Ensemble.of(ScaleRegressor(max_iter=20).fit(images, target(images)))
 
 
 def small_predictor(

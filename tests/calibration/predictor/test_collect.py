@@ -18,7 +18,8 @@ import pandas as pd
 import pytest
 
 from m3score.calibration.drawings.drawing import draw
-from m3score.calibration.predictor.collect import Collection, collect, is_collection, open_collection
+from m3score.calibration.predictor.collect import collect
+from m3score.calibration.predictor.collection import Collection, is_collection, open_collection
 from m3score.calibration.predictor.gather import labels_of, labels_of_traces, recomputed
 from m3score.calibration.predictor.sources import Drawn, Rows, find_source
 from m3score.common.errors import M3ScoreError

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from m3score.calibration.predictor import fit as fit_module
 from m3score.calibration.predictor.card import write_card
 from m3score.calibration.predictor.fit import (
     CANDIDATES,
@@ -23,6 +22,7 @@ from m3score.calibration.predictor.fit import (
 from m3score.calibration.predictor.judge import bootstrap, judge
 from m3score.calibration.predictor.labels import Labels
 from m3score.calibration.predictor.regressor import ScaleRegressor
+from m3score.calibration.predictor.vision_score import VisionLabels
 from m3score.common.errors import M3ScoreError
 from m3score.routing.features.image import IMAGE_FEATURES
 from m3score.routing.predictor import Predictor, clip_predictions
@@ -59,6 +59,14 @@ def made_up(images: int, seed: int, noise: float = 0.5, model: str = "made up") 
         by_truth=np.ones(len(rows), bool),
         sources=np.array([f"stream {seed}"] * len(rows), object),
     )
+
+
+def vision_labels(pictures: int) -> VisionLabels:
+    """Pictures whose vision score follows two features."""
+    features = np.random.default_rng(3).normal(size=(pictures, len(IMAGE_FEATURES))).astype(np.float32)
+    names = np.array([f"v/{i}" for i in range(pictures)], object)
+    logs = 3.0 + features[:, 1].astype(float) + 0.5 * np.abs(features[:, 2])
+    return VisionLabels(names, features, logs, np.array(["made up"] * pictures, object))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -205,11 +213,21 @@ def test_images_alone_where_all_are_asked_the_same():
     assert found.predictor.with_question is None and len(found.verdicts[0].forms) == 1
 
 
-def test_the_probe_panel_is_taken_up_where_the_fit_knew_it(monkeypatch: pytest.MonkeyPatch):
+def test_a_regressor_of_the_vision_score_is_fitted_where_enough_is_known_of_it():
+    labels = made_up(80, 7)
     how = {"fingerprint": "", "feature_set": "pixels", "image_features": IMAGE_FEATURES}
-    assert fit_predictor(made_up(80, 7), **how).predictor.probe_panel == ()  # type: ignore[arg-type]
-    monkeypatch.setattr(fit_module, "PROBE_PANEL", tuple(ASKED))
-    assert fit_predictor(made_up(80, 7), **how).predictor.probe_panel == tuple(ASKED)  # type: ignore[arg-type]
+    assert fit_predictor(labels, **how).predictor.vision is None  # type: ignore[arg-type]
+    seen = vision_labels(400)
+    found = fit_predictor(labels, vision=seen, **how)  # type: ignore[arg-type]
+    assert found.predictor.vision is not None and found.predictor.data["vision_pictures"] < 300
+    (verdict,) = found.vision
+    held = seen.split(0, (0.6, 0.2, 0.2))["test"]
+    assert verdict.pictures == len(held) and verdict.spearman > 0.9
+    card = write_card(found, 0.95, 0.02)
+    assert f"| made up | {len(held)} | {verdict.spearman:.2f} |" in card
+    few = fit_predictor(labels, vision=vision_labels(90), **how)  # type: ignore[arg-type]
+    assert few.predictor.vision is None and few.vision == []
+    assert "does not know the vision score" in write_card(few, 0.95, 0.02)
 
 
 def test_what_cannot_be_fitted():
