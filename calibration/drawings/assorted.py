@@ -29,15 +29,13 @@ def assort(seed: int, index: int) -> bytes:
     kind = str(rng.choice(list(SHARES), p=list(SHARES.values())))
     if kind == "drawing":
         return vary(seed, index).content
-    size = _size(rng, 440)
-    if kind == "page":
-        size = _size(rng, 1000)
-        size = (min(size), max(size)) if rng.random() < 0.5 else size
-    image = _PAINTERS[kind](rng, size)
+    image = _PAINTERS[kind](rng, _size(rng, _LARGEST.get(kind, 440)))
+    if kind in _LARGEST:
+        return _as_file(rng, _finished(rng, image, 0.12))
     if kind != "thing" and rng.random() < 0.06:  # a picture within a page
         image = ImageOps.expand(image, int(image.width * rng.uniform(0.02, 0.2)), any_colour(rng))
-    image = _finished(rng, image)
-    if kind != "page" and rng.random() < 0.3:
+    image = _finished(rng, image, 0.3)
+    if rng.random() < 0.3:
         scale = rng.uniform(1, 2.2)
         image = image.resize((int(image.width * scale), int(image.height * scale)), Image.Resampling.BICUBIC)
     return _as_file(rng, image)
@@ -70,13 +68,44 @@ def _nothing(rng: np.random.Generator, size: Size) -> Image.Image:
 
 def _page(rng: np.random.Generator, size: Size) -> Image.Image:
     """Print on paper, or on anything."""
-    paper = None if rng.random() < 0.92 else _scene(rng, size)
-    finer = rng.uniform(1, 2) if paper is None and rng.random() < 0.5 else 1.0  # scanned, then made smaller
-    page = printed(rng, (int(size[0] * finer), int(size[1] * finer)), paper)
+    paper = _scene(rng, size) if rng.random() < 0.1 else None
+    return _scanned(rng, size, "page", paper)
+
+
+def _receipt(rng: np.random.Generator, size: Size) -> Image.Image:
+    """A narrow strip of print, by itself or on a table."""
+    narrow = rng.uniform(0.3, 0.8)
+    size = (int(max(size) * narrow), max(size))
+    strip = _scanned(rng, size, "receipt")
+    if rng.random() < 0.6:
+        strip = strip.convert("L").convert("RGB")
+    if rng.random() < 0.5:  # the paper's grain, as a scanner sees it
+        strip = _grained(rng, strip, float(np.exp(rng.uniform(0, 2.3))))
+    if rng.random() < 0.7:
+        return strip
+    width, height = int(size[0] * rng.uniform(1, 1.6)), int(size[1] * rng.uniform(1, 1.3))
+    table = (0, 0, 0) if rng.random() < 0.4 else (255, 255, 255) if rng.random() < 0.4 else any_colour(rng)
+    image = Image.new("RGB", (width, height), table)
+    image.paste(strip, (int((width - size[0]) * rng.random()), int((height - size[1]) * rng.random())))
+    return image
+
+
+def _chart(rng: np.random.Generator, size: Size) -> Image.Image:
+    """A chart with its words and numbers, mostly wider than high."""
+    size = (max(size), min(size)) if rng.random() < 0.75 else size
+    return printed(rng, size, "chart")
+
+
+def _scanned(
+    rng: np.random.Generator, size: Size, layouts: str, paper: Image.Image | None = None
+) -> Image.Image:
+    """Printed, and now and then made smaller, lit from a side, turned a little."""
+    finer = rng.uniform(1, 2) if paper is None and rng.random() < 0.5 else 1.0
+    page = printed(rng, (int(size[0] * finer), int(size[1] * finer)), layouts, paper)
     page = page.resize(size, Image.Resampling.BICUBIC) if finer > 1 else page
     if rng.random() < 0.15:
         page = _lit(rng, page)
-    if rng.random() < 0.3:
+    if rng.random() < 0.2:
         page = page.rotate(float(rng.normal(0, 2)), Image.Resampling.BICUBIC, fillcolor=any_colour(rng))
     return page
 
@@ -186,11 +215,11 @@ def _room(rng: np.random.Generator, size: Size) -> Image.Image:
 def _collage(rng: np.random.Generator, size: Size) -> Image.Image:
     """Several pictures beside each other, or words over a picture: advertisements, web pages, diagrams."""
     if rng.random() < 0.4:
-        return printed(rng, size, _scene(rng, size), dense=False)
+        return printed(rng, size, "words", _scene(rng, size))
     image = Image.new("RGB", size, any_colour(rng) if rng.random() < 0.5 else (255, 255, 255))
     for _ in range(int(rng.integers(2, 8))):
         part = (int(size[0] * rng.uniform(0.15, 0.6)), int(size[1] * rng.uniform(0.15, 0.6)))
-        name = str(rng.choice(["scene", "flat", "page", "thing", "lookalike", "plot"]))
+        name = str(rng.choice(["scene", "flat", "page", "chart", "thing", "lookalike", "plot"]))
         picture = _PAINTERS[name](rng, (max(16, part[0]), max(16, part[1])))
         image.paste(picture, tuple(int(v) for v in rng.uniform(0, 1, 2) * np.subtract(size, part)))
     return image
@@ -205,6 +234,8 @@ _PAINTERS: dict[str, Callable[[np.random.Generator, Size], Image.Image]] = {
     "nothing": _nothing,
     "lookalike": _lookalike,
     "page": _page,
+    "receipt": _receipt,
+    "chart": _chart,
     "flat": _flat,
     "thing": _thing,
     "scene": _scene,
@@ -213,14 +244,18 @@ _PAINTERS: dict[str, Callable[[np.random.Generator, Size], Image.Image]] = {
     "collage": _collage,
     "plot": _diagram,
 }
+_LARGEST = {"page": 1000, "receipt": 1100, "chart": 900}
+"""Pixels a side up to which print is drawn: at most so large are its letters."""
 SHARES = {
     "drawing": 0.08,
     "nothing": 0.02,
     "lookalike": 0.1,
-    "page": 0.3,
+    "page": 0.09,
+    "receipt": 0.1,
+    "chart": 0.13,
     "flat": 0.06,
     "thing": 0.06,
-    "scene": 0.21,
+    "scene": 0.19,
     "crowd": 0.05,
     "room": 0.05,
     "collage": 0.05,
@@ -335,24 +370,29 @@ def _lit(rng: np.random.Generator, image: Image.Image) -> Image.Image:
 # ---- as pictures come -----------------------------------------------------------------------------------
 
 
-def _finished(rng: np.random.Generator, image: Image.Image) -> Image.Image:
-    """Some in grey, pale, tinted, blurred, grained."""
+def _finished(rng: np.random.Generator, image: Image.Image, share: float) -> Image.Image:
+    """Some in grey or with softer colours; a share each pale or dark, blurred, grained."""
     if rng.random() < 0.15:
         image = image.convert("L").convert("RGB")
-    elif rng.random() < 0.6:  # drawn colours are louder than those of photographs
+    elif rng.random() < 2 * share:  # drawn colours are louder than those of photographs
         image = ImageEnhance.Color(image).enhance(float(rng.uniform(0.1, 0.9)))
-    if rng.random() < 0.3:
+    if rng.random() < share:
         gain, lift, bend = rng.uniform(0.4, 1.2), rng.uniform(-30, 60), rng.uniform(0.6, 1.6)
         curve = np.clip(255 * (np.arange(256) / 255) ** bend * gain + lift, 0, 255).astype(int)
         image = image.point([int(v) for v in curve] * 3)
-    if rng.random() < 0.3:
+    if rng.random() < share:
         small = min(image.size) / 336
         image = image.filter(ImageFilter.GaussianBlur(float(np.exp(rng.uniform(-1.2, 1.2))) * small))
-    if rng.random() < 0.3:
-        grain = rng.normal(0, np.exp(rng.uniform(0, 2.7)), (image.height, image.width, 1))
-        noisy = np.asarray(image, np.float32) + grain
-        image = Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
+    if rng.random() < share:
+        image = _grained(rng, image, float(np.exp(rng.uniform(0, 2.7))))
     return image
+
+
+def _grained(rng: np.random.Generator, image: Image.Image, strength: float) -> Image.Image:
+    """With noise of so many grey levels."""
+    grain = rng.normal(0, strength, (image.height, image.width, 1))
+    noisy = np.asarray(image, np.float32) + grain
+    return Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8))
 
 
 def _as_file(rng: np.random.Generator, image: Image.Image) -> bytes:

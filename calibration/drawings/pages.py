@@ -19,22 +19,20 @@ Ink = tuple[int, ...]
 
 
 def printed(
-    rng: np.random.Generator, size: tuple[int, int], paper: Image.Image | None = None, *, dense: bool = True
+    rng: np.random.Generator, size: tuple[int, int], layouts: str = "page", paper: Image.Image | None = None
 ) -> Image.Image:
     """A page.
 
     Args:
         rng: where chance comes from.
-        size: (width, height) in pixels; the narrower ones are receipts.
+        size: (width, height) in pixels.
+        layouts: one of LAYOUTS.
         paper: what it is printed on; by default a plain sheet, mostly white or nearly.
-        dense: pages full of print; else a few words, as on a poster.
     """
     paper = paper or Image.new("RGB", size, _sheet(rng))
     spot: Ink = paper.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))  # type: ignore[assignment]
-    layouts = _DENSE if dense else (_labels,)
-    if dense and size[0] < 0.75 * size[1] and rng.random() < 0.6:
-        layouts = (_receipt,)
-    layouts[int(rng.integers(len(layouts)))](rng, paper, _ink(rng, spot))
+    choice = LAYOUTS[layouts]
+    choice[int(rng.integers(len(choice)))](rng, paper, _ink(rng, spot))
     return paper
 
 
@@ -51,7 +49,7 @@ def _ink(rng: np.random.Generator, paper: Ink) -> Ink:
     """Mostly dark, grey or nearly; else anything that stands out."""
     if sum(paper) < 450 or rng.random() < 0.2:
         return contrasting(rng, paper)
-    grey = rng.uniform(0, 110)
+    grey = rng.uniform(0, 100) * (rng.random() < 0.7)
     return tuple(int(v) for v in np.clip(grey + rng.normal(0, 25, 3) * (rng.random() < 0.4), 0, 255))
 
 
@@ -68,7 +66,8 @@ def _words(rng: np.random.Generator, count: int) -> str:
 
 
 def _write(image: Image.Image, x: float, y: float, text: str, size: int, ink: Ink) -> None:
-    ImageDraw.Draw(image).text((x, y), text, fill=ink, font=_FACE.at(size), anchor="ls")
+    bold = size // 16 if ink[0] % 3 == 0 else 0  # as chance has it
+    ImageDraw.Draw(image).text((x, y), text, fill=ink, font=_FACE.at(size), anchor="ls", stroke_width=bold)
 
 
 def _paragraphs(rng: np.random.Generator, image: Image.Image, ink: Ink) -> None:
@@ -245,16 +244,10 @@ def _network(rng: np.random.Generator, image: Image.Image, ink: Ink) -> None:
 
 
 _Layout = Callable[[np.random.Generator, Image.Image, Ink], None]
-_DENSE: tuple[_Layout, ...] = (
-    _paragraphs,
-    _paragraphs,
-    _receipt,
-    _receipt,
-    _receipt,
-    _table,
-    _labels,
-    _chart,
-    _chart,
-    _chart,
-    _network,
-)
+LAYOUTS: dict[str, tuple[_Layout, ...]] = {
+    "receipt": (_receipt,),
+    "chart": (_chart,),
+    "page": (_paragraphs, _paragraphs, _table, _network, _labels),
+    "words": (_labels,),
+}
+"""What `printed` chooses from."""

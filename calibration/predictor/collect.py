@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from m3score.calibration.predictor.collection import Collection
+from m3score.calibration.predictor.collection import VISION_COLUMNS, Collection
 from m3score.calibration.predictor.sources import Assorted, Drawn, Item, Source, VariedDrawings, split_key
 from m3score.common.errors import M3ScoreError, image_failure
 from m3score.data.loader import Opened, opened_ahead
@@ -144,7 +144,7 @@ def _write(run: Collection, shard: list[tuple[_Looked, RankedImage]]) -> None:
             "image": looked.item.name,
             "key": looked.key,
             "values": looked.values if result.error is None else None,
-            "effective_tokens": looked.effective_tokens,
+            **dict(zip(VISION_COLUMNS, looked.seen, strict=True)),
         }
         for looked, result in shard
     ]
@@ -164,7 +164,8 @@ class _Looked:
     """Its features; None if they can't be had, or not yet."""
     prepared: Prepared | None = None
     """The picture as the vision tower wants it, until its score is known."""
-    effective_tokens: float | None = None
+    seen: tuple[float | None, float | None] = (None, None)
+    """Its distinct tokens and reading tokens, where the tower has looked."""
 
     @property
     def content(self) -> bytes | None:
@@ -225,7 +226,8 @@ def _looked_at(
         if feature_set == "vision" and result.error is None and looked.item.source is not None:
             looked.values = answerer.vision_features(looked.item.source)
         if looked.prepared is not None and result.error is None:
-            looked.effective_tokens = answerer.vision_meter.score([looked.prepared])[0].effective_tokens
+            score = answerer.vision_meter.score([looked.prepared])[0]
+            looked.seen = (score.distinct_tokens, score.reading_tokens)
         looked.prepared = None
         yield looked, result
 

@@ -61,8 +61,8 @@ class Collection:
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=TRACE_COLUMNS)
 
     def features(self) -> pd.DataFrame:
-        """Columns image, key (equal for copies of an image), values (float32 features, None if failed) and
-        effective_tokens (of the scorer `vision`; NaN where the tower did not look)."""
+        """Columns image, key (equal for copies of an image), values (float32 features, None if failed),
+        distinct_tokens and reading_tokens (of the scorer `vision`; NaN where the tower did not look)."""
         import pandas as pd
 
         frames = [_read_features(path) for _, path in self._shards()]
@@ -109,14 +109,16 @@ class Collection:
 
 # ---- files ----------------------------------------------------------------------------------------------
 
-_FEATURE_COLUMNS = ["image", "key", "values", "effective_tokens"]
+VISION_COLUMNS = ("distinct_tokens", "reading_tokens")
+"""What the scorer `vision` says; older collections lack them."""
+_FEATURE_COLUMNS = ["image", "key", "values", *VISION_COLUMNS]
 
 
 def _feature_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = (pa.string(), pa.string(), pa.list_(pa.float32()), pa.float64())
+    kinds = (pa.string(), pa.string(), pa.list_(pa.float32()), pa.float64(), pa.float64())
     columns = {
         name: pa.array([row[name] for row in rows], kind)
         for name, kind in zip(_FEATURE_COLUMNS, kinds, strict=True)
@@ -133,8 +135,8 @@ def _read_features(path: Path) -> pd.DataFrame:
         frame = pd.read_parquet(io.BytesIO(read_whole(path)))
     except (OSError, ValueError) as error:
         raise M3ScoreError(f"{path}: not a table of features ({error}).") from None
-    if list(frame.columns) == _FEATURE_COLUMNS[:-1]:  # of an m3score that kept no vision score
-        frame[_FEATURE_COLUMNS[-1]] = float("nan")
+    if list(frame.columns) == _FEATURE_COLUMNS[: -len(VISION_COLUMNS)]:
+        frame[list(VISION_COLUMNS)] = float("nan")
     if list(frame.columns) != _FEATURE_COLUMNS:
         raise M3ScoreError(f"{path}: features need the columns {', '.join(_FEATURE_COLUMNS)}.")
     return frame
