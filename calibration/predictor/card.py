@@ -152,7 +152,7 @@ def _vision(fitted: Fitted) -> list[str]:
     ]
     return [
         "With a question `predict_complexity` predicts the tokens that the answer needs; without one it "
-        "predicts the score of the scorer `vision`, by a regressor of its own (fitted to "
+        "predicts the score of the scorer `vision`, by regressors of its own (fitted to "
         f"{predictor.data['vision_pictures']:,} pictures). On pictures that the fit never saw:",
         "",
         *_table(["pictures", "number", "Spearman with the vision score", "mean error, ln tokens"], rows),

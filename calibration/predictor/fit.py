@@ -154,7 +154,7 @@ def fit_predictor(
         questions=_all_questions(ensembles, fit, calibrate, seed),
     )
     seen = vision.split(seed, shares) if vision is not None else None
-    looks = fit_vision(seen["fit"], seed) if seen is not None else None
+    looks = fit_vision(seen["fit"], labels.ladder[-1], seed) if seen is not None else None
     say("what is familiar")
     predictor = Predictor(
         model=labels.model,
@@ -189,7 +189,9 @@ def fit_predictor(
         budgets = {form: budget_prices(predictor, form) for form in forms}
         utility = {form: utility_of(predictor, form, test) for form in forms}
         verdicts.append(judge(name, test, predictions, margins, utility, sizes, budgets))
-    known = judge_vision(looks, seen["test"]) if seen is not None and looks is not None else []
+    known = (
+        judge_vision(looks, seen["test"], labels.ladder[-1]) if seen is not None and looks is not None else []
+    )
     return Fitted(predictor, tried, verdicts, parts, known)
 
 

@@ -13,7 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from m3score.calibration.predictor.collect import pixel_features
-from m3score.calibration.predictor.collection import Collection, is_collection, open_collection
+from m3score.calibration.predictor.collection import (
+    VISION_COLUMNS,
+    Collection,
+    is_collection,
+    open_collection,
+)
 from m3score.calibration.predictor.labels import Labels, join, label
 from m3score.calibration.predictor.sources import ASSORTED, image_named, questions_named, split_key
 from m3score.calibration.predictor.vision_score import VisionLabels, join_vision
@@ -59,13 +64,14 @@ def vision_labels_of(
     for folder in folders:
         collection = open_collection(folder)
         frame = collection.features()
-        scores = dict(zip(frame["image"], frame["effective_tokens"].astype(float), strict=True))
+        tokens = frame[list(VISION_COLUMNS)].astype(float).to_numpy()
+        seen = dict(zip(frame["image"], map(tuple, tokens), strict=True))
         features = {
             name: (key, values)
             for name, (key, values) in _features_of(collection, workers).items()
-            if values is not None and np.isfinite(scores[name])
+            if values is not None and np.isfinite(seen[name]).all()
         }
-        parts.append(VisionLabels.of(features, scores, _told(collection)))
+        parts.append(VisionLabels.of(features, seen, _told(collection)))
     return join_vision(parts)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from m3score.calibration.predictor.labels import SPLITS, split_of
 from m3score.calibration.predictor.regressor import ScaleRegressor
 from m3score.common.statistics import spearman
+from m3score.routing.regression.demands import Demands
 from m3score.routing.regression.ensemble import Ensemble
 
 REGRESSOR: dict[str, Any] = {
@@ -25,6 +26,12 @@ REGRESSOR: dict[str, Any] = {
     "min_samples_leaf": 20,
     "l2_regularization": 1.0,
 }
+DISTINCT: dict[str, Any] = {**REGRESSOR, "loss": "absolute_error"}
+"""Of ln(distinct tokens). A median heeds odd drawings less than a mean does: fitted to drawings, it is right
+about photographs more often (Spearman within sets .77 to .90 for .45 to .75)."""
+LEAST_READ = 20.0
+"""Reading tokens below which all pictures count as alike: they hardly ever decide about a score, and the
+regressor is not to spend its trees on telling 1 from 5."""
 FEWEST = 100
 """Pictures to fit to, at least; with fewer there is no such regressor."""
 RANKED = 10
@@ -39,8 +46,10 @@ class VisionLabels:
     """(n,) text, equal for copies of a picture: what the split goes by."""
     features: np.ndarray
     """float32 (n, image features)"""
-    logs: np.ndarray
-    """float64 (n,): ln(effective tokens)."""
+    distinct: np.ndarray
+    """float64 (n,): distinct tokens."""
+    reading: np.ndarray
+    """float64 (n,): reading tokens."""
     sources: np.ndarray
     """(n,) text: the part of the data that a picture comes from."""
 
@@ -51,17 +60,23 @@ class VisionLabels:
     def of(
         cls,
         features: Mapping[str, tuple[str, np.ndarray]],
-        effective_tokens: Mapping[str, float],
+        seen: Mapping[str, tuple[float, float]],
         source: str,
     ) -> VisionLabels:
-        """From each picture's key and features, and its score, by the same name."""
+        """From each picture's key and features, and its distinct and reading tokens, by the same name."""
         names = list(features)
+        tokens = np.array([seen[name] for name in names], float).reshape(-1, 2)
         return cls(
             keys=np.array([features[name][0] for name in names], object),
             features=np.array([features[name][1] for name in names], np.float32),
-            logs=np.log(np.array([effective_tokens[name] for name in names], float)),
+            distinct=tokens[:, 0],
+            reading=tokens[:, 1],
             sources=np.array([source] * len(names), object),
         )
+
+    def logs(self, finest: int) -> np.ndarray:
+        """float64 (n,): ln(effective tokens), at most ln(finest)."""
+        return np.log(np.clip(np.maximum(self.distinct, self.reading), 1, finest))
 
     def take(self, rows: np.ndarray) -> VisionLabels:
         """Some of the pictures."""
@@ -94,14 +109,23 @@ def join_vision(parts: Sequence[VisionLabels]) -> VisionLabels | None:
     )
 
 
-def fit_vision(labels: VisionLabels, seed: int = 0) -> Ensemble | None:
-    """The regressor as arrays; None where there are fewer pictures than FEWEST."""
+def fit_vision(labels: VisionLabels, finest: int, seed: int = 0) -> Demands | None:
+    """The regressors as arrays; None where there are fewer pictures than FEWEST.
+
+    Args:
+        labels: pictures.
+        finest: tokens of the finest scale, above which reading counts no more.
+        seed: of the trees.
+    """
     if len(labels) < FEWEST:
         return None
-    return Ensemble.of(ScaleRegressor(**REGRESSOR, random_state=seed).fit(labels.features, labels.logs))
+    read = np.log(np.clip(labels.reading, min(LEAST_READ, finest), finest))
+    distinct = ScaleRegressor(**DISTINCT, random_state=seed).fit(labels.features, np.log(labels.distinct))
+    reading = ScaleRegressor(**REGRESSOR, random_state=seed).fit(labels.features, read)
+    return Demands(Ensemble.of(distinct), Ensemble.of(reading))
 
 
-def judge_vision(ensemble: Ensemble, labels: VisionLabels) -> list[VisionVerdict]:
+def judge_vision(demands: Demands, labels: VisionLabels, finest: int) -> list[VisionVerdict]:
     """A verdict on each source of the pictures, and one on all of them where there are several."""
     names = list(dict.fromkeys(labels.sources))
     groups = {str(name): labels.take(labels.sources == name) for name in names}
@@ -109,13 +133,7 @@ def judge_vision(ensemble: Ensemble, labels: VisionLabels) -> list[VisionVerdict
         groups["all"] = labels
     verdicts = []
     for name, part in groups.items():
-        predicted = ensemble.predict(part.features)
-        verdicts.append(
-            VisionVerdict(
-                name,
-                len(part),
-                float(spearman(predicted, part.logs, RANKED)),
-                float(np.abs(predicted - part.logs).mean()),
-            )
-        )
+        predicted, happened = np.clip(demands.predict(part.features), 0, np.log(finest)), part.logs(finest)
+        rank, error = spearman(predicted, happened, RANKED), np.abs(predicted - happened).mean()
+        verdicts.append(VisionVerdict(name, len(part), float(rank), float(error)))
     return verdicts

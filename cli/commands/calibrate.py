@@ -234,10 +234,11 @@ def _say_collected(folders: list[Path], console: Console) -> None:
 
     failed = 0
     for folder in folders:
-        traces = open_collection(folder).traces()
+        held = open_collection(folder)
+        traces = held.traces()
         failed += int(traces["tokens"].isna().sum())
         console.print(
-            f"{plain(folder)}: {traces['image'].nunique():,} images, {traces['tokens'].notna().sum():,} "
+            f"{plain(folder)}: {len(held.features()):,} images, {traces['tokens'].notna().sum():,} "
             f"answers, {int(traces['tokens'].isna().sum()):,} images failed."
         )
     if failed:

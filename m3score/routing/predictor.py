@@ -30,6 +30,7 @@ from m3score.routing.record import (
     check_questions,
     check_record,
 )
+from m3score.routing.regression.demands import Demands
 from m3score.routing.regression.ensemble import Ensemble
 from m3score.routing.regression.gains import Gains, over_coarsest
 from m3score.routing.regression.prices import SufficiencyCurve, levels, price_for
@@ -68,7 +69,7 @@ class Predictor:
     image_only_gains: Gains | None = None
     """The gain of more tokens, for routing by price; None: the calibration's sufficiency is used."""
     with_question_gains: Gains | None = None
-    vision: Ensemble | None = None
+    vision: Demands | None = None
     """From the image's features to ln(effective tokens) of the scorer `vision`: what an image is predicted to
     score where nothing is asked. None in older files, and for models without a vision tower."""
     familiar: Familiarity | None = None
@@ -87,7 +88,9 @@ class Predictor:
     def __post_init__(self) -> None:
         check_ladder(self.ladder)
         self._check_features()
-        forms = [("image_only", self.image_only, len(self.image_features))]
+        forms: list[tuple[str, Ensemble | Demands, int]] = [
+            ("image_only", self.image_only, len(self.image_features))
+        ]
         if self.with_question is not None:
             both = len(self.image_features) + len(self.question_features)
             forms.append(("with_question", self.with_question, both))
@@ -186,7 +189,7 @@ class Predictor:
         """float64 (n,) at least 0, in ln(tokens): how unsure `predict_vision` is of rows that it took."""
         return self._vision().spread(np.atleast_2d(X_image))
 
-    def _vision(self) -> Ensemble:
+    def _vision(self) -> Ensemble | Demands:
         return self.image_only if self.vision is None else self.vision
 
     def complexity(self, predictions: Any) -> np.ndarray:

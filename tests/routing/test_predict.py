@@ -24,7 +24,7 @@ from m3score.routing.features.question import question_features
 from m3score.routing.predict import Prediction, predict_many
 from m3score.routing.predictor import Predictor
 from m3score.routing.regression.ensemble import Ensemble
-from tests.support.predictors import LADDER, made_up, small_predictor, trained
+from tests.support.predictors import LADDER, demands, made_up, small_predictor
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_questions(predictor: Predictor, pictures: list[Path]) -> None:
 def test_without_a_question_complexity_is_the_vision_score(
     predictor: Predictor, pictures: list[Path]
 ) -> None:
-    looking = replace(predictor, vision=trained(lambda images: 1 + 2 * images[:, 5]))
+    looking = replace(predictor, vision=demands(lambda images: 1 + images[:, 5], lambda images: images[:, 6]))
     one = next(predict_many(pictures[:1], predictor=looking, max_drop=None, spread=True))
     rows = image_features(pictures[0])[None]
     assert one.complexity == pytest.approx(float(looking.predict_vision(rows)[0]) / np.log(576))

@@ -17,7 +17,8 @@ from m3score.routing.features.question import QUESTION_FEATURES
 from m3score.routing.predictor import Predictor, clip_predictions
 from m3score.routing.promises.certify import regrets_at
 from m3score.routing.record import CalibrationRecord
-from tests.support.predictors import LADDER, made_up, small_predictor, trained
+from m3score.routing.regression.demands import Demands
+from tests.support.predictors import LADDER, demands, made_up, small_predictor
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +190,9 @@ def test_decide_says_of_many_rows_what_each_says_alone(predictor: Predictor) -> 
 
 def test_without_a_question_complexity_is_the_vision_score(predictor: Predictor) -> None:
     rows = made_up(6).images
-    looking = replace(predictor, vision=trained(lambda images: 1 + 0.3 * images[:, 3]))
+    looking = replace(
+        predictor, vision=demands(lambda images: 2 + images[:, 3], lambda images: 2 + images[:, 4])
+    )
     found = looking.decide(rows, wish=Wish(spread=True))
     predicted = clip_predictions(looking.vision.predict(rows), LADDER)  # type: ignore[union-attr]
     assert found.complexity is not None and found.spread is not None
@@ -206,7 +209,7 @@ def test_without_a_question_complexity_is_the_vision_score(predictor: Predictor)
 
 
 def test_the_regressor_of_the_vision_score_must_fit_and_is_kept(predictor: Predictor, tmp_path: Path) -> None:
-    looking = replace(predictor, vision=trained(lambda images: images[:, 0]))
+    looking = replace(predictor, vision=demands(lambda images: images[:, 0], lambda images: images[:, 1]))
     looking.save(tmp_path / "a.predictor")
     again = Predictor.load(tmp_path / "a.predictor")
     rows = made_up(50, seed=4).images
@@ -215,7 +218,7 @@ def test_the_regressor_of_the_vision_score_must_fit_and_is_kept(predictor: Predi
     predictor.save(tmp_path / "b.predictor")
     assert Predictor.load(tmp_path / "b.predictor").vision is None
     with pytest.raises(M3ScoreError, match="vision takes 152 features, but 69 are named"):
-        replace(predictor, vision=predictor.with_question)
+        replace(predictor, vision=Demands(predictor.with_question, predictor.with_question))  # type: ignore[arg-type]
 
 
 def test_promises_per_question_need_all_questions(predictor: Predictor) -> None:

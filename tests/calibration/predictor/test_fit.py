@@ -65,8 +65,9 @@ def vision_labels(pictures: int) -> VisionLabels:
     """Pictures whose vision score follows two features."""
     features = np.random.default_rng(3).normal(size=(pictures, len(IMAGE_FEATURES))).astype(np.float32)
     names = np.array([f"v/{i}" for i in range(pictures)], object)
-    logs = 3.0 + features[:, 1].astype(float) + 0.5 * np.abs(features[:, 2])
-    return VisionLabels(names, features, logs, np.array(["made up"] * pictures, object))
+    distinct = np.exp(3.0 + 0.4 * features[:, 1].astype(float))
+    reading = np.exp(3.0 + features[:, 2].astype(float)) * (features[:, 2] > 0.5)
+    return VisionLabels(names, features, distinct, reading, np.array(["made up"] * pictures, object))
 
 
 @pytest.fixture(scope="module", autouse=True)
