@@ -19,7 +19,7 @@ from m3score.cli.console import CANNOT_WRITE, USAGE, say_error
 from m3score.common.errors import M3ScoreError, OutputError
 
 COMMANDS = {
-    "rank": "Rank images by how many visual tokens the model needs, most complex first",
+    "rank": "Rank images by complexity, most complex first: by how many visual tokens each needs",
     "predict": "Predict the scale for each image",
     "plan": "Say what a big run would take",
     "select": "Choose images by their scores: list them, copy them or link to them",

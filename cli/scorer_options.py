@@ -25,15 +25,17 @@ def scorers_like(incomplete: str) -> list[str]:
 
 
 ScorerName = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--scorer",
         metavar="NAME",
         autocompletion=scorers_like,
-        help="model: ask it at every scale. predictor: predict complexity from cheap features, much faster. "
+        help="vision: how many distinct visual tokens the model's vision tower sees, or it takes to read the "
+        "picture. model: ask it at every scale. predictor: predict complexity from cheap features, faster. "
         "cascade: the predictor scores all, the model what the predictor is unsure of. jpeg, edges, entropy: "
         "simple measures of pixels. cat: --model describes the image and --cat-llm rates that. alit: how "
         "many adaptive tokens rebuild it. Installed packages may bring others.",
+        show_default="vision without a question, model with one",
     ),
 ]
 ScorerOption = Annotated[

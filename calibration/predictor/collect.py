@@ -24,6 +24,7 @@ from m3score.common.errors import M3ScoreError, image_failure
 from m3score.data.loader import Opened, opened_ahead
 from m3score.images.given import ImageSource
 from m3score.models.base import LadderAnswerer
+from m3score.models.m3.config import M3Config
 from m3score.models.vision.prepare import Prepared
 from m3score.models.vision.prepare import prepare as prepare_to_look
 from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES, image_features
@@ -172,9 +173,9 @@ class _Looked:
         """The encoded image, where it is in memory."""
         return self.item.source if isinstance(self.item.source, bytes) else None
 
-    def open(self, prepare: Callable[[Any], Any] | None, pixels: bool, looks: bool) -> Opened:
-        """In a worker: the image as the model wants it; with the key and, if wanted, the pixels' features and
-        what the vision score needs."""
+    def open(self, prepare: Callable[[Any], Any] | None, pixels: bool, looks: M3Config | None) -> Opened:
+        """In a worker: the image as the model wants it; with the key and, if wanted, the pixels' features, and
+        what the vision tower of a model so configured looks at."""
         self.key = split_key(self.item.source, self.item.name)
         opened = self.item.open()
         if opened.image is None:
@@ -182,12 +183,9 @@ class _Looked:
         try:
             if pixels:
                 self.values = pixel_features(self.item.source)
-            if prepare is None:
-                return opened
-            if looks and isinstance(opened.image, Image.Image):  # frames of a video have no vision score
-                self.prepared = prepare_to_look(opened.image, prepare)
-                return replace(opened, image=self.prepared.tiles)
-            return replace(opened, image=prepare(opened.image))
+            if looks is not None and isinstance(opened.image, Image.Image):  # a video has no vision score
+                self.prepared = prepare_to_look(opened.image, looks)
+            return replace(opened, image=prepare(opened.image)) if prepare else opened
         except Exception as error:
             return replace(opened, image=None, error=image_failure(error, "can't be used").reason)
 
@@ -205,7 +203,7 @@ def _looked_at(
     """Items with their features, their vision score and what the model said, in order; max_new_tokens None:
     nothing is asked."""
     prepare = getattr(answerer, "tiles", None)  # a model that preprocesses images lets the workers do it
-    looks = vision and _has_tower(answerer)
+    looks = answerer.config if vision and _has_tower(answerer) else None
     passed: list[_Looked] = []
 
     def started() -> Iterator[_Looked]:

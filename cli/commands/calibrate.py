@@ -83,7 +83,7 @@ QuestionsOption = Annotated[
         "--questions",
         metavar="FILE",
         help="csv or jsonl with the columns image and question, and maybe answers, options, metric. "
-        "Without it, images are asked the probe panel.",
+        'Without it, the model is asked to "Describe the image.".',
         rich_help_panel=LABELS,
     ),
 ]

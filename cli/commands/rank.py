@@ -43,7 +43,7 @@ def rank(
     traces: options.Traces = None,
     report: options.Report = None,
     overwrite: options.Overwrite = False,
-    scorer: scorer_options.ScorerName = "model",
+    scorer: scorer_options.ScorerName = None,
     budget: scorer_options.BudgetOption = None,
     max_model_images: scorer_options.MaxModelImages = None,
     cat_llm: scorer_options.CatLlm = None,
@@ -82,15 +82,18 @@ def rank(
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
 ) -> None:
-    """Rank images by how many visual tokens the model needs, most complex first.
+    """Rank images by complexity, most complex first: by how many visual tokens each needs.
 
+    Without a question, the model's vision tower tells how many distinct visual tokens a picture has, or how
+    many it takes to read it. With --question or --questions, the model answers at every scale, and the fewest
+    tokens with which it still answers as with all of them count.
     Every input is one row: an image that can't be read has its reason in the column error.
     """
     console = set_up(quiet=quiet, verbose=verbose)
     limits = Limits.of(max_pixels, max_bytes, image_timeout)
     from m3score.cli.summary import leave, show_outcome, show_profile
     from m3score.common.profiling import profiled
-    from m3score.runs.ranking import request_for
+    from m3score.runs.ranking import default_scorer, request_for
     from m3score.runs.request import Target, inputs_of
     from m3score.scoring.registry import option_names
 
@@ -100,6 +103,8 @@ def rank(
         paths, limit, dataset=dataset, split=split, columns=scorer_options.columns_of(ctx.params),
         streaming=streaming, max_bytes=limits.max_embedded_bytes,
     )  # fmt: skip
+    if scorer is None:
+        scorer = default_scorer({"question": question, "questions": questions}, inputs)
     request = request_for(
         scorer, scorer_options.given_to_scorer(ctx, option_names(scorer), scorer_option), inputs, target,
         spelled=scorer_options.spelled, limits=limits, workers=workers, anew=overwrite,

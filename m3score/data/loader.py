@@ -19,8 +19,8 @@ from m3score.data.questions import Question, as_question, default_questions
 from m3score.images.decode import open_image
 
 Questions = str | Question | Sequence[str | Question] | Mapping[str, Sequence[str | Question]] | None
-"""What to ask: None (the probe panel), one question, several for every image, or a mapping from images to
-theirs."""
+"""What to ask: None (to describe the image), one question, several for every image, or a mapping from images
+to theirs."""
 
 MAX_PIXELS_HELD = 200_000_000
 """Decoded pixels (3 bytes each) that may wait for the model, and that may go to it in one batch. A single
@@ -47,7 +47,7 @@ class QuestionBook:
             self._by_image, self._names = {}, {}
             self._fallback = default_questions() if questions is None else _as_questions(questions)
             if not self._fallback:
-                raise M3ScoreError("no question given: leave questions out to ask the probe panel.")
+                raise M3ScoreError("no question given: leave questions out to have the image described.")
         self._unused = set(self._by_image)
 
     def of(self, path: str, own: tuple[Question, ...] = ()) -> tuple[Question, ...]:

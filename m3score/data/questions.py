@@ -28,15 +28,8 @@ MAX_QUESTIONS_BYTES = 2**29
 """Of a questions file, which is read as a whole: some two million questions."""
 
 
-PROBE_PANEL: tuple[str, ...] = (
-    "Which bar is the highest?",
-    "What color is at the middle?",
-)
-"""What an image is asked when no question is given.
-
-Of seventeen candidates those whose complexity, as m3-tiny sees it, rises most with human ratings and known
-content (calibration/predictor/panel.py; the figures, and how little they separate, are in its card).
-"""
+DESCRIBE = "Describe the image."
+"""What a model is asked about an image that comes without a question."""
 
 Answers = str | Sequence[str] | None
 """One question's references: one, several, or none."""
@@ -66,8 +59,8 @@ class Question:
 
 
 def default_questions() -> tuple[Question, ...]:
-    """The probe panel: what an image is asked when no question is given. No ground truth."""
-    return tuple(Question(text) for text in PROBE_PANEL)
+    """What a model is asked about an image that comes without a question. No ground truth."""
+    return (Question(DESCRIBE),)
 
 
 def as_question(question: str | Question, answers: Answers = None, metric: str | None = None) -> Question:

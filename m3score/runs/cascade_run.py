@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,12 +24,14 @@ from m3score.routing.registry import check_model, load_predictor
 from m3score.routing.scorer import PredictorOptions, UnsureScorer
 from m3score.runs.cascade import FEWEST, NOTHING, Budget, LinearMap, agreement, path_hash, plan
 from m3score.runs.engine import Run
-from m3score.runs.executors.base import Executor, ScorerFacts, ScorerJob
+from m3score.runs.executors.base import Executor, ScorerFacts, ScorerHandle, ScorerJob
+from m3score.runs.ranking import default_scorer
 from m3score.runs.request import Inputs
 from m3score.runs.resume.journal import keeps_journal
 from m3score.runs.tally import Tally
 from m3score.scoring.rules import effective_tokens_of
 from m3score.scoring.scorers.model import ModelOptions, ModelScorer
+from m3score.scoring.scorers.vision import VisionOptions, VisionScorer
 
 COLUMNS = ("scorer", "predicted_tokens")
 """Of the table, beside those of a model's ranking."""
@@ -59,13 +61,20 @@ class CascadeOptions(ModelOptions):
 
     def identity(self) -> dict[str, Any]:
         """See ModelOptions."""
-        predictor = PredictorOptions(self.predictor).identity()["--predictor"]
+        return {**super().identity(), **self.cascade_identity()}
+
+    def cascade_identity(self) -> dict[str, Any]:
+        """What rows depend on, beside the model and what it is asked."""
         return {
-            **super().identity(),
             "--budget": self.allowed.share,
             "--max-model-images": self.allowed.most,
-            "--predictor": predictor,
+            "--predictor": PredictorOptions(self.predictor).identity()["--predictor"],
         }
+
+    def without_questions(self) -> VisionOptions:
+        """Of the scorer that takes the model's part where nothing is asked."""
+        names = [field.name for field in fields(VisionOptions)]
+        return VisionOptions(**{name: getattr(self, name) for name in names})
 
 
 class CascadeRun(Run):
@@ -77,6 +86,13 @@ class CascadeRun(Run):
         request, told = self.request, self.request.options
         if not isinstance(told, CascadeOptions):
             raise M3ScoreError("a cascade needs its own options: CascadeOptions.")
+        self.told = told
+        asked = {name: getattr(told, name) for name in ("model", "question", "questions")}
+        self.asks = default_scorer(asked, request.inputs) == "model"
+        if not self.asks:
+            if request.target.traces is not None:
+                raise M3ScoreError("nothing is asked, so there are no answers: leave --traces out.")
+            self.request = replace(request, scorer=VisionScorer, options=told.without_questions())
         super()._prepare(executor)
         self.predictor = told.predictor if isinstance(told.predictor, Predictor) else load_predictor(
             told.predictor
@@ -98,6 +114,9 @@ class CascadeRun(Run):
         self.model_failed: list[str] = []
         self.agreement: tuple[float | None, int] = (None, 0)
         """Of predictor and model on images drawn at random, and how many these are."""
+
+    def _depends_on(self, command: str, handle: ScorerHandle) -> dict[str, Any]:
+        return super()._depends_on(command, handle) | self.told.cascade_identity()
 
     @staticmethod
     def _beside(out: Path | None) -> Path | None:
@@ -132,12 +151,15 @@ class CascadeRun(Run):
         self.predictions.sync()
         self._choose()
         if many := len(self.plan.chosen):
-            self.watcher.say(f"Asking the model about {many:,} of {self.seen_images:,} images.")
+            verb, what = (
+                ("Asking", "Asking the model about") if self.asks else ("Scoring", "Scoring by vision")
+            )
+            self.watcher.say(f"{what} {many:,} of {self.seen_images:,} images.")
             inputs = request.inputs
             again = Inputs(inputs.paths, inputs.limit, inputs.columns, inputs.max_bytes).begin()
             chosen = (item for item in again if item.path in self.plan)
             ask = self._stream(self.handle, request.target.out, self.depends_on)
-            self._through(self.collector, chosen, ask, "Asking the model", lambda: many)
+            self._through(self.collector, chosen, ask, verb, lambda: many)
 
     def _asked(self, item: ImageItem) -> ImageItem:
         """An input as the predictor is to see it: with what the model will be asked."""
@@ -185,6 +207,7 @@ class CascadeRun(Run):
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every input once, in order: with the model's score where there is one."""
         answered = self._answered()
+        scorer = "model" if self.asks else "vision"
         for place in self.first.places():
             record = self.predictions.read(place)
             theirs = answered.get(path_hash(record.key["path"]))
@@ -192,7 +215,7 @@ class CascadeRun(Run):
                 yield self._predicted(record.row)
             else:
                 tokens = {"predicted_tokens": record.row["predicted_tokens"]}
-                yield {**self.journal.row(theirs), "scorer": "model", **tokens}
+                yield {**self.journal.row(theirs), "scorer": scorer, **tokens}
 
     def _predicted(self, row: Mapping[str, Any]) -> dict[str, Any]:
         kept = {name: row[name] for name in ("path", "predicted_tokens", "error")}

@@ -51,7 +51,7 @@ class RankSummary:
 def rank(
     paths: Paths,
     *,
-    scorer: str | Scorer = "model",
+    scorer: str | Scorer | None = None,
     model: str | LadderAnswerer | None = None,
     questions: Questions | PathLike = None,
     out: None = None,
@@ -73,7 +73,7 @@ def rank(
     paths: Paths,
     *,
     out: PathLike,
-    scorer: str | Scorer = "model",
+    scorer: str | Scorer | None = None,
     model: str | LadderAnswerer | None = None,
     questions: Questions | PathLike = None,
     format: str | None = None,
@@ -95,7 +95,7 @@ def rank(
 def rank(
     paths: Paths,
     *,
-    scorer: str | Scorer = "model",
+    scorer: str | Scorer | None = None,
     model: str | LadderAnswerer | None = None,
     questions: Questions | PathLike = None,
     out: PathLike | None = None,
@@ -119,11 +119,12 @@ def rank(
         paths: folders, files, glob patterns, tar shards, parquet files, URLs, "-" for a list on stdin, or a
             DataSet (m3score.data.sources.hf_datasets), see find_images; pictures too: PIL images, bytes, file
             objects, arrays, tensors, rows of data sets (see m3score.images.given.as_source).
-        scorer: what gives a picture its complexity: a name ("model", "predictor", "cascade", "jpeg", "edges",
-            "entropy", "cat", "alit", or one that an installed package brings), or a scorer that is made
-            already.
+        scorer: what gives a picture its complexity: a name ("vision", "model", "predictor", "cascade",
+            "jpeg", "edges", "entropy", "cat", "alit", or one that an installed package brings), or a scorer
+            that is made already. By default "model" where something is asked, here or by the inputs
+            themselves, and else "vision"; see default_scorer.
         model, questions: options of the scorer, see below. For the model: a loaded model or what load_model
-            takes (default "m3-tiny"), and what to ask (default: the probe panel).
+            takes (default "m3-tiny"), and what to ask.
         out: the table's file (.csv, .jsonl or .parquet). Then memory does not grow with the images, and every
             finished row is kept: the same call goes on where it was stopped.
         format: of the table, whatever the suffix of `out`.
@@ -137,16 +138,16 @@ def rank(
         address, num_gpus: of the cluster, and GPUs for each of its workers.
         on_progress: called after every input with a Progress.
         progress: called with every result as it is made; it has `to_row()`.
-        options: of the scorer, by the names of its options class: ModelOptions (rule, sufficiency,
-            batch_size, max_new_tokens, frames, device ...), PredictorOptions, CascadeOptions, CatOptions,
-            AlitOptions, or that of another package.
+        options: of the scorer, by the names of its options class: VisionOptions (device, batch_size ...),
+            ModelOptions (rule, sufficiency, max_new_tokens, frames ...), PredictorOptions, CascadeOptions,
+            CatOptions, AlitOptions, or that of another package.
 
     Returns:
         Without `out` the score table as a DataFrame: one row per input with rank, path, complexity in [0, 1],
         effective_tokens and required_tokens (per grid), solved, monotone, agreement_T for each scale T,
-        questions (how many), width and height (upright, in pixels), the scorer's own columns, and error. Ties
-        are in the order of their paths; inputs that failed come last, without a rank. With `out` a
-        RankSummary.
+        questions (how many), width and height (upright, in pixels), the scorer's own columns, and error. What
+        the scorer doesn't tell is left empty. Ties are in the order of their paths; inputs that failed come
+        last, without a rank. With `out` a RankSummary.
 
     Raises:
         M3ScoreError: nothing found, or an argument that can't be used. An image that can't be read is not an
@@ -154,10 +155,9 @@ def rank(
         KeyboardInterrupt: with `out`, the rows so far are in the table, and the same call goes on from there.
     """
     target = Target(as_path(out), format, as_path(traces)).checked(overwrite=overwrite)
-    given = _given(model, questions, options)
-    request = request_for(
-        scorer, given, paths, target, limit=limit, limits=limits, workers=workers,
-        anew=overwrite or not resume,
+    request = _request(
+        scorer, _given(model, questions, options), paths, target,
+        limit=limit, limits=limits, workers=workers, anew=overwrite or not resume,
     )  # fmt: skip
     with executor_of(engine, address=address, num_gpus=num_gpus, workers=workers) as executor:
         outcome = run(request, executor, Callbacks(on_progress, progress))
@@ -177,7 +177,7 @@ def rank(
 def rank_iter(
     paths: Paths,
     *,
-    scorer: str | Scorer = "model",
+    scorer: str | Scorer | None = None,
     model: str | LadderAnswerer | None = None,
     questions: Questions | PathLike = None,
     limit: int | None = None,
@@ -194,7 +194,7 @@ def rank_iter(
     knows its rows when both of its passes are done. The arguments and errors are those of `rank`; those that
     can't be used are errors at once.
     """
-    request = request_for(
+    request = _request(
         scorer, _given(model, questions, options), paths, Target(),
         limit=limit, limits=limits, workers=workers,
     )  # fmt: skip
@@ -208,14 +208,42 @@ def rank_iter(
     return rows()
 
 
+def default_scorer(given: Mapping[str, Any], inputs: Inputs) -> str:
+    """The scorer where none is named.
+
+    "model" where a question is asked, by the options or by the inputs themselves (the first decides), and of
+    a model that can only answer; else "vision".
+    """
+    asked = any(given.get(name) is not None for name in ("question", "questions"))
+    model = given.get("model")
+    only_answers = model is not None and not isinstance(model, str) and not hasattr(model, "vision_meter")
+    return "model" if asked or only_answers or inputs.ask() else "vision"
+
+
+def _request(
+    scorer: str | Any | None,
+    given: Mapping[str, Any],
+    paths: Paths,
+    target: Target,
+    *,
+    limit: int | None = None,
+    limits: Limits | None = None,
+    workers: int | None = None,
+    anew: bool = False,
+) -> Request:
+    held = limits or Limits()
+    inputs = Inputs(paths, limit, max_bytes=held.max_embedded_bytes)
+    scorer = default_scorer(given, inputs) if scorer is None else scorer
+    return request_for(scorer, given, inputs, target, limits=held, workers=workers, anew=anew)
+
+
 def request_for(
     scorer: str | Any,
     given: Mapping[str, Any],
-    paths: Paths | Inputs,
+    inputs: Inputs,
     target: Target,
     *,
     spelled: Callable[[str], str] = lambda option: option,
-    limit: int | None = None,
     limits: Limits | None = None,
     workers: int | None = None,
     anew: bool = False,
@@ -225,10 +253,10 @@ def request_for(
     Args:
         scorer: a name, or a scorer that is made already.
         given: the scorer's options.
-        paths: what to rank, or the inputs themselves.
+        inputs: what to rank.
         target: checked.
         spelled: how an option is called where it comes from.
-        limit, limits, workers: as for rank.
+        limits, workers: as for rank.
         anew: forget what an unfinished run left.
 
     Raises:
@@ -243,11 +271,9 @@ def request_for(
         found, told = scorer, scorer.options
         command = f"rank --scorer {type(scorer).__module__}.{type(scorer).__qualname__}"
     if target.traces is not None and not getattr(found, "traced", False):
-        raise M3ScoreError(f"the scorer {scorer} gives no answers to write down: leave --traces out.")
-    held = limits or Limits()
-    if not isinstance(paths, Inputs):
-        paths = Inputs(paths, limit, max_bytes=held.max_embedded_bytes)
-    return Request(paths, found, told, target, command, held, workers, anew)
+        hint = ", or give a question" if scorer == "vision" else ""
+        raise M3ScoreError(f"the scorer {scorer} gives no answers to write down: leave --traces out{hint}.")
+    return Request(inputs, found, told, target, command, limits or Limits(), workers, anew)
 
 
 def requests_for(
@@ -292,7 +318,7 @@ def requests_for(
             continue
         own = {option: value for option, value in given.items() if option in known[name]}
         target = Target(out).checked(overwrite=overwrite)
-        made[name] = request_for(name, own, paths, target, spelled=spelled, limit=limit, anew=overwrite)
+        made[name] = request_for(name, own, Inputs(paths, limit), target, spelled=spelled, anew=overwrite)
     return made
 
 

@@ -89,6 +89,12 @@ class Inputs:
         """How many inputs there are; None if there is no telling before the end."""
         return None if "-" in self.paths else count_images(self.paths, self.limit)
 
+    def ask(self) -> bool:
+        """Whether the first input comes with a question, as rows of data sets, tables and shards may."""
+        if not any(map(_may_ask, self.paths)):
+            return False
+        return bool(next(Inputs(self.paths, 1, self.columns, self.max_bytes).begin()).questions)
+
     def keep_stdin(self) -> None:
         """Put a list that comes on stdin into a temporary file without a name: it can be read twice then."""
         if "-" not in self.paths:
@@ -213,6 +219,12 @@ def _may_have_columns(path: Source) -> bool:
         return True
     text = os.fspath(path)
     return text == "-" or is_table(text) or is_url(text) or glob.has_magic(text) or "{" in text
+
+
+def _may_ask(path: Source) -> bool:
+    if not isinstance(path, str | os.PathLike):
+        return not isinstance(path, _Pictures)
+    return is_table(os.fspath(path)) or is_shard(os.fspath(path))
 
 
 # ---- tables ---------------------------------------------------------------------------------------------

@@ -38,6 +38,8 @@ from m3score.tables.schema import SCORES, conform
 if TYPE_CHECKING:
     import pandas as pd
 
+    from m3score.models.vision.complexity import VisionScore
+
 SUFFICIENCY = ("auto", "correct", "consistent")
 """What makes a scale sufficient: "correct" = a right answer (needs a ground truth), "consistent" = the finest
 scale's answer, "auto" = a right answer where a ground truth is known and the finest scale's where not."""
@@ -223,11 +225,19 @@ Asked = str | Question | Sequence[str | Question]
 
 
 @overload
+def score(img: ImageSource, *, model: str | Path | LadderAnswerer) -> VisionScore: ...
+
+
+@overload
+def score(img: list[Any] | tuple[Any, ...], *, model: str | Path | LadderAnswerer) -> list[VisionScore]: ...
+
+
+@overload
 def score(
     img: ImageSource,
     *,
     model: str | Path | LadderAnswerer,
-    questions: Asked | None = None,
+    questions: Asked,
     answers: Answers | Sequence[Answers] = None,
     metric: str | None = None,
     rule: str = "stays",
@@ -242,7 +252,7 @@ def score(
     img: list[Any] | tuple[Any, ...],
     *,
     model: str | Path | LadderAnswerer,
-    questions: str | Question | Sequence[Asked] | None = None,
+    questions: str | Question | Sequence[Asked],
     answers: Any = None,
     metric: str | None = None,
     rule: str = "stays",
@@ -263,14 +273,18 @@ def score(
     sufficiency: str = "auto",
     max_new_tokens: int = 32,
     coarse_answers: bool = True,
-) -> Complexity | list[Complexity]:
-    """How complex an image is to `model`: one image in, one Complexity out; a list in, a list out.
+) -> Complexity | VisionScore | list[Complexity] | list[VisionScore]:
+    """How complex an image is to `model`: one image in, one result out; a list in, a list out.
+
+    Without a question the model's vision tower tells how many distinct visual tokens the image has, or how
+    many it takes to read it: a VisionScore, see M3Model.vision_score. With questions the model answers them
+    at every scale: a Complexity. (A model without a vision tower is asked to describe the image.)
 
     Args:
         img: a PIL image, a path, bytes, or a uint8 array (H, W, 3); or a list of them.
         model: a loaded model, or what load_model takes (then loaded anew for every call).
         questions: one question or a sequence of them; for a list of images one such entry per image, or a
-            single question for all. Default: the probe panel.
+            single question for all.
         answers: the references, in the shape of `questions`: for one question a text or a sequence of texts,
             for a sequence of questions one such entry (or None) per question; for a list of images one entry
             per image.
@@ -286,6 +300,11 @@ def score(
     """
     _check_names(rule, sufficiency, metric)
     many = isinstance(img, list | tuple)
+    if questions is None and answers is None:
+        model = _loaded(model) if isinstance(model, str | Path) else model
+        if (look := getattr(model, "vision_score", None)) is not None:
+            seen: VisionScore | list[VisionScore] = look(img)
+            return seen
     images = [open_image(one) for one in (img if many else [img])]
     if not many:
         questions, answers = [questions], [answers]

@@ -93,7 +93,9 @@ def make_options(
     if unknown:
         several = " and ".join(map(spelled, unknown))
         has = f"it takes {', '.join(map(spelled, sorted(known)))}" if known else "it takes no options"
-        raise M3ScoreError(f"the scorer {name} has no {several}; {has}.")
+        owners = [other for other in BUILT_IN if set(unknown) <= set(option_names(other))]
+        hint = f" {several} is for the scorers {', '.join(owners)}." if owners else ""
+        raise M3ScoreError(f"the scorer {name} has no {several}; {has}.{hint}")
     hints = get_type_hints(kind)
     values = {option: _read(value, hints[option], spelled(option)) for option, value in given.items()}
     try:

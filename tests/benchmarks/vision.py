@@ -47,9 +47,12 @@ def _scorer(name: str, vision: VisionMeter) -> Score:
     if name == "distinct":
         return lambda paths: [one.distinct_tokens for one in seen(vision, paths)]
     if name == "model":
+        from m3score.data.questions import DESCRIBE
         from m3score.scoring.oracle import score
 
-        return lambda paths: [one.complexity for one in score(list(paths), model=vision.model)]
+        return lambda paths: [
+            one.complexity for one in score(list(paths), model=vision.model, questions=DESCRIBE)
+        ]
     if name == "predictor":
         from m3score.routing.predict import predict_complexity
 
@@ -233,7 +236,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="also write the tables into this file")
     options = parser.parse_args()
     start = time.perf_counter()
-    vision = VisionMeter(load_model(options.model))
+    vision = load_model(options.model).vision_meter
     tables = [
         ("Spearman with people", agreement(options.data, scorers(options.scorers.split(","), vision))),
         ("Levels", levels(options.data, vision)),

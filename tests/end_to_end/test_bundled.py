@@ -74,11 +74,11 @@ def test_answers_do_not_depend_on_the_batch(model):
 
 def test_answers_that_were_cut_are_counted_in_the_summary(tmp_path: Path) -> None:
     """No answer ends with its first token, since the end is a token of its own."""
-    asked = ["rank", str(EXAMPLES / "sign.png"), "--traces", str(tmp_path / "t.csv")]
+    asked = ["rank", str(EXAMPLES / "sign.png"), "--scorer", "model", "--traces", str(tmp_path / "t.csv")]
     cut = CliRunner().invoke(app, [*asked, "--max-new-tokens", "1", "--out", str(tmp_path / "s.csv")])
     assert "1 image has answers that were cut at the most tokens" in " ".join(cut.stderr.split())
     assert read_traces(tmp_path / "t.csv")["cut"].all()
-    assert read_scores(tmp_path / "s.csv")["cut_questions"].tolist() == [2]  # both of the panel
+    assert read_scores(tmp_path / "s.csv")["cut_questions"].tolist() == [1]
     whole = CliRunner().invoke(app, [*asked, "--overwrite", "--out", str(tmp_path / "s.csv")])
     assert whole.exit_code == 0 and "that were cut" not in whole.stderr
     assert not read_traces(tmp_path / "t.csv")["cut"].any()

@@ -85,7 +85,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(home: Path, out: Path, *more: object) -> list[Any]:
-    how = ["--scorer", "cascade", "--predictor", home / "p.predictor", "--batch-size", 2]
+    how = [
+        "--scorer",
+        "cascade",
+        "--predictor",
+        home / "p.predictor",
+        "--batch-size",
+        2,
+        "--question",
+        "What?",
+    ]
     return ["rank", home / "in", *how, "--max-model-images", 24, "--out", out, *more]
 
 

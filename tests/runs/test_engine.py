@@ -113,7 +113,7 @@ def test_progress_is_told_by_pass(folder: Path, tmp_path: Path) -> None:
 
     how: dict[str, Any] = {"scorer": "cascade", "model": FakeAnswerer(), "on_progress": note}
     table = m3score.rank(folder, predictor=tmp_path / "p.predictor", max_model_images=6, **how)
-    assert passes == {"Predicting": (IMAGES + 1, IMAGES + 1), "Asking the model": (6, 6)}
+    assert passes == {"Predicting": (IMAGES + 1, IMAGES + 1), "Asking": (6, 6)}
     assert table["scorer"].value_counts().to_dict() == {"predictor": IMAGES - 6, "model": 6}
 
 
@@ -146,7 +146,7 @@ def test_rows_one_by_one(folder: Path) -> None:
     everything = list(m3score.rank_iter(folder, model=model))
     assert [Path(row["path"]).name for row in everything] == sorted(os.listdir(folder))
     with pytest.raises(M3ScoreError, match="unknown rule"):
-        m3score.rank_iter(folder, rule="last")
+        m3score.rank_iter(folder, questions="q", rule="last")
 
 
 def test_rows_of_a_cascade_come_at_its_end(folder: Path, tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_device_takes_any_table(folder: Path) -> None:
         ({"address": "auto"}, "go with --engine ray"),
         ({"scorer": "jpeg", "traces": "t.csv"}, "no answers to write down"),
         ({"out": "t.csv", "traces": "t.csv"}, "need different files"),
-        ({"modle": "m3-tiny"}, "the scorer model has no modle"),
+        ({"modle": "m3-tiny"}, "the scorer vision has no modle"),
     ],
 )
 def test_what_makes_no_sense_is_one_sentence(

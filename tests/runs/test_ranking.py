@@ -18,7 +18,7 @@ from m3score.data import loader
 from m3score.data.discover import find_images
 from m3score.data.item import ImageItem
 from m3score.data.loader import Opened, QuestionBook, opened_ahead
-from m3score.data.questions import PROBE_PANEL, Question
+from m3score.data.questions import Question
 from m3score.images.decode import open_image
 from m3score.images.sandbox import Decoder
 from m3score.runs.ranking import rank
@@ -85,7 +85,7 @@ def test_nothing_found_is_an_error(tmp_path: Path) -> None:
 def test_same_file_twice_gives_two_rows(folder: Path) -> None:
     table = rank([folder / "mid.png", folder / "mid.png"], model=FakeAnswerer())
     assert table["required_tokens"].tolist() == [36, 36]
-    assert table["questions"].tolist() == [len(PROBE_PANEL)] * 2
+    assert table["questions"].tolist() == [1] * 2
 
 
 def test_failing_image_does_not_cost_its_batch(folder: Path) -> None:
@@ -185,8 +185,8 @@ def test_limit_and_progress(folder: Path) -> None:
     ("options", "told"),
     [
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"rule": "last"}, "rule.*last"),
-        ({"sufficiency": "maybe"}, "sufficiency.*maybe"),
+        ({"rule": "last", "questions": "q"}, "rule.*last"),
+        ({"sufficiency": "maybe", "questions": "q"}, "sufficiency.*maybe"),
         ({"questions": []}, "no question given"),
         ({"traces": "t.xlsx"}, r"t\.xlsx: unknown table suffix"),
     ],
@@ -251,7 +251,7 @@ def test_traces_are_written_with_errors(folder: Path, tmp_path: Path) -> None:
     out.parent.mkdir()
     table = rank(folder, model=FakeAnswerer(), traces=out)
     traces = read_traces(out)
-    assert len(traces) == 5 * len(LADDER) * len(PROBE_PANEL) + 3
+    assert len(traces) == 5 * len(LADDER) + 3
     again = rescore(traces).set_index("path")
     assert again.loc[table["path"], "complexity"].tolist()[:5] == table["complexity"].tolist()[:5]
     assert again["error"].notna().sum() == 3

@@ -152,12 +152,12 @@ def test_built_in_scorers_keep_to_the_protocol(name: str) -> None:
             ["--scorer", "alit", "--dtype", "float16"],
             "the scorer alit has no --dtype; it takes --alit-model,",
         ),
-        (["--budget", "10%"], "the scorer model has no --budget"),
+        (["--budget", "10%"], "--budget is for the scorers cascade."),
         (["--scorer", "predictor", "--no-answers", "--rule", "first"], "has no --answers and --rule"),
         (["--scorer", "predictor", "--question", "a", "--question", "b"], "takes one --question"),
         (["--scorer", "predictor", "--traces", "t.csv"], "no answers to write down"),
         (["--image-column", "picture"], "none of the inputs is a parquet file or a data set"),
-        (["--scorer", "beauty"], "no scorer 'beauty'; there are model,"),
+        (["--scorer", "beauty"], "no scorer 'beauty'; there are vision, model,"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(arguments: list[str], told: str, pictures: Path) -> None:

@@ -112,7 +112,7 @@ def test_compare_with_the_model_beside(pictures: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--scorers", "jpeg,beauty"], "no scorer 'beauty'; there are model,"),
+        (["--scorers", "jpeg,beauty"], "no scorer 'beauty'; there are vision, model,"),
         (["--scorers", "jpeg"], "needs two scorers, or one and --ratings"),
         (["--scorers", ","], "needs names"),
         (["--keep", "kept"], "--keep goes with --scorers"),

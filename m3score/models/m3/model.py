@@ -82,7 +82,7 @@ class M3Model(Embedder):
         """What `vision_score` scores with: the model's statistics over drawings are in it."""
         from m3score.models.vision.meter import VisionMeter
 
-        return VisionMeter(self)
+        return VisionMeter(self, self.weights_identity)
 
     @overload
     def vision_score(self, images: ImageSource) -> VisionScore: ...

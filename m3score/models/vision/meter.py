@@ -1,6 +1,6 @@
 """The complexity of pictures without a question, by a model's vision tower and the bundled reader.
 
-    VisionMeter(m3score.load_model("m3-tiny")).score(["photo.jpg"])[0].complexity
+    m3score.load_model("m3-tiny").vision_meter.score(["photo.jpg"])[0].complexity
 
 Puts the parts of this folder together; what the numbers mean stands in complexity.py.
 """
@@ -19,12 +19,12 @@ from m3score.images.given import ImageSource
 from m3score.models.inference.batching import MemoryGuard
 from m3score.models.m3.tower import patch_features
 from m3score.models.vision.complexity import VisionScore, score_pictures
-from m3score.models.vision.prepare import Prepared, prepare
+from m3score.models.vision.prepare import Prepared, prepare, stretched_tiles
 from m3score.models.vision.reader import read
 from m3score.models.vision.whitening import Encode, Reference, Whitening, whitening_of
 
 if TYPE_CHECKING:
-    from m3score.models.m3.model import M3Model
+    from m3score.models.m3.encoder import Embedder
 
 _TILES_AT_ONCE = 32
 _OWN_DRAWINGS = "m3score.calibration.drawings.reference"
@@ -34,17 +34,21 @@ _OWN_DRAWINGS = "m3score.calibration.drawings.reference"
 class VisionMeter:
     """Scores pictures without a question."""
 
-    def __init__(self, model: M3Model, reference: Callable[[], Reference] | None = None) -> None:
+    def __init__(
+        self, model: Embedder, weights: str, reference: Callable[[], Reference] | None = None
+    ) -> None:
         """
         Args:
-            model: whose vision tower looks. Its statistics over drawings are bundled, kept from an earlier
-                time, or worked out now: that takes seconds on a GPU and minutes on a CPU.
+            model: whose vision tower looks.
+            weights: a hash of the model's weights. The statistics over drawings that belong to them are
+                bundled, kept from an earlier time, or worked out now: that takes seconds on a GPU and minutes
+                on a CPU.
             reference: the drawings; by default m3score's own.
         """
         self.model = model
-        self._whitening = whitening_of(
-            model.name, model.weights_identity, encoder(model), reference or _own_reference
-        ).to(model.device)
+        self._whitening = whitening_of(model.name, weights, encoder(model), reference or _own_reference).to(
+            model.device
+        )
         self._guard = MemoryGuard()
 
     @property
@@ -55,7 +59,7 @@ class VisionMeter:
     def score(self, images: Sequence[ImageSource | Prepared]) -> list[VisionScore]:
         """One score each, in order. Raises M3ScoreError for a picture that can't be read."""
         ready = [
-            image if isinstance(image, Prepared) else prepare(open_image(image), self.model.tiles)
+            image if isinstance(image, Prepared) else prepare(open_image(image), self.model.config)
             for image in images
         ]
         return self._guard.map(self._score, ready, max(1, _TILES_AT_ONCE // self.model.most_tiles()))
@@ -66,11 +70,13 @@ class VisionMeter:
         return score_pictures(features, readings, self._whitening, self.model.ladder)
 
 
-def encoder(model: M3Model) -> Encode:
+def encoder(model: Embedder) -> Encode:
     """A model's vision tower, as whitening.py wants it."""
 
     def encode(images: Sequence[Image.Image]) -> torch.Tensor:
-        return torch.cat(patch_features(model, [model.tiles(image) for image in images])).float()
+        return torch.cat(
+            patch_features(model, [stretched_tiles(image, model.config) for image in images])
+        ).float()
 
     return encode
 

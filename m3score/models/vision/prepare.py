@@ -1,19 +1,23 @@
-"""What the vision tower and the reader are handed of a picture. Knows no torch: worker processes run it."""
+"""What the vision tower and the reader are handed of a picture. Knows no torch: worker processes run it.
+
+A picture is stretched to the shape that the tower looks at. It is not padded, as it is for an answer: the
+border between a picture and its padding would count as something to see, so that a blank picture would be no
+blank one any more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from m3score.images.sandbox import Preparation
-from m3score.models.m3.preprocess import Tiles, tiles_from_worker, tiles_in_worker
+from m3score.models.m3.config import M3Config
+from m3score.models.m3.preprocess import Tiles, best_canvas, preprocess, tiles_from_worker
 
 if TYPE_CHECKING:
-    from m3score.models.m3.config import M3Config
     from m3score.models.m3.ladder import Size
 
 LONGEST = 1008
@@ -34,11 +38,20 @@ class Prepared:
         return self.tiles.size
 
 
-def prepare(image: Image.Image | Prepared, tiles: Callable[[Image.Image], Tiles]) -> Prepared:
-    """A picture, preprocessed by a model's `tiles`; what is prepared already as it is."""
+def prepare(image: Image.Image | Prepared, config: M3Config) -> Prepared:
+    """An RGB picture for a model with this configuration; what is prepared already as it is."""
     if isinstance(image, Prepared):
         return image
-    return Prepared(tiles(image), luminance(image))
+    return Prepared(stretched_tiles(image, config), luminance(image))
+
+
+def stretched_tiles(image: Image.Image, config: M3Config) -> Tiles:
+    """A picture stretched to a square, or to the canvas of several tiles that fits it best."""
+    size = (config.image_size, config.image_size)
+    if config.image_aspect_ratio == "anyres":
+        size = best_canvas(image.size, config.image_grid_pinpoints)
+    stretched = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    return replace(preprocess(stretched, config), size=image.size)
 
 
 def luminance(image: Image.Image, longest: int = LONGEST) -> np.ndarray:
@@ -57,7 +70,9 @@ def preparation(config: M3Config) -> Preparation:
 
 
 def _in_worker(image: Image.Image, config: dict[str, Any]) -> tuple[Any, ...]:
-    return (*tiles_in_worker(image, config), luminance(image))
+    prepared = prepare(image, M3Config(**config))
+    tiles = prepared.tiles
+    return tiles.pixel_values, tiles.size, tiles.tiles, prepared.luminance
 
 
 def _from_worker(fields: tuple[Any, ...]) -> Prepared:

@@ -79,9 +79,9 @@ def _convolved(values: torch.Tensor, layer: nn.Module) -> torch.Tensor:
     """`layer(values)`; torch by itself leaves small pictures to code that takes several times as long."""
     if torch.is_grad_enabled() or values.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return layer(values)
-    assert isinstance(layer, nn.Conv2d)
+    assert isinstance(layer, nn.Conv2d) and isinstance(layer.padding, tuple)
     return torch.mkldnn_convolution(
-        values, layer.weight, layer.bias, tuple(layer.padding), layer.stride, layer.dilation, layer.groups
+        values, layer.weight, layer.bias, layer.padding, layer.stride, layer.dilation, layer.groups
     )
 
 

@@ -42,7 +42,7 @@ class ModelOptions(ScorerOptions):
     """What load_model takes (a bundled model, a hub id, a folder), or a loaded model."""
     questions: Questions | str | os.PathLike[str] | QuestionBook = None
     """What to ask: one question or several for every image, a mapping from images to theirs, or a file of
-    those (.csv, .jsonl; see read_questions). Default: the probe panel."""
+    those (.csv, .jsonl; see read_questions). Default: "Describe the image."."""
     question: str | Question | Sequence[str | Question] | None = None
     """Asked of every image that `questions` says nothing about."""
     rule: str = "stays"
@@ -82,7 +82,7 @@ class ModelOptions(ScorerOptions):
 
     @property
     def asks(self) -> bool:
-        """Whether anything but the probe panel was asked for."""
+        """Whether the options themselves say what to ask."""
         return bool(self.questions is not None or self.question)
 
     def seen(self, item: ImageItem) -> None:

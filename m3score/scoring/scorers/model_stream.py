@@ -68,7 +68,7 @@ def rank_stream(
     Args:
         found: inputs, from find_images.
         model: anything that answers at every scale.
-        questions: by default the probe panel for every image.
+        questions: by default every image is to be described.
         workers: processes that decode images, at most; by default one per CPU, at most 8.
         limits: what decoding one picture may cost; one that costs more, or kills its process, is an error of
             its own.

@@ -64,7 +64,7 @@ class VisionScorer:
         self.options = options
         self.model: Any = loaded_model(options.model, options.loading())
         if not hasattr(self.model, "vision_meter"):
-            raise M3ScoreError(f"{self.model.name} has no vision tower to look with: give --question.")
+            raise M3ScoreError("this model has no vision tower to look with: give a question.")
         self.name = str(options.model if isinstance(options.model, str) else self.model.name)
         self._meter = self.model.vision_meter
         self.ladder: tuple[int, ...] = tuple(self.model.ladder)
@@ -94,7 +94,7 @@ class VisionScorer:
             self.batch_size,
             limits=limits,
             workers=workers,
-            prepare=partial(prepare, tiles=self.model.tiles),
+            prepare=partial(prepare, config=self.model.config),
             preparation=preparation(self.model.config),
         )
         for batch in opened:
