@@ -174,7 +174,7 @@ class _Looked:
         return self.item.source if isinstance(self.item.source, bytes) else None
 
     def open(self, prepare: Callable[[Any], Any] | None, pixels: bool, looks: M3Config | None) -> Opened:
-        """In a worker: the image as the model wants it; with the key and, if wanted, the pixels' features, and
+        """In a worker: the image as the model wants it; with the key and, if wanted, the pixels' features and
         what the vision tower of a model so configured looks at."""
         self.key = split_key(self.item.source, self.item.name)
         opened = self.item.open()
