@@ -82,6 +82,7 @@ def evaluate_task(
         workers=workers,
         overwrite=overwrite,
         anew="--restart",
+        vision=False,
         progress=progress,
     )
     kept = held.features()

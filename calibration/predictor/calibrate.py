@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from m3score.calibration.predictor.card import write_card
-from m3score.calibration.predictor.collect import Collection, collect, is_collection, open_collection
+from m3score.calibration.predictor.collect import collect
+from m3score.calibration.predictor.collection import Collection, is_collection, open_collection
 from m3score.calibration.predictor.fit import Fitted, fit_predictor
 from m3score.calibration.predictor.frontier import write_csv, write_png
-from m3score.calibration.predictor.gather import labels_of
+from m3score.calibration.predictor.gather import labels_of, vision_labels_of
 from m3score.calibration.predictor.judge import Verdict
-from m3score.calibration.predictor.sources import Source, find_source
+from m3score.calibration.predictor.sources import Assorted, Source, find_source
 from m3score.common.errors import M3ScoreError, MissingExtraError
 from m3score.models.base import LadderAnswerer
 from m3score.routing.features.image import IMAGE_FEATURES
@@ -91,6 +92,7 @@ def what_a_promise_needs(
     counts = [
         open_collection(name).traces()["image"].nunique() if source is None else _count(source, limit)
         for name, source in found.items()
+        if not isinstance(source, Assorted)  # nothing is asked about those
     ]
     more = " (more where images have unequal numbers of questions)" if options.per == "question" else ""
     for name, number in zip(found, counts, strict=True):
@@ -173,6 +175,7 @@ def fit_labels(
         confidence=options.confidence,
         per=options.per,
         tests=further,
+        vision=vision_labels_of(folders, options.workers),
         facts=facts,
         progress=say,
     )

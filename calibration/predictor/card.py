@@ -67,6 +67,7 @@ def write_card(fitted: Fitted, confidence: float, max_drop: float, notes: str = 
         *_tried(fitted),
         *_certificates(predictor, sorted({max_drop, *DROPS, 0.1}), confidence),
         *_familiar(predictor),
+        *_vision(fitted),
     ]
     for verdict in fitted.verdicts:
         lines += [f"## Result: {verdict.name}", "", *verdict_lines(verdict)]
@@ -134,6 +135,27 @@ def _familiar(predictor: Predictor) -> list[str]:
         f"A picture whose features are unlike those of the calibration images (conformal p-value at most "
         f"{LEVEL:g}, from {images:,} of them) gets the finest scale and is not certified: at most "
         f"{LEVEL:.0%} of the pictures that are drawn as those were.{few}",
+        "",
+    ]
+
+
+def _vision(fitted: Fitted) -> list[str]:
+    predictor = fitted.predictor
+    if predictor.vision is None:
+        return [
+            "It does not know the vision score: without a question `predict_complexity` predicts from the "
+            "image alone the tokens that answers need.",
+            "",
+        ]
+    rows = [
+        [one.source, f"{one.pictures:,}", _number(one.spearman), f"{one.error:.3f}"] for one in fitted.vision
+    ]
+    return [
+        "With a question `predict_complexity` predicts the tokens that the answer needs; without one it "
+        "predicts the score of the scorer `vision`, by regressors of its own (fitted to "
+        f"{predictor.data['vision_pictures']:,} pictures). On pictures that the fit never saw:",
+        "",
+        *_table(["pictures", "number", "Spearman with the vision score", "mean error, ln tokens"], rows),
         "",
     ]
 

@@ -9,7 +9,7 @@ ln(tokens)), not by their error in ln(tokens).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,12 @@ from m3score.calibration.predictor.familiarity import fit_familiarity
 from m3score.calibration.predictor.judge import FORMS, RANKED, Verdict, judge
 from m3score.calibration.predictor.labels import SHARES, SPLITS, Labels
 from m3score.calibration.predictor.regressor import UNSOLVED, ScaleRegressor
+from m3score.calibration.predictor.vision_score import (
+    VisionLabels,
+    VisionVerdict,
+    fit_vision,
+    judge_vision,
+)
 from m3score.common.errors import M3ScoreError
 from m3score.common.statistics import spearman
 from m3score.routing.features.question import QUESTION_FEATURES
@@ -83,6 +89,8 @@ class Fitted:
     verdicts: list[Verdict]
     """On the test split, then on further test sets."""
     parts: dict[str, Labels]
+    vision: list[VisionVerdict] = field(default_factory=list)
+    """On the test split's pictures; empty where no vision score is predicted."""
 
 
 def fit_predictor(
@@ -97,6 +105,7 @@ def fit_predictor(
     confidence: float = 0.95,
     per: str = "image",
     tests: Mapping[str, Labels] | None = None,
+    vision: VisionLabels | None = None,
     facts: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Fitted:
@@ -111,6 +120,7 @@ def fit_predictor(
         max_drop, confidence, per: whose margin is shown first in the verdicts; any other is certified later,
             without refitting.
         tests: further test sets by name, of images that are not among the labels.
+        vision: pictures with their vision scores; they are split as the labels are.
         facts: what else the file is to carry in Predictor.data, ready for JSON.
         progress: told what is being done.
 
@@ -143,6 +153,8 @@ def fit_predictor(
         gains_with_question=foreseen.get(FORMS[1]),
         questions=_all_questions(ensembles, fit, calibrate, seed),
     )
+    seen = vision.split(seed, shares) if vision is not None else None
+    looks = fit_vision(seen["fit"], labels.ladder[-1], seed) if seen is not None else None
     say("what is familiar")
     predictor = Predictor(
         model=labels.model,
@@ -156,8 +168,13 @@ def fit_predictor(
         calibration=record,
         image_only_gains=gains.get(FORMS[0]),
         with_question_gains=gains.get(FORMS[1]),
+        vision=looks,
         familiar=fit_familiarity(fit.one_per_image(seed).features, drawn.features, seed),
-        data={**_data(labels, parts, seed, shares, tried), **(facts or {})},
+        data={
+            **_data(labels, parts, seed, shares, tried),
+            "vision_pictures": len(seen["fit"]) if seen is not None and looks is not None else 0,
+            **(facts or {}),
+        },
     )
     size = train(fit.size_features(), fit, CANDIDATES["trees, few"], seed)
     drops = [max_drop, *(drop for drop in DROPS if drop != max_drop)]
@@ -172,7 +189,10 @@ def fit_predictor(
         budgets = {form: budget_prices(predictor, form) for form in forms}
         utility = {form: utility_of(predictor, form, test) for form in forms}
         verdicts.append(judge(name, test, predictions, margins, utility, sizes, budgets))
-    return Fitted(predictor, tried, verdicts, parts)
+    known = (
+        judge_vision(looks, seen["test"], labels.ladder[-1]) if seen is not None and looks is not None else []
+    )
+    return Fitted(predictor, tried, verdicts, parts, known)
 
 
 def _all_questions(
@@ -363,7 +383,6 @@ def _data(
         "failed_images": labels.failed,
         "sources": {name: int((labels.sources == name).sum()) for name in sources},
         "judged_by_truth": float(labels.by_truth.mean()),
-        "probe_panel": [],
         "seed": seed,
         "shares": [float(share) for share in shares],
         "split_images": {name: len(set(parts[name].keys)) for name in SPLITS},

@@ -12,9 +12,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from m3score.calibration.predictor.collect import Collection, is_collection, open_collection, pixel_features
+from m3score.calibration.predictor.collect import pixel_features
+from m3score.calibration.predictor.collection import (
+    VISION_COLUMNS,
+    Collection,
+    is_collection,
+    open_collection,
+)
 from m3score.calibration.predictor.labels import Labels, join, label
-from m3score.calibration.predictor.sources import image_named, questions_named, split_key
+from m3score.calibration.predictor.sources import ASSORTED, image_named, questions_named, split_key
+from m3score.calibration.predictor.vision_score import VisionLabels, join_vision
 from m3score.common.errors import M3ScoreError
 from m3score.data.extract import Find, folder_of_table, opened_images
 from m3score.images.given import ImageSource
@@ -31,17 +38,43 @@ Features = dict[str, tuple[str, "np.ndarray | None"]]
 def labels_of(
     folders: Sequence[str | os.PathLike[str]], *, sufficiency: str = "auto", workers: int | None = None
 ) -> Labels:
-    """The labels of one or several collections of the same model."""
+    """The labels of one or several collections of the same model, but for those that nothing was asked about.
+
+    Raises M3ScoreError where nothing was collected, or nothing asked.
+    """
     parts = []
     for folder in folders:
         collection = open_collection(folder)
+        if collection.told.get("source") == ASSORTED:
+            continue
         traces = collection.traces()
         if not len(traces):
             raise M3ScoreError(f"{folder}: nothing was collected yet.")
         features = _features_of(collection, workers)
         name = _told(collection)
         parts.append(label(traces, features, sufficiency=sufficiency, source=name, ladder=collection.ladder))
+    if not parts:
+        raise M3ScoreError(f"{folders[0]}: nothing was asked about its images: give labels with answers too.")
     return join(parts)
+
+
+def vision_labels_of(
+    folders: Sequence[str | os.PathLike[str]], workers: int | None = None
+) -> VisionLabels | None:
+    """The vision scores of the images of one or several collections; None where there are none."""
+    parts = []
+    for folder in folders:
+        collection = open_collection(folder)
+        frame = collection.features()
+        tokens = frame[list(VISION_COLUMNS)].astype(float).to_numpy()
+        seen = dict(zip(frame["image"], map(tuple, tokens), strict=True))
+        features = {
+            name: (key, values)
+            for name, (key, values) in _features_of(collection, workers).items()
+            if values is not None and np.isfinite(seen[name]).all()
+        }
+        parts.append(VisionLabels.of(features, seen, _told(collection)))
+    return join_vision(parts)
 
 
 def labels_of_traces(
@@ -123,8 +156,10 @@ def _features_of(collection: Collection, workers: int | None) -> Features:
     if collection.feature_set == "pixels" and (stale or collection.feature_names != IMAGE_FEATURES):
         logger.warning("%s: features of another version, computed anew", collection.folder)
         traces = collection.traces()
-        asked = traces[traces["tokens"].notna()].groupby("image")["question"].agg(list)
-        return recomputed({str(name): list(texts) for name, texts in asked.items()}, workers)
+        asked: dict[str, list[str]] = {str(name): [] for name in frame["image"]}
+        for name, texts in traces[traces["tokens"].notna()].groupby("image")["question"]:
+            asked[str(name)] = list(texts)
+        return recomputed(asked, workers)
     rows = zip(frame["image"], frame["key"], frame["values"], strict=True)
     return {
         str(name): (str(key), None if values is None else np.asarray(values, np.float32))
@@ -137,5 +172,7 @@ def _told(collection: Collection) -> str:
     source = collection.told.get("source")
     if source == "drawn":
         return f"drawn images, seed {collection.told.get('seed')}"
+    if source == ASSORTED:
+        return f"assorted drawings, seed {collection.told.get('seed')}"
     names = source if isinstance(source, list) else [source]
     return ", ".join(os.path.basename(os.path.normpath(str(name))) for name in names)

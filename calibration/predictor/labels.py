@@ -80,11 +80,7 @@ class Labels:
 
         Raises M3ScoreError for shares that are not three positive numbers, or a part without images.
         """
-        if len(shares) != len(SPLITS) or min(shares) <= 0:
-            raise M3ScoreError(f"--shares needs {len(SPLITS)} positive numbers ({', '.join(SPLITS)}).")
-        ends = np.cumsum(shares) / sum(shares)
-        places = np.array([_place(key, seed) for key in self.keys])
-        which = np.minimum(np.searchsorted(ends, places, side="right"), len(SPLITS) - 1)
+        which = split_of(self.keys, seed, shares)
         parts = {name: self.take(which == i) for i, name in enumerate(SPLITS)}
         if empty := [name for name, part in parts.items() if not len(part)]:
             raise M3ScoreError(
@@ -111,6 +107,16 @@ class Labels:
             met[key] = met.get(key, 0) + 1
             places.setdefault(key, []).append((_place(f"{key}\0{met[key]}", seed), i))
         return {key: [i for _, i in sorted(found)] for key, found in places.items()}
+
+
+def split_of(keys: np.ndarray, seed: int, shares: Sequence[float]) -> np.ndarray:
+    """(n,) positions in SPLITS of images by their keys; M3ScoreError for shares that are not three positive
+    numbers."""
+    if len(shares) != len(SPLITS) or min(shares) <= 0:
+        raise M3ScoreError(f"--shares needs {len(SPLITS)} positive numbers ({', '.join(SPLITS)}).")
+    ends = np.cumsum(shares) / sum(shares)
+    places = np.array([_place(key, seed) for key in keys])
+    return np.minimum(np.searchsorted(ends, places, side="right"), len(SPLITS) - 1)
 
 
 def _place(text: str, seed: int) -> float:

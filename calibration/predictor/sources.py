@@ -14,6 +14,7 @@ from functools import partial
 from itertools import count, islice
 from typing import Any, Protocol
 
+from m3score.calibration.drawings.assorted import assort
 from m3score.calibration.drawings.drawing import draw
 from m3score.calibration.drawings.variations import VariedDrawing, vary
 from m3score.common.errors import M3ScoreError
@@ -29,7 +30,8 @@ from m3score.images.sandbox import open_visual
 
 DRAWN = "drawn"
 VARIED = "varied"
-_DRAWN = re.compile(r"(drawn|varied):(\d+)/(\d+)")
+ASSORTED = "assorted"
+_DRAWN = re.compile(r"(drawn|varied|assorted):(\d+)/(\d+)")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -110,6 +112,31 @@ class VariedDrawings:
     def _open(self, name: str, varied: VariedDrawing) -> Opened:
         asked = tuple(Question(a.question, (a.answer,), metric="exact_match") for a in varied.questions)
         return Opened(name, open_image(varied.content), asked)
+
+
+@dataclass(frozen=True)
+class Assorted:
+    """Drawn picture files of all kinds that nothing is asked about; see assorted.py."""
+
+    seed: int
+
+    @property
+    def told(self) -> dict[str, Any]:
+        return {"source": ASSORTED, "seed": self.seed}
+
+    def count(self) -> None:
+        return None
+
+    def items(self, limit: int | None = None, done: Container[str] = ()) -> Iterator[Item]:
+        for index in islice(count(), limit):
+            name = f"{ASSORTED}:{self.seed}/{index}"
+            if name not in done:
+                content = assort(self.seed, index)
+                yield Item(name, content, partial(_unasked, name, content))
+
+
+def _unasked(name: str, content: bytes) -> Opened:
+    return Opened(name, open_image(content))
 
 
 @dataclass(frozen=True)
@@ -194,8 +221,8 @@ def find_source(
     """The source that a word on the command line stands for.
 
     Args:
-        source: "drawn" or "varied"; what find_images takes (but no list on stdin); a data set that
-            `Dataset.save_to_disk` wrote; or the id of a data set on the Hugging Face hub.
+        source: "drawn", "varied" or "assorted"; what find_images takes (but no list on stdin); a data set
+            that `Dataset.save_to_disk` wrote; or the id of a data set on the Hugging Face hub.
         seed: of drawn images.
         questions: a questions file (see read_questions), for image files only.
         split: which split of a data set; needed where there are several.
@@ -208,6 +235,8 @@ def find_source(
         found: Source = Drawn(seed)
     elif source == VARIED:
         found = VariedDrawings(seed)
+    elif source == ASSORTED:
+        found = Assorted(seed)
     elif is_saved(source) or (_HUB_ID.fullmatch(source) and not os.path.exists(source)):
         data = DataSet(source, split, Columns(image, question, answers))
         data.check()
@@ -226,8 +255,9 @@ def _files(
 ) -> Files:
     if source == "-" or not exists_somewhere([source]):
         raise M3ScoreError(
-            f"{source}: no such source; allowed: {DRAWN}, {VARIED}, image files or a folder of them, tar "
-            "shards, parquet files, a data set saved on disk, or a data set's id on the Hugging Face hub."
+            f"{source}: no such source; allowed: {DRAWN}, {VARIED}, {ASSORTED}, image files or a folder of "
+            "them, tar shards, parquet files, a data set saved on disk, or a data set's id on the Hugging "
+            "Face hub."
         )
     return Files((source,), None if questions is None else read_questions(questions), columns, frames)
 
@@ -239,6 +269,8 @@ def image_named(name: str) -> ImageSource:
     """The image that a trace calls `name`: drawn again, or its path."""
     if match := _DRAWN.fullmatch(name):
         seed, index = int(match[2]), int(match[3])
+        if match[1] == ASSORTED:
+            return assort(seed, index)
         return vary(seed, index).content if match[1] == VARIED else draw(seed, index).image
     return name
 
@@ -247,6 +279,8 @@ def questions_named(name: str) -> list[str] | None:
     """What a drawn image is asked, by its name in a trace; None for other images."""
     if match := _DRAWN.fullmatch(name):
         seed, index = int(match[2]), int(match[3])
+        if match[1] == ASSORTED:
+            return []
         return [a.question for a in (vary if match[1] == VARIED else draw)(seed, index).questions]
     return None
 

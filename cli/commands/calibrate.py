@@ -39,8 +39,9 @@ SourcesArgument = Annotated[
     typer.Argument(
         metavar="SOURCES",
         help="drawn (images with known answers); varied (the same as files of many sizes, most of them "
-        "JPEGs); image files or folders; a data set that datasets saved on disk, or its hub id; or "
-        "folders of labels that this command collected.",
+        "JPEGs); assorted (drawings of all kinds that nothing is asked about, for the vision score); image "
+        "files or folders; a data set that datasets saved on disk, or its hub id; or folders of labels that "
+        "this command collected.",
     ),
 ]
 OutOption = Annotated[
@@ -229,14 +230,15 @@ def _said(console: Console) -> Iterator[Callable[[str], None]]:
 
 
 def _say_collected(folders: list[Path], console: Console) -> None:
-    from m3score.calibration.predictor.collect import open_collection
+    from m3score.calibration.predictor.collection import open_collection
 
     failed = 0
     for folder in folders:
-        traces = open_collection(folder).traces()
+        held = open_collection(folder)
+        traces = held.traces()
         failed += int(traces["tokens"].isna().sum())
         console.print(
-            f"{plain(folder)}: {traces['image'].nunique():,} images, {traces['tokens'].notna().sum():,} "
+            f"{plain(folder)}: {len(held.features()):,} images, {traces['tokens'].notna().sum():,} "
             f"answers, {int(traces['tokens'].isna().sum()):,} images failed."
         )
     if failed:

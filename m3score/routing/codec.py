@@ -1,11 +1,13 @@
 """A predictor's file: safetensors with one JSON text, read without executing anything.
 
 Layout: arrays `image_only/*` and `with_question/*` (ensemble.py), `image_only_gains/0/*` and so on for each
-step of the ladder (gains.py), `calibration/*` and `questions/*` (record.py), `familiar/*` (familiar.py; older
-files lack it, the gains and the questions), and under the metadata
-key "m3score_predictor" a JSON object with everything else. What a file says is not trusted: the
-JSON's types, the arrays' types, shapes and values and the trees' structure are checked before a predictor is
-made.
+step of the ladder (gains.py), `vision/distinct/*`
+and `vision/reading/*` (demands.py), `calibration/*` and `questions/*` (record.py),
+`familiar/*` (familiar.py), and under the metadata key "m3score_predictor" a JSON object with everything else.
+Older files lack what is familiar, the gains, the questions and the regressor of the vision score.
+
+What a file says is not trusted: the JSON's types, the arrays' types, shapes and values and the trees'
+structure are checked before a predictor is made.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from m3score.common.errors import M3ScoreError, one_line
 from m3score.routing.features.image import FEATURE_VERSION
 from m3score.routing.promises.familiar import Familiarity
 from m3score.routing.record import CalibrationRecord, QuestionRecord
+from m3score.routing.regression.demands import Demands
 from m3score.routing.regression.ensemble import Ensemble
 from m3score.routing.regression.gains import Gains
 from m3score.tables.io import read_whole, write_whole
@@ -34,6 +37,7 @@ MAX_PREDICTOR_BYTES = 256 << 20
 
 _KEY = "m3score_predictor"
 _FORMS = ("image_only", "with_question")
+_DEMANDS = ("distinct", "reading")
 _KINDS = {
     "feature_version": (int, "a whole number"),
     "model": (str, "text"),
@@ -51,8 +55,9 @@ def save(contents: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a predictor's contents, whole or not at all.
 
     Args:
-        contents: the facts of _KINDS, and image_only and with_question (Ensemble), their gains, calibration
-            (CalibrationRecord) and familiar (Familiarity) by these names; None for what there is not.
+        contents: the facts of _KINDS, and image_only and with_question (Ensemble), their gains, vision
+            (Demands), calibration (CalibrationRecord) and familiar (Familiarity) by these names; None for
+            what there is not.
         path: must end in SUFFIX.
 
     Raises:
@@ -82,6 +87,9 @@ def _arrays(contents: Mapping[str, Any]) -> dict[str, np.ndarray]:
                 arrays |= {f"{form}_gains/{k}/{name}": array for name, array in step.arrays().items()}
         if (ensemble := contents[form]) is not None:
             arrays |= {f"{form}/{name}": array for name, array in ensemble.arrays().items()}
+    if (vision := contents["vision"]) is not None:
+        for part in _DEMANDS:
+            arrays |= {f"vision/{part}/{name}": a for name, a in getattr(vision, part).arrays().items()}
     if (asked := record.questions) is not None:
         held = {
             "image": asked.image,
@@ -120,7 +128,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     familiar = Familiarity.from_arrays(known, f"{name}: damaged predictor: familiar") if known else None
     gains = {f"{form}_gains": _gains(f"{form}_gains", arrays, name) for form in _FORMS}
     facts = {key: tuple(v) if isinstance(v, list) else v for key, v in facts.items() if key in _KINDS}
-    return {"calibration": record, "familiar": familiar, **forms, **gains, **facts}
+    vision = _demands(arrays, name)
+    return {"calibration": record, "familiar": familiar, "vision": vision, **forms, **gains, **facts}
 
 
 def _under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -198,6 +207,19 @@ def _gains(key: str, arrays: Mapping[str, np.ndarray], name: str) -> Gains | Non
         return Gains(tuple(step for step in steps if step is not None))
     except M3ScoreError as error:
         raise M3ScoreError(f"{name}: damaged predictor: {key}: {error}") from None
+
+
+def _demands(arrays: Mapping[str, np.ndarray], name: str) -> Demands | None:
+    parts = {part: _ensemble(f"vision/{part}", arrays, name) for part in _DEMANDS}
+    distinct, reading = (parts[part] for part in _DEMANDS)
+    if distinct is None and reading is None:
+        return None
+    if distinct is None or reading is None:
+        raise M3ScoreError(f"{name}: damaged predictor: the vision score needs {' and '.join(_DEMANDS)}.")
+    try:
+        return Demands(distinct, reading)
+    except M3ScoreError as error:
+        raise M3ScoreError(f"{name}: damaged predictor: {error}") from None
 
 
 def _ensemble(form: str, arrays: Mapping[str, np.ndarray], name: str) -> Ensemble | None:

@@ -6,12 +6,10 @@ Knows feature vectors, no images. One call for any number of rows: every regress
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 
-from m3score.routing.features.question import question_features
 from m3score.routing.promises.certify import Certificate
 from m3score.routing.promises.familiar import LEVEL, Familiarity
 
@@ -49,14 +47,16 @@ class Decider(Protocol):
     def familiar(self) -> Familiarity | None:
         """Notices pictures unlike those of the calibration."""
 
-    @property
-    def probe_panel(self) -> tuple[str, ...]:
-        """What complexity is about where nothing is asked."""
-
     def predict(self, X_image: Any, X_question: Any = None) -> np.ndarray:
         """ln(tokens)."""
 
     def spread(self, X_image: Any, X_question: Any = None) -> np.ndarray:
+        """How unsure that is."""
+
+    def predict_vision(self, X_image: Any) -> np.ndarray:
+        """ln(effective tokens) where nothing is asked."""
+
+    def spread_vision(self, X_image: Any) -> np.ndarray:
         """How unsure that is."""
 
     def complexity(self, predictions: Any) -> np.ndarray:
@@ -95,7 +95,8 @@ class Decision:
     reasons: tuple[str | None, ...]
     """Of each row, why it is not certified."""
     complexity: np.ndarray | None
-    """float64 (n,) in [0, 1], without any margin; the mean over Predictor.probe_panel if nothing is asked."""
+    """float64 (n,) in [0, 1], without any margin: with a question of the tokens that its answer needs,
+    without one of the scorer `vision` (Predictor.predict_vision)."""
     spread: np.ndarray | None
     """float64 (n,): how unsure the complexity is, in ln(tokens)."""
 
@@ -122,14 +123,13 @@ class Decision:
                 certified = p_values > LEVEL
                 tokens = np.where(certified, tokens, predictor.ladder[-1])
                 reasons = [None if p > LEVEL else strange(p) for p in p_values.tolist()]
-        panel = predictor.probe_panel if asked is None else ()
         return cls(
             tokens=tokens,
             certified=certified,
             certificate=certificate,
             reasons=tuple(reasons),
-            complexity=_complexity(predictor, rows, predicted, panel) if wish.complexity else None,
-            spread=_spread(predictor, rows, asked, panel) if wish.spread else None,
+            complexity=_complexity(predictor, rows, asked, predicted) if wish.complexity else None,
+            spread=_spread(predictor, rows, asked) if wish.spread else None,
         )
 
 
@@ -138,26 +138,9 @@ def strange(p_value: float) -> str:
     return f"unlike the pictures that the predictor was calibrated on (p = {p_value:.2g}, level {LEVEL:g})"
 
 
-def _complexity(
-    predictor: Decider, rows: np.ndarray, predicted: np.ndarray, panel: tuple[str, ...]
-) -> np.ndarray:
-    if not panel:
-        return predictor.complexity(predicted)
-    values = predictor.complexity(predictor.predict(*_probed(rows, panel)))
-    return np.asarray(values.reshape(len(rows), len(panel)).mean(axis=1))
+def _complexity(predictor: Decider, rows: np.ndarray, asked: Any, predicted: np.ndarray) -> np.ndarray:
+    return predictor.complexity(predictor.predict_vision(rows) if asked is None else predicted)
 
 
-def _spread(predictor: Decider, rows: np.ndarray, asked: Any, panel: tuple[str, ...]) -> np.ndarray:
-    if not panel:
-        return predictor.spread(rows, asked)
-    values = predictor.spread(*_probed(rows, panel))
-    return np.asarray(values.reshape(len(rows), len(panel)).mean(axis=1))
-
-
-def _probed(rows: np.ndarray, panel: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Each row with each question of the panel."""
-    asked = np.stack([_known_features(text) for text in panel])
-    return np.repeat(rows, len(panel), axis=0), np.tile(asked, (len(rows), 1))
-
-
-_known_features = lru_cache(maxsize=64)(question_features)
+def _spread(predictor: Decider, rows: np.ndarray, asked: Any) -> np.ndarray:
+    return predictor.spread_vision(rows) if asked is None else predictor.spread(rows, asked)

@@ -26,6 +26,11 @@ from m3score.routing.promises.certify import PROMISES, check_levels
 from m3score.routing.registry import check_model, load_predictor, warn_once
 from m3score.scoring.rules import check_choice
 
+_NO_VISION = (
+    "This predictor does not know the vision score: without a question its complexity is of the tokens that "
+    "answers need. `m3score calibrate` fits the other for a model with a vision tower."
+)
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -36,8 +41,8 @@ class Prediction:
     tokens: int | None
     """Visual tokens per grid to use: a scale of the ladder."""
     complexity: float | None
-    """In [0, 1]: the predicted ln(tokens) / ln(finest), without any safety margin. Where nothing is asked, of
-    what `m3score rank` asks: the mean over Predictor.probe_panel, if there is one."""
+    """In [0, 1]: the predicted ln(tokens) / ln(finest), without any safety margin: of the tokens that an
+    answer needs; where nothing is asked, of the effective tokens of the scorer `vision`."""
     certified: bool | None
     """Whether `tokens` keeps a promise that the calibration certified; never for frames seen one by one."""
     error: str | None
@@ -179,9 +184,11 @@ def predict_complexity(
 ) -> float | list[float]:
     """Complexity in [0, 1] of an image, predicted: ln(tokens) / ln(finest). A list in, a list out.
 
-    Without a question it predicts what `score` and `m3score rank` find without one: the mean over the probe
-    panel, if the predictor was fitted to its questions (the bundled one was); else the image alone decides.
-    Arguments and errors are those of predict_scale; there is no safety margin in it.
+    With a question it predicts the tokens that the answer needs. Without one it predicts what `m3score rank`
+    finds without one, the score of the scorer `vision`; a predictor without a regressor of that score (an
+    older file, or of a model without a vision tower) predicts from the image alone the tokens that answers
+    need, and a warning says so once. Arguments and errors are those of predict_scale; there is no safety
+    margin in it.
     """
     many = isinstance(img, list | tuple)
     stream = predict_many(
@@ -231,7 +238,7 @@ def predict_many(
         limits: for images that nobody has vouched for: what one of them may cost. They are all decoded in
             worker processes then, also the first ones, and one that kills its process is an error of its own.
         spread: tell how unsure the predictor is, too.
-        complexity: tell it; without, the probe panel is not looked at, which saves a tenth of a millisecond.
+        complexity: tell it; without, the vision score is not predicted, which saves a little time.
 
     The other arguments are those of predict_scale. Arguments that cannot be used are M3ScoreErrors at once,
     and too few or too many questions when it shows.
@@ -313,6 +320,8 @@ def _prediction(
         np.tile(np.stack([question_features(text) for text in texts]), (len(found), 1)) if texts else None
     )
     decision = predictor.decide(rows, questions, wish)
+    if wish.complexity and questions is None and predictor.vision is None:
+        warn_once(_NO_VISION, "vision", predictor.fingerprint)
     if decision.certificate is not None and not decision.certificate.certified:
         note = decision.certificate.note
         warn_once(note, "certificate", note, predictor.fingerprint)

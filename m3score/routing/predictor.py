@@ -30,6 +30,7 @@ from m3score.routing.record import (
     check_questions,
     check_record,
 )
+from m3score.routing.regression.demands import Demands
 from m3score.routing.regression.ensemble import Ensemble
 from m3score.routing.regression.gains import Gains, over_coarsest
 from m3score.routing.regression.prices import SufficiencyCurve, levels, price_for
@@ -68,6 +69,9 @@ class Predictor:
     image_only_gains: Gains | None = None
     """The gain of more tokens, for routing by price; None: the calibration's sufficiency is used."""
     with_question_gains: Gains | None = None
+    vision: Demands | None = None
+    """From the image's features to ln(effective tokens) of the scorer `vision`: what an image is predicted to
+    score where nothing is asked. None in older files, and for models without a vision tower."""
     familiar: Familiarity | None = None
     """Notices pictures unlike those of the calibration; None in older files, which take all for alike."""
     data: dict[str, Any] = field(default_factory=dict)
@@ -84,10 +88,14 @@ class Predictor:
     def __post_init__(self) -> None:
         check_ladder(self.ladder)
         self._check_features()
-        forms = [("image_only", self.image_only, len(self.image_features))]
+        forms: list[tuple[str, Ensemble | Demands, int]] = [
+            ("image_only", self.image_only, len(self.image_features))
+        ]
         if self.with_question is not None:
             both = len(self.image_features) + len(self.question_features)
             forms.append(("with_question", self.with_question, both))
+        if self.vision is not None:
+            forms.append(("vision", self.vision, len(self.image_features)))
         for name, ensemble, wanted in forms:
             if ensemble.n_features != wanted:
                 raise M3ScoreError(f"{name} takes {ensemble.n_features} features, but {wanted} are named.")
@@ -138,15 +146,6 @@ class Predictor:
             if not np.all(np.abs(kept) <= 1):  # false for NaN as well
                 raise M3ScoreError("the calibration's gains must lie between -1 and 1.")
 
-    @property
-    def probe_panel(self) -> tuple[str, ...]:
-        """What the complexity of an image is about where nothing is asked: the questions that `m3score rank`
-        asks, if the fit knew them. () where the image alone decides."""
-        panel = self.data.get("probe_panel")
-        if self.with_question is None or not isinstance(panel, list):
-            return ()
-        return tuple(text for text in panel if isinstance(text, str))
-
     def predict(self, X_image: Any, X_question: Any = None) -> np.ndarray:
         """float32 (n,): ln(tokens per grid), within the ladder.
 
@@ -176,6 +175,22 @@ class Predictor:
         if self.with_question is None:
             raise M3ScoreError(NO_QUESTIONS)
         return self.with_question, np.hstack([rows, asked])
+
+    def predict_vision(self, X_image: Any) -> np.ndarray:
+        """float32 (n,): ln(effective tokens) that the scorer `vision` gives, within the ladder: what an image
+        scores where nothing is asked.
+
+        A predictor without a regressor of that score says what `predict` says of the image alone. Arguments
+        and errors are those of `predict`.
+        """
+        return clip_predictions(self._vision().predict(np.atleast_2d(X_image)), self.ladder)
+
+    def spread_vision(self, X_image: Any) -> np.ndarray:
+        """float64 (n,) at least 0, in ln(tokens): how unsure `predict_vision` is of rows that it took."""
+        return self._vision().spread(np.atleast_2d(X_image))
+
+    def _vision(self) -> Ensemble | Demands:
+        return self.image_only if self.vision is None else self.vision
 
     def complexity(self, predictions: Any) -> np.ndarray:
         """float64 (n,) in [0, 1]: ln(tokens) / ln(finest)."""

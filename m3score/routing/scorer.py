@@ -71,10 +71,11 @@ def _digest(predictor: str | os.PathLike[str] | Predictor) -> str:
 
 
 class PredictorScorer:
-    """Predicts complexity from cheap features; no model runs.
+    """Predicts complexity from cheap features; no model runs. With a question it predicts the tokens that the
+    answer needs, without one the score of the scorer `vision`.
 
-    What only a model can tell (required_tokens, solved, agreement) stays empty; predicted_tokens is the
-    predictor's scale without a safety margin.
+    What only a model can tell (required_tokens, solved, agreement) stays empty; predicted_tokens is the scale
+    for answers, without a safety margin.
     """
 
     Options: ClassVar[type[PredictorOptions]] = PredictorOptions

@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from m3score.calibration.predictor.collect import IMAGES_PER_SHARD, open_collection
+from m3score.calibration.predictor.collect import IMAGES_PER_SHARD
+from m3score.calibration.predictor.collection import open_collection
 from tests.support.fakes import grey
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")

@@ -24,7 +24,7 @@ from m3score.routing.features.question import question_features
 from m3score.routing.predict import Prediction, predict_many
 from m3score.routing.predictor import Predictor
 from m3score.routing.regression.ensemble import Ensemble
-from tests.support.predictors import LADDER, made_up, small_predictor
+from tests.support.predictors import LADDER, demands, made_up, small_predictor
 
 
 @pytest.fixture(scope="module")
@@ -102,22 +102,33 @@ def test_questions(predictor: Predictor, pictures: list[Path]) -> None:
         ) == m3score.predict_complexity(pictures[0], predictor=predictor)
 
 
-def test_without_a_question_complexity_is_that_of_the_probe_panel(
+def test_without_a_question_complexity_is_the_vision_score(
     predictor: Predictor, pictures: list[Path]
 ) -> None:
-    """What `m3score rank` finds is foretold; tokens are routed by the image alone all the same."""
-    panel = ["What is number 3?", "What is number 8?"]
-    probing = replace(predictor, data={**predictor.data, "probe_panel": panel})
-    one = next(predict_many(pictures[:1], predictor=probing, max_drop=None, spread=True))
+    looking = replace(predictor, vision=demands(lambda images: 1 + images[:, 5], lambda images: images[:, 6]))
+    one = next(predict_many(pictures[:1], predictor=looking, max_drop=None, spread=True))
+    rows = image_features(pictures[0])[None]
+    assert one.complexity == pytest.approx(float(looking.predict_vision(rows)[0]) / np.log(576))
+    assert one.spread == pytest.approx(float(looking.spread_vision(rows)[0]))
     alone = next(predict_many(pictures[:1], predictor=predictor, max_drop=None, spread=True))
-    of_each = list(predict_many(pictures[:1] * 2, panel, predictor=probing, max_drop=None, spread=True))
-    assert one.complexity == pytest.approx(np.mean([each.complexity for each in of_each]))
-    assert one.spread == pytest.approx(np.mean([each.spread for each in of_each]))
     assert one.complexity != alone.complexity and one.tokens == alone.tokens
-    assert m3score.predict_complexity(pictures[0], predictor=probing) == one.complexity
-    bare = next(predict_many(pictures[:1], predictor=probing, max_drop=None, complexity=False))
+    assert m3score.predict_complexity(pictures[0], predictor=looking) == one.complexity
+    asked = m3score.predict_complexity(pictures[0], "How many birds?", predictor=looking)
+    assert asked == m3score.predict_complexity(pictures[0], "How many birds?", predictor=predictor)
+    bare = next(predict_many(pictures[:1], predictor=looking, max_drop=None, complexity=False))
     assert (bare.complexity, bare.tokens) == (None, one.tokens)
-    assert replace(predictor, data={"probe_panel": "no list"}).probe_panel == ()
+
+
+def test_a_predictor_that_does_not_know_the_vision_score_says_so(
+    predictor: Predictor, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.warns(UserWarning, match="does not know the vision score.*tokens that answers need"):
+        m3score.predict_complexity(pictures[0], predictor=predictor)
+    monkeypatch.setattr(registry, "_warned", set())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        m3score.predict_complexity(pictures[0], "How many birds?", predictor=predictor)
+        m3score.predict_scale(pictures[0], predictor=predictor, max_drop=None)
 
 
 def test_broken_image_among_many(predictor: Predictor, pictures: list[Path], tmp_path: Path) -> None:
@@ -209,7 +220,7 @@ def _vision(predictor: Predictor) -> Predictor:
 def test_nothing_certified_is_said_once(pictures: list[Path]) -> None:
     poor = small_predictor(calibration=100)
     with pytest.warns(UserWarning, match="at least 149 calibration images, and there are 100") as caught:
-        results = list(predict_many(pictures, predictor=poor))
+        results = list(predict_many(pictures, predictor=poor, complexity=False))
     assert len(caught) == 1
     assert {(result.tokens, result.certified) for result in results} == {(576, False)}
     with warnings.catch_warnings():

@@ -13,11 +13,12 @@ import pytest
 from m3score.common.errors import M3ScoreError
 from m3score.routing.decision import Wish
 from m3score.routing.features.image import IMAGE_FEATURES
-from m3score.routing.features.question import QUESTION_FEATURES, question_features
+from m3score.routing.features.question import QUESTION_FEATURES
 from m3score.routing.predictor import Predictor, clip_predictions
 from m3score.routing.promises.certify import regrets_at
 from m3score.routing.record import CalibrationRecord
-from tests.support.predictors import LADDER, made_up, small_predictor
+from m3score.routing.regression.demands import Demands
+from tests.support.predictors import LADDER, demands, made_up, small_predictor
 
 
 @pytest.fixture(scope="module")
@@ -187,17 +188,37 @@ def test_decide_says_of_many_rows_what_each_says_alone(predictor: Predictor) -> 
         assert found.complexity is not None and one.complexity[0] == found.complexity[3]
 
 
-def test_without_a_question_complexity_is_the_mean_over_the_panel(predictor: Predictor) -> None:
-    panel = ["What is this?", "How many are there?"]
-    told = replace(predictor, data={"probe_panel": panel})
+def test_without_a_question_complexity_is_the_vision_score(predictor: Predictor) -> None:
     rows = made_up(6).images
-    found = told.decide(rows, wish=Wish(spread=True))
-    asked = np.stack([question_features(text) for text in panel])
-    each = [predictor.decide(np.stack([row, row]), asked, Wish(spread=True)) for row in rows]
-    for name in ("complexity", "spread"):
-        means = [getattr(one, name).mean() for one in each]
-        np.testing.assert_allclose(getattr(found, name), means)
-    np.testing.assert_array_equal(found.tokens, predictor.decide(rows).tokens)  # the image alone routes
+    looking = replace(
+        predictor, vision=demands(lambda images: 2 + images[:, 3], lambda images: 2 + images[:, 4])
+    )
+    found = looking.decide(rows, wish=Wish(spread=True))
+    predicted = clip_predictions(looking.vision.predict(rows), LADDER)  # type: ignore[union-attr]
+    assert found.complexity is not None and found.spread is not None
+    np.testing.assert_array_equal(found.complexity, predicted.astype(float) / np.log(576))
+    np.testing.assert_array_equal(found.spread, looking.vision.spread(rows))  # type: ignore[union-attr]
+    plain = predictor.decide(rows, wish=Wish(spread=True))  # a file without: what answers need
+    np.testing.assert_array_equal(plain.complexity, predictor.complexity(predictor.predict(rows)))
+    assert not np.array_equal(found.complexity, plain.complexity)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found.tokens, plain.tokens)  # routing is of answers, as ever
+    asked = made_up(6).questions
+    np.testing.assert_array_equal(
+        looking.decide(rows, asked).complexity, predictor.decide(rows, asked).complexity
+    )
+
+
+def test_the_regressor_of_the_vision_score_must_fit_and_is_kept(predictor: Predictor, tmp_path: Path) -> None:
+    looking = replace(predictor, vision=demands(lambda images: images[:, 0], lambda images: images[:, 1]))
+    looking.save(tmp_path / "a.predictor")
+    again = Predictor.load(tmp_path / "a.predictor")
+    rows = made_up(50, seed=4).images
+    np.testing.assert_array_equal(again.predict_vision(rows), looking.predict_vision(rows))
+    np.testing.assert_array_equal(again.spread_vision(rows), looking.spread_vision(rows))
+    predictor.save(tmp_path / "b.predictor")
+    assert Predictor.load(tmp_path / "b.predictor").vision is None
+    with pytest.raises(M3ScoreError, match="vision takes 152 features, but 69 are named"):
+        replace(predictor, vision=Demands(predictor.with_question, predictor.with_question))  # type: ignore[arg-type]
 
 
 def test_promises_per_question_need_all_questions(predictor: Predictor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from m3score.routing.features.image import IMAGE_FEATURES
 from m3score.routing.features.question import QUESTION_FEATURES
 from m3score.routing.predictor import Predictor, clip_predictions
 from m3score.routing.record import CalibrationRecord, QuestionRecord
+from m3score.routing.regression.demands import Demands
 from m3score.routing.regression.ensemble import Ensemble
 from m3score.routing.regression.gains import Gains, shrunk, steps_of
 
@@ -40,6 +42,19 @@ def made_up(n: int, seed: int = 0, noise: float = 1.0) -> MadeUp:
     questions = random.normal(size=(n, len(QUESTION_FEATURES))).astype(np.float32)
     need = 3 + 1.5 * images[:, 0] + questions[:, 0] + noise * random.normal(size=n)
     return MadeUp(images, questions, np.log(LADDER) >= need[:, None])
+
+
+def trained(target: Callable[[np.ndarray], np.ndarray], n: int = 400) -> Ensemble:
+    """A regressor of a number that image features tell; `target` gets (n, features)."""
+    images = made_up(n, seed=9).images
+    return Ensemble.of(ScaleRegressor(max_iter=20).fit(images, target(images)))
+
+
+def demands(
+    distinct: Callable[[np.ndarray], np.ndarray], reading: Callable[[np.ndarray], np.ndarray]
+) -> Demands:
+    """Regressors of the two demands of the vision score."""
+    return Demands(trained(distinct), trained(reading))
 
 
 def small_predictor(

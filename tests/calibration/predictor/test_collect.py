@@ -17,10 +17,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import m3score
 from m3score.calibration.drawings.drawing import draw
-from m3score.calibration.predictor.collect import Collection, collect, is_collection, open_collection
-from m3score.calibration.predictor.gather import labels_of, labels_of_traces, recomputed
-from m3score.calibration.predictor.sources import Drawn, Rows, find_source
+from m3score.calibration.predictor.collect import collect
+from m3score.calibration.predictor.collection import Collection, is_collection, open_collection
+from m3score.calibration.predictor.gather import (
+    labels_of,
+    labels_of_traces,
+    recomputed,
+    vision_labels_of,
+)
+from m3score.calibration.predictor.sources import Assorted, Drawn, Rows, find_source, image_named
 from m3score.common.errors import M3ScoreError
 from m3score.routing.features.image import IMAGE_FEATURES, image_features
 from tests.support.fakes import LADDER, FakeAnswerer, grey
@@ -293,3 +300,43 @@ def test_a_source_without_images_leaves_no_folder(photos: Path, tmp_path: Path):
 class FailsAtOnce(FakeAnswerer):
     def answer_ladder(self, *args: Any, **options: Any) -> Any:
         raise KeyboardInterrupt
+
+
+def test_vision_scores_are_kept_beside_answers_and_without_any(tmp_path: Path):
+    model = m3score.load_model("m3-tiny", device="cpu")
+    asked = gather(Drawn(5), tmp_path / "asked", model, limit=2)
+    looked = gather(Assorted(5), tmp_path / "looked", model, limit=5)
+    for held in (asked, looked):
+        for row in held.features().to_dict("records"):
+            score = model.vision_score(image_named(row["image"]))
+            assert row["distinct_tokens"] == pytest.approx(score.distinct_tokens, rel=1e-3)
+            assert row["reading_tokens"] == pytest.approx(score.reading_tokens, abs=1e-3)
+            np.testing.assert_array_equal(
+                np.asarray(row["values"], np.float32), image_features(image_named(row["image"]))
+            )
+    assert len(asked.traces()) and not len(looked.traces())
+    folders = [tmp_path / "asked", tmp_path / "looked"]
+    both = vision_labels_of(folders)
+    assert both is not None and len(both) == 7
+    assert labels_of(folders).keys.tolist() == labels_of(folders[:1]).keys.tolist()
+    with pytest.raises(M3ScoreError, match="nothing was asked about its images"):
+        labels_of(folders[1:])
+    assert gather(Assorted(5), tmp_path / "looked", model, limit=6).done() >= looked.done()  # goes on
+    plain = gather(Drawn(5), tmp_path / "plain", model, limit=2, vision=False)
+    assert plain.features()["distinct_tokens"].isna().all()
+    assert vision_labels_of([tmp_path / "plain"]) is None
+
+
+def test_assorted_drawings_need_a_vision_tower_and_an_end(tmp_path: Path):
+    with pytest.raises(M3ScoreError, match="for a vision tower to look at; fake has none"):
+        gather(Assorted(5), tmp_path / "w", limit=5)
+    with pytest.raises(M3ScoreError, match="--limit"):
+        gather(Assorted(5), tmp_path / "w")
+
+
+def test_collections_without_vision_scores_are_read(photos: Path, tmp_path: Path):
+    held = gather(find_source(str(photos)), tmp_path / "w")
+    for path in (tmp_path / "w").glob("features-*.parquet"):
+        frame = pd.read_parquet(path).drop(columns=["distinct_tokens", "reading_tokens"])
+        frame.to_parquet(path)
+    assert held.features()["distinct_tokens"].isna().all() and len(labels_of([tmp_path / "w"]))

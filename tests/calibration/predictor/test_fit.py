@@ -22,6 +22,7 @@ from m3score.calibration.predictor.fit import (
 from m3score.calibration.predictor.judge import bootstrap, judge
 from m3score.calibration.predictor.labels import Labels
 from m3score.calibration.predictor.regressor import ScaleRegressor
+from m3score.calibration.predictor.vision_score import VisionLabels
 from m3score.common.errors import M3ScoreError
 from m3score.routing.features.image import IMAGE_FEATURES
 from m3score.routing.predictor import Predictor, clip_predictions
@@ -58,6 +59,15 @@ def made_up(images: int, seed: int, noise: float = 0.5, model: str = "made up") 
         by_truth=np.ones(len(rows), bool),
         sources=np.array([f"stream {seed}"] * len(rows), object),
     )
+
+
+def vision_labels(pictures: int) -> VisionLabels:
+    """Pictures whose vision score follows two features."""
+    features = np.random.default_rng(3).normal(size=(pictures, len(IMAGE_FEATURES))).astype(np.float32)
+    names = np.array([f"v/{i}" for i in range(pictures)], object)
+    distinct = np.exp(3.0 + 0.4 * features[:, 1].astype(float))
+    reading = np.exp(3.0 + features[:, 2].astype(float)) * (features[:, 2] > 0.5)
+    return VisionLabels(names, features, distinct, reading, np.array(["made up"] * pictures, object))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -202,6 +212,23 @@ def test_images_alone_where_all_are_asked_the_same():
     same = Labels(**{**labels.__dict__, "questions": np.array([ASKED[0]] * len(labels), object)})
     found = fit_predictor(same, fingerprint="", feature_set="pixels", image_features=IMAGE_FEATURES)
     assert found.predictor.with_question is None and len(found.verdicts[0].forms) == 1
+
+
+def test_a_regressor_of_the_vision_score_is_fitted_where_enough_is_known_of_it():
+    labels = made_up(80, 7)
+    how = {"fingerprint": "", "feature_set": "pixels", "image_features": IMAGE_FEATURES}
+    assert fit_predictor(labels, **how).predictor.vision is None  # type: ignore[arg-type]
+    seen = vision_labels(400)
+    found = fit_predictor(labels, vision=seen, **how)  # type: ignore[arg-type]
+    assert found.predictor.vision is not None and found.predictor.data["vision_pictures"] < 300
+    (verdict,) = found.vision
+    held = seen.split(0, (0.6, 0.2, 0.2))["test"]
+    assert verdict.pictures == len(held) and verdict.spearman > 0.9
+    card = write_card(found, 0.95, 0.02)
+    assert f"| made up | {len(held)} | {verdict.spearman:.2f} |" in card
+    few = fit_predictor(labels, vision=vision_labels(90), **how)  # type: ignore[arg-type]
+    assert few.predictor.vision is None and few.vision == []
+    assert "does not know the vision score" in write_card(few, 0.95, 0.02)
 
 
 def test_what_cannot_be_fitted():
