@@ -176,7 +176,8 @@ def _crowd(rng: np.random.Generator, size: Size) -> Image.Image:
         side = max(3, int(picture.width * scale))
         picture, mask = (one.resize((side, side)).rotate(turn) for one in (picture, mask))
         picture = picture.point([int(v) for v in np.clip(np.arange(256) * rng.uniform(0.6, 1.3), 0, 255)] * 3)
-        image.paste(picture, tuple(int(v) for v in rng.uniform(0, 1, 2) * size - side / 2), mask)
+        left, top = rng.uniform(0, 1, 2) * size - side / 2
+        image.paste(picture, (int(left), int(top)), mask)
     return _lit(rng, image)
 
 
