@@ -32,6 +32,9 @@ about photographs more often (Spearman within sets .77 to .90 for .45 to .75).""
 LEAST_READ = 20.0
 """Reading tokens below which all pictures count as alike: they hardly ever decide about a score, and the
 regressor is not to spend its trees on telling 1 from 5."""
+READERS = 3
+"""How often a picture with more to read counts in the fit of reading tokens. Among drawings most have nothing
+to read, and pages that are hardly told from textures would be taken for those."""
 FEWEST = 100
 """Pictures to fit to, at least; with fewer there is no such regressor."""
 RANKED = 10
@@ -120,8 +123,9 @@ def fit_vision(labels: VisionLabels, finest: int, seed: int = 0) -> Demands | No
     if len(labels) < FEWEST:
         return None
     read = np.log(np.clip(labels.reading, min(LEAST_READ, finest), finest))
+    often = np.repeat(np.arange(len(labels)), np.where(labels.reading > LEAST_READ, READERS, 1))
     distinct = ScaleRegressor(**DISTINCT, random_state=seed).fit(labels.features, np.log(labels.distinct))
-    reading = ScaleRegressor(**REGRESSOR, random_state=seed).fit(labels.features, read)
+    reading = ScaleRegressor(**REGRESSOR, random_state=seed).fit(labels.features[often], read[often])
     return Demands(Ensemble.of(distinct), Ensemble.of(reading))
 
 
