@@ -3,9 +3,9 @@
     python tests/benchmarks/vision_speed.py FOLDER [--images 500] [--rounds 3]
 
 In turns, over the same pictures: the bare tower's forward passes over preprocessed batches as transformers
-runs it (eager float32) and as m3score does, and all of `m3score.rank`, from files to table. The bars: rank at most
-1.25 times the bare tower; the bare tower at least 1.4 times as fast as transformers', with numbers equal to
-1e-4; peak memory of a ranking process below 700 MB.
+runs it (eager float32) and as m3score does, and all of `m3score.rank`, from files to table. The bars: rank at
+most 1.25 times the bare tower; the bare tower at least 1.4 times as fast as transformers', with numbers equal
+to 1e-4; peak memory of a ranking process below 700 MB.
 """
 
 from __future__ import annotations
