@@ -199,7 +199,7 @@ def test_without_a_question_complexity_is_the_vision_score(predictor: Predictor)
     np.testing.assert_array_equal(found.complexity, predicted.astype(float) / np.log(576))
     np.testing.assert_array_equal(found.spread, looking.vision.spread(rows))  # type: ignore[union-attr]
     plain = predictor.decide(rows, wish=Wish(spread=True))  # a file without: what answers need
-    np.testing.assert_array_equal(plain.complexity, predictor.complexity(predictor.predict(rows)))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(plain.complexity, predictor.complexity(predictor.predict(rows)))
     assert not np.array_equal(found.complexity, plain.complexity)  # type: ignore[arg-type]
     np.testing.assert_array_equal(found.tokens, plain.tokens)  # routing is of answers, as ever
     asked = made_up(6).questions
