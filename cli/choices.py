@@ -63,3 +63,11 @@ class Dtype(StrEnum):
     float32 = "float32"
     float16 = "float16"
     bfloat16 = "bfloat16"
+
+
+class Unsolved(StrEnum):
+    """The values are those of m3score.analysis.select.Unsolved."""
+
+    exclude = "exclude"
+    include = "include"
+    only = "only"

@@ -45,6 +45,16 @@ Split = Annotated[
         rich_help_panel=DATA_SET,
     ),
 ]
+Root = Annotated[
+    Path | None,
+    typer.Option(
+        "--root",
+        metavar="FOLDER",
+        help="Where relative paths of the table are looked for last, after the table's own folder and the "
+        "working folder.",
+        show_default=False,
+    ),
+]
 ImageColumn = Annotated[
     str | None,
     typer.Option(

@@ -13,8 +13,18 @@ from rich.bar import Bar
 from rich.console import Console
 from rich.table import Table
 
+from m3score.analysis.judged import (
+    Mode,
+    explain,
+    explain_complexity,
+    is_unsolved,
+    judge_of,
+    mode_of,
+    tokens_text,
+)
 from m3score.cli.console import INTERRUPTED, SOME_FAILED, plain
 from m3score.cli.progress import speed_text
+from m3score.images.video import missing_reader
 from m3score.tables.schema import absent
 
 if TYPE_CHECKING:
@@ -92,27 +102,38 @@ def show_summary(
         means: whether the distribution and its means are wanted.
     """
     if tally.scored and means:
-        asked = tally.scored > tally.tokens[None] or not tally.predicted
-        if tally.ladder and asked:
-            console.print(f"\nImages by visual tokens needed per grid (rule: {rule})")
-            console.print(_histogram(tally))
-            console.print(_means(tally))
-        elif tally.predicted:
-            console.print("\nImages by predicted visual tokens per grid")
-            console.print(histogram([(str(tokens), tally.predicted[tokens]) for tokens in tally.ladder]))
-            mean = sum(tokens * count for tokens, count in tally.predicted.items()) / tally.scored
-            console.print(f"Mean {mean:.1f} of {tally.ladder[-1]} tokens.")
-        else:
-            console.print(f"\nMean complexity {tally.complexity_sum / tally.scored:.3f}.")
+        _show_figures(tally, console, rule)
     if tally.scored and ranked:
         show_extremes(tally.first, tally.last, console)
     show_failures(tally, console)
 
 
+def _show_figures(tally: Tally, console: Console, rule: str) -> None:
+    """The distribution over the ladder and the leading number in the middle, with what they are."""
+    mode, finest = mode_of(tally.judges), tally.ladder[-1] if tally.ladder else None
+    if said := explain(tally.judges, finest):
+        console.print(f"\n{said}")
+    if mode is Mode.several:
+        return
+    if finest is None or mode is Mode.other:
+        console.print(f"\nMean complexity {tally.complexity_sum / tally.scored:.3f}.")
+    elif mode is Mode.predicted:
+        console.print("\nImages by predicted visual tokens per grid")
+        console.print(histogram([(str(tokens), tally.predicted[tokens]) for tokens in tally.ladder]))
+        mean = sum(tokens * count for tokens, count in tally.predicted.items()) / tally.scored
+        console.print(f"Mean {mean:.1f} of {finest} tokens.")
+    else:
+        held = "the scale that holds their effective tokens"
+        title = held if mode is Mode.vision else f"visual tokens needed per grid (rule: {rule})"
+        console.print(f"\nImages by {title}")
+        console.print(_histogram(tally))
+        console.print("\n".join(_middle(tally, mode, finest)))
+
+
 def show_extremes(
     complex_first: Sequence[Mapping[str, Any]], simple_last: Sequence[Mapping[str, Any]], console: Console
 ) -> None:
-    """Print paths with their complexity and tokens; no image twice, however few there are.
+    """Print paths with their complexity and leading number; no image twice, however few there are.
 
     Args:
         complex_first: rows of a score table, the most complex one first.
@@ -128,21 +149,31 @@ def show_extremes(
 
 
 def _scores(rows: Sequence[Mapping[str, Any]]) -> Table:
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(justify="right", min_width=5, style="cyan")
-    grid.add_column(justify="right", min_width=9, style="dim")
-    grid.add_column(overflow="fold")
+    grid = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=False)
+    grid.add_column("complexity", justify="right", style="cyan")
+    names = {
+        Mode.vision: "effective tokens",
+        Mode.answers: "tokens needed",
+        Mode.predicted: "tokens predicted",
+    }
+    name = names.get(mode_of({judge_of(row) for row in rows}), "tokens")
+    grid.add_column(name, justify="right", min_width=len(name))
+    grid.add_column("path", overflow="fold")
     for row in rows:
         grid.add_row(f"{row['complexity']:.3f}", _tokens(row), plain(row["path"]))
     return grid
 
 
 def _tokens(row: Mapping[str, Any]) -> str:
-    """What it needs, where that is known: a predictor knows its own guess only."""
-    for column in ("required_tokens", "predicted_tokens"):
+    """The row's leading number, where it is known: a predictor knows its own guess only."""
+    if is_unsolved(row):
+        return "unsolved"
+    if judge_of(row) == "vision":
+        return tokens_text(float(row["effective_tokens"]))
+    for column, mark in (("required_tokens", ""), ("predicted_tokens", " (predicted)")):
         if (value := row.get(column)) is not None and not absent(value):
-            return f"{int(value)} token{'' if value == 1 else 's'}"
-    return "unsolved" if row.get("solved") is False else ""
+            return f"{int(value)}{mark}"
+    return ""
 
 
 def show_failures(tally: Tally, console: Console) -> None:
@@ -187,12 +218,14 @@ def show_skipped(skipped: Mapping[str, int], console: Console) -> None:
         f"Skipped {_count(total, 'file')} that {'is no image' if total == 1 else 'are no images'}", end=""
     )
     console.print(f" ({plain(kinds)}{more}).")
+    if videos := missing_reader(skipped):
+        console.print(plain(videos))
 
 
 def _histogram(tally: Tally) -> Table:
     rows = [(str(tokens), tally.tokens[tokens]) for tokens in tally.ladder]
-    if tally.tokens[None]:
-        rows.append(("unsolved", tally.tokens[None]))
+    if tally.unsolved:
+        rows.append(("unsolved", tally.unsolved))
     return histogram(rows)
 
 
@@ -211,16 +244,25 @@ def histogram(rows: Sequence[tuple[str, int]]) -> Table:
     return grid
 
 
-def _means(tally: Tally) -> str:
-    finest = tally.ladder[-1]
-    lines = [
-        f"Mean complexity {tally.complexity_sum / tally.scored:.3f}; "
-        f"mean effective tokens {tally.effective_sum / tally.scored:.1f} of {finest}."
-    ]
-    if tally.tokens[None]:
+def _middle(tally: Tally, mode: Mode, finest: int) -> list[str]:
+    """Median and mean of the leading number, what complexity is beside it, and what stands apart."""
+    lines, middle = [], tally.complexity.median
+    told = explain_complexity(tally.judges, finest)
+    if mode is Mode.vision and middle is not None:
         lines.append(
-            "Unsolved: no scale gives a right answer; "
-            f"such a question counts as {finest} tokens in the means."
+            f"Median {tokens_text(finest**middle)} effective tokens of {finest}: complexity {middle:.3f},"
+        )
+        lines.append(f"{told}.")
+    elif middle is not None:
+        counts = {tokens: count for tokens, count in tally.tokens.items() if tokens is not None}
+        mean = sum(tokens * count for tokens, count in counts.items()) / max(1, sum(counts.values()))
+        lines.append(f"Median {_median(counts)} tokens needed, mean {mean:.1f}, of {finest}.")
+        lines.append(f"Mean complexity {tally.complexity.mean:.3f}: {told}.")
+    if tally.unsolved:
+        verb = "is" if tally.unsolved == 1 else "are"
+        lines.append(
+            f"{_count(tally.unsolved, 'image')} of {tally.scored:,} {verb} unsolved: no scale gives right "
+            "answers. The model does not know, which is not complex: they are left out of these figures."
         )
     if jumps := tally.not_monotone:
         verb = "is" if jumps == 1 else "are"
@@ -231,7 +273,13 @@ def _means(tally: Tally) -> str:
             f"{_count(tally.cut, 'image')} {verb} answers that were cut at the most tokens they may have: "
             "they are judged as far as they go."
         )
-    return "\n".join(lines)
+    return lines
+
+
+def _median(counts: Mapping[int, int]) -> int:
+    """The number in the middle, of two the smaller one."""
+    every = sorted(Counter(counts).elements())
+    return every[(len(every) - 1) // 2] if every else 0
 
 
 def _count(number: int, what: str) -> str:

@@ -9,8 +9,10 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from m3score.calibration.benchmarks.kept import judge_anew
 from m3score.calibration.benchmarks.results import BenchmarkResult, benchmark_result
 from m3score.calibration.benchmarks.task_data import TaskSource
 from m3score.calibration.drawings.drawing import Drawing, draw
@@ -49,12 +51,14 @@ def evaluate_task(
 ) -> BenchmarkResult:
     """Ask a model a benchmark's questions at every scale, and compute its figures.
 
+    Answers of an earlier run are gone on with. If the questions have changed since, answers to those that are
+    still asked are judged anew, and the rest is asked; see kept.judge_anew.
+
     Args:
         source: the benchmark (task_data.load_task or load_own).
         model: anything that answers at every scale.
         folder: for traces and features: a collection (collect.py), which resumes where it stopped and on
-        which
-            predictors can be calibrated.
+            which predictors can be calibrated.
         fingerprint: hash of the model's weights.
         limit: ask about the first images only.
         max_new_tokens: by default what the task says.
@@ -65,6 +69,8 @@ def evaluate_task(
         M3ScoreError: the folder holds something else, or no image was answered.
     """
     check_frames(source.frames, model)
+    if not overwrite:
+        judge_anew(source, Path(folder), fingerprint)
     held = collect(
         source,
         model,
@@ -75,6 +81,7 @@ def evaluate_task(
         max_new_tokens=max_new_tokens or source.task.max_new_tokens,
         workers=workers,
         overwrite=overwrite,
+        anew="--restart",
         vision=False,
         progress=progress,
     )

@@ -72,6 +72,8 @@ class TaskSource:
     """Rows that are not asked, by reason."""
     frames: int | None = None
     """For videos: this many frames with a grid of tokens each; None: six frames as one picture."""
+    own: bool = False
+    """Whether it is a user's file of questions, not a declared benchmark."""
 
     @property
     def told(self) -> dict[str, Any]:
@@ -146,7 +148,7 @@ def load_own(path: str | os.PathLike[str], metric: str | None, suffix: str | Non
     task = Task(
         name, title=name, metric=metric or entries[0].questions[0].question.metric or "", max_new_tokens=32
     )
-    return TaskSource(task, os.path.abspath(path), tuple(entries), +left_out)
+    return TaskSource(task, os.path.abspath(path), tuple(entries), +left_out, own=True)
 
 
 def _plain(path: str) -> str:

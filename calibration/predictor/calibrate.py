@@ -95,6 +95,9 @@ def what_a_promise_needs(
         if not isinstance(source, Assorted)  # nothing is asked about those
     ]
     more = " (more where images have unequal numbers of questions)" if options.per == "question" else ""
+    for name, number in zip(found, counts, strict=True):
+        if number == 0:
+            raise M3ScoreError(f"{name}: no images found.")
     promise = (
         f"A promise of at most {options.max_drop:.4g} lost per {options.per}, at confidence "
         f"{options.confidence:.4g}, needs at least {needed:,} calibration images{more}; with {share:.0%} of "

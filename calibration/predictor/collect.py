@@ -50,6 +50,7 @@ def collect(
     per_shard: int = IMAGES_PER_SHARD,
     workers: int | None = None,
     overwrite: bool = False,
+    anew: str = "--overwrite",
     vision: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Collection:
@@ -68,6 +69,7 @@ def collect(
         workers: threads that decode and preprocess images ahead of the model, and take the features of
             their pixels; by default one per CPU, at most 8.
         overwrite: begin anew, whatever is in the folder.
+        anew: the option that says so to the command, for messages.
         vision: keep vision scores, where the model has a vision tower.
         progress: called with a number of images that are done, those of earlier runs first.
 
@@ -77,7 +79,8 @@ def collect(
 
     Raises:
         M3ScoreError: a folder that holds labels of something else; a source without an end and no limit; a
-            source that asks nothing, and a model without a vision tower.
+            source that asks nothing, and a model without a vision tower; a source without an image that was
+            answered or looked at, which leaves no folder.
     """
     _check(source, answerer, limit, feature_set)
     run = Collection(
@@ -91,7 +94,7 @@ def collect(
         source.told,
         tuple(answerer.vision_feature_names if feature_set == "vision" else IMAGE_FEATURES),  # type: ignore[attr-defined]
     )
-    run.begin(overwrite)
+    run.begin(overwrite, anew)
     done = run.done()
     if progress and done:
         progress(len(done))
@@ -120,7 +123,21 @@ def collect(
             pool.shutdown(wait=False, cancel_futures=True)
             if shard:
                 _write(run, shard)
+    if run.empty():
+        raise _taken_back(run, source)
     return run
+
+
+def _taken_back(run: Collection, source: Source) -> M3ScoreError:
+    """Remove a collection without an answer, so that a corrected command can begin; say why it has none."""
+    names = source.told["source"]
+    named = ", ".join(map(str, names)) if isinstance(names, list) else str(names)
+    traces = run.traces()
+    run.take_back()
+    if not len(traces):
+        return M3ScoreError(f"{named}: no images found.")
+    first = traces.iloc[0]
+    return M3ScoreError(f"{named}: none of its images was answered ({first['image']}: {first['error']}).")
 
 
 def _check(source: Source, answerer: LadderAnswerer, limit: int | None, feature_set: str) -> None:

@@ -11,6 +11,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,7 @@ class Collection:
         """The trace table of all complete shards; an image without a trace is a row with its error."""
         import pandas as pd
 
-        frames = [read_traces(path) for path, _ in self._shards()]
+        frames = [read_traces(path) for path, _ in self.shards()]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=TRACE_COLUMNS)
 
     def features(self) -> pd.DataFrame:
@@ -65,30 +66,38 @@ class Collection:
         distinct_tokens and reading_tokens (of the scorer `vision`; NaN where the tower did not look)."""
         import pandas as pd
 
-        frames = [_read_features(path) for _, path in self._shards()]
+        frames = [read_features(path) for _, path in self.shards()]
         return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=_FEATURE_COLUMNS)
 
     def done(self) -> set[str]:
         """Names of the images that are in complete shards."""
-        return {name for _, path in self._shards() for name in _read_features(path)["image"]}
+        return {name for _, path in self.shards() for name in read_features(path)["image"]}
 
     def add(self, images: Sequence[Mapping[str, Any]], traces: Sequence[Mapping[str, Any]]) -> None:
         """Write a shard: rows of the columns of `features`, and rows of a trace table."""
-        number = 1 + max((int(path.stem.partition("-")[2]) for path, _ in self._shards()), default=-1)
-        write_whole(self.folder / f"features-{number:05d}.parquet", _feature_bytes(images))
+        number = 1 + max((int(path.stem.partition("-")[2]) for path, _ in self.shards()), default=-1)
+        write_features(self.folder / f"features-{number:05d}.parquet", images)
         write_traces(traces, self.folder / f"traces-{number:05d}.parquet")
 
-    def begin(self, overwrite: bool) -> None:
-        """Make the folder, or check that what is in it is a part of the same collection."""
+    def begin(self, overwrite: bool, anew: str = "--overwrite") -> None:
+        """Make the folder, or check that what is in it is a part of the same collection.
+
+        Args:
+            overwrite: begin anew, whatever is in the folder.
+            anew: the option that says so to the command, for messages.
+        """
         path = self.folder / MANIFEST
         if path.is_file() and not overwrite:
             held, wanted = _read_manifest(path), self.to_dict()
-            if different := [name for name in wanted if held.get(name) != wanted[name]]:
+            different = [name for name in wanted if held.get(name) != wanted[name]]
+            if different and not self.empty():  # one that holds nothing is no loss
                 raise M3ScoreError(
                     f"{self.folder}: holds labels of another run ({', '.join(different)} differ); give "
-                    "another --work folder, or --overwrite."
+                    f"another --work folder, or {anew}."
                 )
-            return
+            if not different:
+                return
+            overwrite = True
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -101,7 +110,23 @@ class Collection:
             old.unlink()
         write_whole(path, json.dumps(self.to_dict(), indent=2).encode())
 
-    def _shards(self) -> list[tuple[Path, Path]]:
+    def empty(self) -> bool:
+        """Whether the model has neither answered about any image nor looked at one."""
+        return not any(
+            read_traces(path)["tokens"].notna().any()
+            or read_features(features)[VISION_COLUMNS[0]].notna().any()
+            for path, features in self.shards()
+        )
+
+    def take_back(self) -> None:
+        """Remove what the collection wrote, and its folder if nothing else is in it."""
+        for path in [path for shard in self.shards() for path in shard]:
+            path.unlink(missing_ok=True)
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        with suppress(OSError):  # something else is in it
+            self.folder.rmdir()
+
+    def shards(self) -> list[tuple[Path, Path]]:
         """(traces, features) of the complete shards: traces are written last."""
         found = sorted(self.folder.glob("traces-*.parquet"))
         return [(path, path.with_name(path.name.replace("traces", "features"))) for path in found]
@@ -114,7 +139,8 @@ VISION_COLUMNS = ("distinct_tokens", "reading_tokens")
 _FEATURE_COLUMNS = ["image", "key", "values", *VISION_COLUMNS]
 
 
-def _feature_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def write_features(path: Path, rows: Sequence[Mapping[Any, Any]]) -> None:
+    """Write rows of the columns of Collection.features as the features of one shard."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -125,10 +151,11 @@ def _feature_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
     }
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer)
-    return buffer.getvalue()
+    write_whole(path, buffer.getvalue())
 
 
-def _read_features(path: Path) -> pd.DataFrame:
+def read_features(path: Path) -> pd.DataFrame:
+    """The features of one shard; M3ScoreError for a file that is none."""
     import pandas as pd
 
     try:

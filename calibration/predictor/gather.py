@@ -23,6 +23,8 @@ from m3score.calibration.predictor.labels import Labels, join, label
 from m3score.calibration.predictor.sources import ASSORTED, image_named, questions_named, split_key
 from m3score.calibration.predictor.vision_score import VisionLabels, join_vision
 from m3score.common.errors import M3ScoreError
+from m3score.data.extract import Find, folder_of_table, opened_images
+from m3score.images.given import ImageSource
 from m3score.images.parallel import map_images
 from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES
 from m3score.tables.io import read_traces
@@ -81,8 +83,11 @@ def labels_of_traces(
     *,
     sufficiency: str = "auto",
     workers: int | None = None,
+    root: str | os.PathLike[str] | None = None,
 ) -> Labels:
     """The labels of a collection, or of a trace table whose images are where its column `image` says.
+
+    Relative paths are looked for as data.extract.finder does, `root` last.
 
     Raises M3ScoreError for a trace table where the features are the model's own, and for drawn images that
     this version draws otherwise.
@@ -99,22 +104,29 @@ def labels_of_traces(
     traces = read_traces(path)
     traced = traces[traces["tokens"].notna()]
     asked = traced.groupby("image", sort=False)["question"].agg(lambda texts: list(dict.fromkeys(texts)))
-    features = recomputed({str(name): list(texts) for name, texts in asked.items()}, workers)
+    texts_of = {str(name): list(texts) for name, texts in asked.items()}
+    features = recomputed(texts_of, workers, folder_of_table(path), root)
     if features and all(values is None for _, values in features.values()):
         name = next(iter(features))
         raise M3ScoreError(
-            f"{path}: none of its images is found, such as {name}; run this where the paths in its column "
-            "image lead to them."
+            f"{path}: none of its images is found, such as {name}; relative paths are looked for in the "
+            "table's folder, in the working folder, and in --root."
         )
     return label(traces, features, sufficiency=sufficiency, source=os.fspath(path))
 
 
-def recomputed(asked: dict[str, list[str]], workers: int | None = None) -> Features:
+def recomputed(
+    asked: dict[str, list[str]],
+    workers: int | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    root: str | os.PathLike[str] | None = None,
+) -> Features:
     """The pixel features of images by their names.
 
     Args:
         asked: of each image, the questions in its trace: those of drawn images have to be drawn again.
         workers: as in map_images.
+        folder, root: where images are; see data.extract.finder.
     """
     for name, questions in asked.items():
         drawn = questions_named(name)
@@ -123,10 +135,19 @@ def recomputed(asked: dict[str, list[str]], workers: int | None = None) -> Featu
                 f"{name}: this version of m3score draws and asks otherwise than the one that made the traces."
             )
     names = list(asked)
-    sources = [image_named(name) for name in names]
-    values = map_images(pixel_features, sources, workers)
-    keys = (split_key(source, name) for source, name in zip(sources, names, strict=True))
-    return {name: (key, value) for name, key, value in zip(names, keys, values, strict=True)}
+    with opened_images(names, folder, root=root) as find:
+        sources = [_source(name, find) for name in names]
+        values = map_images(pixel_features, sources, workers)
+        keys = (split_key(source, name) for source, name in zip(sources, names, strict=True))
+        return {name: (key, value) for name, key, value in zip(names, keys, values, strict=True)}
+
+
+def _source(name: str, find: Find) -> ImageSource:
+    """The image that a trace calls `name`: drawn again, or its file or a copy of it, if there is one."""
+    try:
+        return find(name) if isinstance(drawn := image_named(name), str) else drawn
+    except M3ScoreError:  # it lies in something that is gone
+        return name
 
 
 def _features_of(collection: Collection, workers: int | None) -> Features:

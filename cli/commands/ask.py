@@ -56,6 +56,7 @@ def ask(
     verbose: options.Verbose = 0,
 ) -> None:
     """Ask about an image with few visual tokens, or compare the answers at every scale."""
+    from m3score.data.questions import Question, check_question
     from m3score.images.sandbox import open_visual
     from m3score.images.video import Frames
     from m3score.scoring.scorers.model_stream import check_frames
@@ -67,6 +68,7 @@ def ask(
     if metric and not answer:
         raise M3ScoreError("--metric needs --answer.")
     question, answer = as_utf8(question), [*map(as_utf8, answer or ())]
+    check_question(Question(question))
     console = set_up(quiet=quiet, verbose=verbose)
     opened = open_visual(image, frames)
     answerer = load(model, device=device, dtype=dtype, quantize=quantize, revision=revision, console=console)

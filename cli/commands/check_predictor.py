@@ -64,6 +64,7 @@ def check_predictor(
     as_json: Annotated[
         bool, typer.Option("--json", help="All figures as JSON on stdout.", rich_help_panel=options.OUTPUT)
     ] = False,
+    root: options.Root = None,
     workers: options.Workers = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
@@ -76,7 +77,9 @@ def check_predictor(
 
     loaded = load_predictor(predictor)
     judged_by = sufficiency or loaded.data.get("sufficiency", "auto")
-    labels = labels_of_traces(traces, loaded.feature_set, sufficiency=str(judged_by), workers=workers)
+    labels = labels_of_traces(
+        traces, loaded.feature_set, sufficiency=str(judged_by), workers=workers, root=root
+    )
     if labels.ladder != loaded.ladder:
         raise M3ScoreError(f"{traces}: ladder {labels.ladder}, but the predictor is for {loaded.ladder}.")
     if labels.model != loaded.model:

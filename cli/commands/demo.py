@@ -60,8 +60,9 @@ def demo(
 ) -> None:
     """Try a model in the browser: a picture, a question, and a slider from one visual token to all of them.
 
-    Beside the answer stands what every other scale says, where they agree, how complex that makes the
-    picture, and what predict_scale would have chosen. Needs m3score\\[demo].
+    Without a question it shows how many distinct visual tokens the picture has, or how many it takes to
+    read it, and where. With one, what every scale answers, where they agree, how many tokens that makes the
+    picture need, and what predict_scale would have chosen. Needs m3score\\[demo].
     """
     from m3score.analysis.demo import server
     from m3score.analysis.demo.session import Demo, parse_size

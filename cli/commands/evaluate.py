@@ -33,7 +33,9 @@ m3score evaluate drawn --questions 4000 --out accuracy.md
 
 m3score evaluate --list
 
-Answers are kept in --work and go on where they stopped; m3score calibrate takes these folders."""
+Answers are kept in --work and go on where they stopped; m3score calibrate takes these folders. Mend an
+answer or a metric in your questions and run again: kept answers are judged anew, and only questions that
+are new are asked."""
 
 DRAWN = "drawn"
 DATA = "Data"
@@ -186,10 +188,7 @@ def evaluate(
     sources = [
         replace(_source(name, data_dir, metric, suffix), frames=frames) for name in dict.fromkeys(tasks)
     ]
-    if len({source.task.name for source in sources}) < len(sources):
-        raise M3ScoreError("two of the files have the same folder and name, so their answers would mix.")
-    shown = "" if frames is None else f"-{frames}-frames"  # other answers, kept apart
-    folders = [work / _slug(model) / f"{source.task.name}{shown}" for source in sources]
+    sources, folders = _placed(sources, work / _slug(model), frames)
     asking = AskOptions(limit, batch_size or "auto", workers, restart, seed or 0)
     judged = _judge(sources, folders, model, loading, asking, console)
     _write(judged, folders, out, plot, traces, console)
@@ -237,6 +236,26 @@ def _source(name: str, data_dir: Path | None, metric: str | None, suffix: str | 
     if metric is not None or suffix is not None:
         raise M3ScoreError(f"--metric and --suffix are for your own questions; {name} has its own.")
     return load_task(find_task(name), data_dir)
+
+
+def _placed(
+    sources: list[TaskSource], parent: Path, frames: int | None
+) -> tuple[list[TaskSource], list[Path]]:
+    """Where each source's answers are kept; a source is called like its folder, so that no two are alike."""
+    from m3score.calibration.benchmarks.kept import place_for
+
+    ending = "" if frames is None else f"-{frames}-frames"  # other answers, kept apart
+    placed: list[TaskSource] = []
+    folders: list[Path] = []
+    for source in {source.origin if source.own else source.task.name: source for source in sources}.values():
+        folder = parent / f"{source.task.name}{ending}"
+        if source.own:
+            folder = place_for(source, parent, folders, ending)
+            name = folder.name.removesuffix(ending)
+            source = replace(source, task=replace(source.task, name=name, title=name))
+        placed.append(source)
+        folders.append(folder)
+    return placed, folders
 
 
 def _slug(model: str) -> str:

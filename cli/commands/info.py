@@ -106,8 +106,9 @@ def _environment() -> dict[str, str]:
 
 
 def _show(facts: Mapping[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from m3score.cli.tables import screen
 
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
@@ -120,7 +121,7 @@ def _show(facts: Mapping[str, Any]) -> None:
     _group(grid, "bundled models", models)
     grid.add_row("model cache", plain(facts["cache"]))
     _group(grid, "environment", [f"{name}={value}" for name, value in facts["environment"].items()])
-    Console(highlight=False).print(grid)
+    screen().print(grid)
 
 
 def _group(grid: Table, label: str, lines: list[str]) -> None:

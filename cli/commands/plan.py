@@ -103,10 +103,11 @@ def _watched(console: Console, seconds: float) -> Iterator[Callable[[str], Calla
 
 
 def _show(told: Forecast) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    measured, console = told.measured, Console(highlight=False, soft_wrap=True)
+    from m3score.cli.tables import print_table, screen
+
+    measured, console = told.measured, screen()
     grid = Table(title=f"{told.images:,} images", title_justify="left", box=None)
     for column in (
         "scorer",
@@ -131,7 +132,7 @@ def _show(told: Forecast) -> None:
             _figure(need.journal_gb),
         )
         grid.add_row(need.scorer, f"{need.model_images:,}", *hours)
-    console.print(grid)
+    print_table(grid, console)
     console.print(
         f"\nMeasured: predictor {measured.predictor_one_worker.per_second:,.1f} images/s with one worker, "
         f"{measured.predictor_all_workers.per_second:,.1f} with all ({measured.workers} CPUs); "

@@ -33,13 +33,20 @@ m3score report scores.parquet --traces traces.parquet --model ./my-model --predi
 m3score report scores.csv --dataset lmms-lab/DocVQA --split validation"""
 
 
+DEFAULT_MODEL = "m3-tiny"
+
+
 @dataclass(frozen=True)
 class Places:
-    """Where pictures lie that are no files; see picture_sources.opened_images."""
+    """Where pictures lie that are no files; see data.extract.opened_images."""
 
     data_sets: Sequence[DataSet] = ()
     columns: Columns | None = None
     fetch: bool = False
+    folder: Path | None = None
+    """The table's own."""
+    root: Path | None = None
+    """What --root says."""
 
 
 ScoresArgument = Annotated[
@@ -80,9 +87,9 @@ HeatMapsOption = Annotated[
     bool | None,
     typer.Option(
         "--heat-maps/--no-heat-maps",
-        help="Maps of the detail that pooling loses. They need the model, and a pass of its vision tower "
-        "per shown picture.",
-        show_default="where --model is given, or --traces come from a bundled model",
+        help="Maps of where the complexity is (pictures judged by vision), or of the detail that pooling "
+        "loses (others). They need the model, and a pass of its vision tower per shown picture.",
+        show_default="where --model is given or a bundled model made the scores",
     ),
 ]
 ModelOption = Annotated[
@@ -92,7 +99,7 @@ ModelOption = Annotated[
         "-m",
         metavar="NAME",
         help="The model that made the scores, for heat maps.",
-        show_default="the one of the traces",
+        show_default="the one of the traces, or m3-tiny for scores of vision",
         rich_help_panel=options.MODEL,
     ),
 ]
@@ -132,6 +139,7 @@ def report(
     split: options.Split = None,
     image_column: options.ImageColumn = None,
     fetch: FetchOption = False,
+    root: options.Root = None,
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
@@ -148,18 +156,27 @@ def report(
     check_page(out, overwrite=overwrite)
     from m3score.analysis.report.content import gather
 
-    places = places_of(dataset, split, image_column, fetch)
+    places = places_of(scores, root, dataset, split, image_column, fetch=fetch)
     with _steps(console, "Reading") as step:
         page = gather(scores, traces=traces, pictures=pictures, title=title, seed=seed, on_row=step)
     loading = {"device": device, "dtype": dtype, "quantize": quantize, "revision": revision}
     wanted = None if heat_maps is False else model or _model_of(page, insist=bool(heat_maps))
-    finish(page, scores, out, console, model=wanted, loading=loading, predictor=predictor, places=places)
+    finish(page, out, console, model=wanted, loading=loading, predictor=predictor, places=places)
     if page.unreadable:
         raise typer.Exit(SOME_FAILED)
 
 
-def places_of(dataset: str | None, split: str | None, image_column: str | None, fetch: bool) -> Places:
+def places_of(
+    table: Path,
+    root: Path | None,
+    dataset: str | None,
+    split: str | None,
+    image_column: str | None,
+    *,
+    fetch: bool,
+) -> Places:
     """What the options of those names say. M3ScoreError if there is no such data set, split or column."""
+    from m3score.data.extract import folder_of_table
     from m3score.data.item import Columns
 
     columns, data_sets = Columns(image_column, ""), []
@@ -170,7 +187,7 @@ def places_of(dataset: str | None, split: str | None, image_column: str | None, 
         data_sets[0].check()
     elif split is not None:
         raise M3ScoreError("--split goes with --dataset.")
-    return Places(data_sets, columns, fetch=fetch)
+    return Places(data_sets, columns, fetch, folder_of_table(table), root)
 
 
 def check_page(out: Path | None, *, overwrite: bool) -> None:
@@ -184,7 +201,6 @@ def check_page(out: Path | None, *, overwrite: bool) -> None:
 
 def finish(
     page: Report,
-    scores: Any,
     out: Path,
     console: Console,
     *,
@@ -193,10 +209,9 @@ def finish(
     predictor: str | None = None,
     places: Places = Places(),
 ) -> None:
-    """Add pictures, heat maps and the router to what was gathered, and write the page.
+    """Add pictures, maps and the router to what was gathered, and write the page.
 
     Args:
-        scores: the table: pictures may lie beside it.
         model: a loaded model or its name, for heat maps; None for none.
         loading: load_model's options for it.
         predictor: of the router; None for a bundled one, if there is one for this model.
@@ -206,7 +221,7 @@ def finish(
     from m3score.analysis.report.page import save
 
     chosen = _router(page, predictor)
-    with _within_reach(page, scores, places, console, router=chosen is not None) as find:
+    with _within_reach(page, places, console, router=chosen is not None) as find:
         with _steps(console, "Shrinking pictures", len(page.paths)) as step:
             add_pictures(page, find, step)
         if model is not None and page.paths:
@@ -214,18 +229,20 @@ def finish(
                 from m3score.cli.console import load
 
                 model = load(model, console=console, **(loading or {}))
-            with _steps(console, "Mapping detail", len(page.paths)) as step:
+            with _steps(console, "Mapping", len(page.paths)) as step:
                 add_maps(page, model, find, step)
         if chosen is not None and page.answers is not None:
             with _steps(console, "Routing", len(page.answers.sample)) as step:
                 add_router(page, chosen, find, step)
     size = save(page, out)
+    if page.map_note:
+        console.print(plain(page.map_note))
     if page.unreadable:
         missing, (reason, count) = sum(page.unreadable.values()), next(iter(page.unreadable.items()))
         why = plain(reason) if count == missing else f"{plain(reason)} ({count:,}), and others"
         console.print(
             f"[yellow]{missing:,} of the {len(page.paths):,} shown pictures cannot be opened[/]: {why}. "
-            "Paths are tried as they are, and from the folder of the table."
+            "Relative paths are looked for in the table's folder, in the working folder, and in --root."
         )
     if str(out) != "-":
         console.print(f"Wrote {plain(out)} ({size / 1e6:.1f} MB, {len(page.paths):,} pictures).")
@@ -233,9 +250,8 @@ def finish(
 
 @contextmanager
 def _within_reach(
-    page: Report, scores: Any, places: Places, console: Console, *, router: bool
+    page: Report, places: Places, console: Console, *, router: bool
 ) -> Iterator[Callable[[str], str]]:
-    from m3score.analysis.report.pictures import folder_of_table
     from m3score.data.extract import opened_images
 
     wanted = page.wanted(router=router)
@@ -243,7 +259,8 @@ def _within_reach(
         with _steps(console, "Finding pictures", len(set(wanted))) as step:
             near = opened_images(
                 wanted,
-                folder_of_table(scores),
+                places.folder,
+                root=places.root,
                 data_sets=places.data_sets,
                 columns=places.columns,
                 fetch=places.fetch,
@@ -272,19 +289,22 @@ def page_of_run(
     from m3score.analysis.report.content import gather
 
     rows = [path for path in inputs.paths if not isinstance(path, str | PathLike)]
-    places = Places(rows, inputs.columns, fetch=True)
+    places = Places(rows, inputs.columns, fetch=True)  # its paths are known to be those of this run
     with _steps(console, "Reading") as step:
         page = gather(scores, traces=traces, format=format, on_row=step)
     wanted = model if hasattr(model, "vision_features") else None
-    finish(page, scores, out, console, model=wanted, places=places)
+    finish(page, out, console, model=wanted, places=places)
 
 
 def _model_of(page: Report, *, insist: bool) -> str | None:
-    """The traces' model, if it is bundled and so costs nothing to load."""
+    """The model for maps, if it is bundled and so costs nothing to load: that of the traces, or for scores of
+    vision, whose table names no model, the default one: its maps are shown where it gives the same scores."""
     from m3score.models.hub import BUNDLED
 
     models = page.answers.models if page.answers else set()
     known = next(iter(models)) if len(models) == 1 else None
+    if known is None and page.looked:
+        return DEFAULT_MODEL
     if insist and known is None:
         raise M3ScoreError("--heat-maps needs --model NAME: nothing tells which model made these scores.")
     return known if insist or known in BUNDLED else None

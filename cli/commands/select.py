@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from m3score.cli import options
+from m3score.cli import choices, options
 from m3score.cli.console import INTERRUPTED, SOME_FAILED, plain, set_up, sigterm_as_interrupt
 from m3score.common.errors import M3ScoreError
 
@@ -30,6 +29,8 @@ m3score select scores.csv --bottom 10% --copy-to simple/
 m3score select scores.csv --per-level 500 --seed 7 --link-to train/ --out train.csv
 
 m3score select scores.csv --token-budget 1e6 --format list | head
+
+m3score select scores.csv --unsolved only --copy-to too-hard-or-wrong/
 
 Ranges come first; of what is in range --top, --bottom, --sample or --per-level chooses; of that
 --token-budget keeps as many images as fit."""
@@ -94,11 +95,11 @@ LevelOption = Annotated[
     ),
 ]
 UnsolvedOption = Annotated[
-    bool,
+    choices.Unsolved,
     typer.Option(
         "--unsolved",
-        help="Images that no scale solves count as the finest scale, instead of being left out where "
-        "tokens are counted.",
+        help="Images whose questions no scale answers rightly: the model does not know, so they are not "
+        "taken for complex. include counts them as the finest scale where tokens are counted.",
     ),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", help="Of all that is drawn at random.")]
@@ -109,16 +110,6 @@ CopyToOption = Annotated[
 LinkToOption = Annotated[
     Path | None,
     typer.Option("--link-to", metavar="FOLDER", help="Link to the images there.", rich_help_panel=PLACES),
-]
-RootOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--root",
-        metavar="FOLDER",
-        help="Where relative paths of the table begin.",
-        show_default="the working folder",
-        rich_help_panel=PLACES,
-    ),
 ]
 FetchOption = Annotated[
     bool,
@@ -159,11 +150,11 @@ def select(
     per_level: PerLevelOption = None,
     token_budget: TokenBudgetOption = None,
     level: LevelOption = None,
-    unsolved: UnsolvedOption = False,
+    unsolved: UnsolvedOption = choices.Unsolved.exclude,
     seed: SeedOption = 0,
     copy_to: CopyToOption = None,
     link_to: LinkToOption = None,
-    root: RootOption = None,
+    root: options.Root = None,
     dataset: options.DatasetOption = None,
     split: options.Split = None,
     image_column: options.ImageColumn = None,
@@ -197,7 +188,7 @@ def select(
     from m3score.tables.compact import read_compact
     from m3score.tables.schema import SCORES
 
-    reach = places_of(dataset, split, image_column, fetch)
+    reach = places_of(scores, root, dataset, split, image_column, fetch=fetch)
     table = read_compact(scores, SCORES)
     chosen = select_rows(
         table,
@@ -217,7 +208,7 @@ def select(
     _say(chosen, len(table), per_level, console)
     code, places = 0, copy_to or link_to
     if places is not None:
-        code, targets = _place(rows, table, places, copy_to is not None, root, reach, console)
+        code, targets = _place(rows, table, places, copy_to is not None, reach, console)
         rows = rows.assign(placed=cast(Any, targets))
     if out is not None or places is None:
         _write(rows, out or Path("-"), kind)
@@ -247,7 +238,10 @@ def _say(chosen: Selection, total: int, per_level: int | None, console: Console)
     if chosen.without_value:
         console.print(f"Left out for want of a number: {chosen.without_value:,}.")
     if chosen.unsolved:
-        console.print(f"Left out because no scale solves them: {chosen.unsolved:,} (--unsolved takes them).")
+        console.print(
+            f"Left out because no scale solves them: {chosen.unsolved:,}. The model does not know, which is "
+            "not complex (--unsolved include takes them, only takes nothing else)."
+        )
 
 
 def _place(
@@ -255,24 +249,27 @@ def _place(
     table: pd.DataFrame,
     folder: Path,
     copies: bool,
-    root: Path | None,
     reach: Places,
     console: Console,
 ) -> tuple[int, list[str | None]]:
     """The exit code, and where each row's image lies now."""
     from m3score.analysis.export import ExportMode, common_folder, export_images
     from m3score.cli.progress import progress
+    from m3score.data.extract import finder
 
-    start = os.fspath(root or "")
     mode = ExportMode.copy if copies else ExportMode.link
     paths = rows["path"].astype(str).tolist()
     results: list[Any] = []
     interrupted = False
-    base = common_folder(table["path"].astype(str), start)
+    base = common_folder(table["path"].astype(str))
     with sigterm_as_interrupt():
         try:
             with progress(console, lambda: len(paths), "Copying" if copies else "Linking") as advance:
-                for placed in export_images(paths, folder, mode, root=start, base=base, **vars(reach)):
+                exported = export_images(
+                    paths, folder, mode, find=finder(reach.folder, reach.root), base=base,
+                    data_sets=reach.data_sets, columns=reach.columns, fetch=reach.fetch,
+                )  # fmt: skip
+                for placed in exported:
                     results.append(placed)
                     advance()
         except KeyboardInterrupt:

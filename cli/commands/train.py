@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -81,8 +85,12 @@ def train(
 ) -> None:
     """Train an M3: the mean over all scales of each scale's loss on the answers."""
     set_up(quiet=quiet, verbose=verbose)
-    from m3score.calibration.training.finetune.config import is_finetune_config
+    from m3score.calibration.training.finetune.config import bundled_configs, is_finetune_config
+    from m3score.calibration.training.tiny.recipes import bundled_recipes
 
+    known = [*bundled_recipes(), *bundled_configs()]
+    if recipe not in known and not Path(recipe).is_file():
+        raise M3ScoreError(f"{recipe}: no such recipe; give a .toml file or one of {', '.join(known)}.")
     if out is not None and out.exists() and not out.is_dir():
         raise M3ScoreError(f"--out {out} is a file; it must be a folder.")
     if is_finetune_config(recipe):
@@ -102,6 +110,19 @@ def train(
     )
 
 
+@contextmanager
+def _nothing_left(folder: Path) -> Iterator[None]:
+    """Take a new folder away again if training ends in an error before the first checkpoint: nothing in it is
+    of use, and what it says of its run would stop the corrected command."""
+    new = not folder.exists() and os.environ.get("RANK", "0") == "0"
+    try:
+        yield
+    except Exception:
+        if new and not any(folder.rglob("checkpoint-*")):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
 def _build(
     recipe: str,
     out: Path | None,
@@ -119,7 +140,8 @@ def _build(
         plan = replace(plan, seed=seed)
     chosen = parse_scales(scales) if scales else None
     folder = out or Path("runs") / plan.name
-    return training.train(plan.shortened(shorten), folder, chosen, tune_tower, show_progress=not quiet)
+    with _nothing_left(folder):
+        return training.train(plan.shortened(shorten), folder, chosen, tune_tower, show_progress=not quiet)
 
 
 def _finetune(
@@ -147,7 +169,8 @@ def _finetune(
         changes["seed"] = seed
     plan = replace(load_config(recipe), **changes).shortened(shorten)
     folder = out or Path("runs") / plan.name
-    finished = finetune(plan, folder, show_progress=not quiet)
+    with _nothing_left(folder):
+        finished = finetune(plan, folder, show_progress=not quiet)
     if missed := left_out(folder):
         stderr(quiet=quiet).print(
             f"[yellow]{missed:,} records were left out[/]; {plain(folder / 'left-out.jsonl')} says why."

@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m3score.analysis.judged import is_unsolved, judge_of, mode_of
 from m3score.analysis.select import SHORT, numbers
 from m3score.common.errors import M3ScoreError
 from m3score.common.statistics import spearman
@@ -82,6 +83,20 @@ class Comparison:
     """By table: images without a score, such as unreadable files."""
     ratings: pd.DataFrame | None = None
     """One row per image and category: path, category, rating."""
+    judged: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By table: what judged its rows, see judged.judge_of; () of measures."""
+    unsolved: dict[str, int] = field(default_factory=dict)
+    """By table: images that no scale solves. Their complexity is high, but the model does not know."""
+
+    @property
+    def unlike(self) -> bool:
+        """Whether tables were judged by different things: ranks compare, single values do not."""
+        return len({mode_of(judges) for judges in self.judged.values()}) > 1
+
+    def label(self, name: str) -> str:
+        """A table's name with what judged it."""
+        judges = self.judged.get(name)
+        return f"{name} ({', '.join(judges)})" if judges else name
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields, without the table."""
@@ -92,6 +107,8 @@ class Comparison:
             "ratings": [pair.to_dict() for pair in self.rated],
             "only": self.only,
             "without_score": self.without,
+            "judged_by": {name: list(judges) for name, judges in self.judged.items()},
+            "unsolved": self.unsolved,
         }
 
 
@@ -129,9 +146,10 @@ def compare(
     if not 0 < confidence < 1:
         raise M3ScoreError(f"confidence must be between 0 and 1, not {confidence}.")
     by = SHORT.get(by, by)
-    columns, without = {}, {}
+    columns, without, judged, unsolved = {}, {}, {}, {}
     for name, table in tables.items():
         scores = _scores(table, by, name)
+        judged[name], unsolved[name] = _judged(table)
         without[name] = int(scores.isna().sum())
         columns[name] = scores.dropna()
     joined = _joined(columns)
@@ -154,7 +172,18 @@ def compare(
         only={name: int((present[name] & alone).sum()) for name in names} if len(names) > 1 else {},
         without=without,
         ratings=rated,
+        judged=judged,
+        unsolved=unsolved,
     )
+
+
+def _judged(table: pd.DataFrame) -> tuple[tuple[str, ...], int]:
+    """What judged the rows of a table that have a score, and how many of them are unsolved."""
+    telling = ["judged_by", "required_tokens", "solved", "predicted_tokens"]
+    there = table.loc[table["complexity"].notna(), [name for name in telling if name in table.columns]]
+    judges = {judge_of(row) for row in there.drop_duplicates().to_dict("records")}  # few: levels and judges
+    unsolved = sum(is_unsolved({"solved": one}) for one in there.get("solved", ()))
+    return tuple(sorted(filter(None, judges))), unsolved
 
 
 def _scores(table: pd.DataFrame, by: str, name: str) -> pd.Series[Any]:

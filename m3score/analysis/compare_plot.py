@@ -66,13 +66,16 @@ def _panel(axes: Any, comparison: Comparison, pair: Pair) -> None:
         axes.legend(fontsize=7, framealpha=0.6)
     else:
         axes.plot(both[pair.first], both[pair.second], "o", ms=3, alpha=0.5)
-    if pair.second != "rating" and len(both) and _alike(axes.get_xlim(), axes.get_ylim()):
+    comparable = pair.second != "rating" and not comparison.unlike
+    if comparable and len(both) and _alike(axes.get_xlim(), axes.get_ylim()):
         limits = axes.get_xlim(), axes.get_ylim()
         axes.axline((0, 0), slope=1, color="0.6", lw=1, zorder=0)  # where both scores are equal
         axes.set_xlim(limits[0])
         axes.set_ylim(limits[1])
-    axes.set_xlabel(f"{comparison.by}: {_text(pair.first)}")
-    axes.set_ylabel("rating" if pair.second == "rating" else f"{comparison.by}: {_text(pair.second)}")
+    axes.set_xlabel(f"{comparison.by}: {_text(comparison.label(pair.first))}")
+    axes.set_ylabel(
+        "rating" if pair.second == "rating" else f"{comparison.by}: {_text(comparison.label(pair.second))}"
+    )
     axes.set_title(f"Spearman {_spearman(comparison, pair)}, {pair.images:,} images", fontsize=10)
     axes.grid(alpha=0.25)
 

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.files import printable, system_error
-from m3score.data.extract import extract_images, finder
+from m3score.data.extract import Find, extract_images, finder
 from m3score.data.item import Columns, ImageItem
-from m3score.data.sources.remote import is_url
-from m3score.images.decode import image_suffixes, suffix_of
+from m3score.images.decode import suffix_of
+from m3score.images.formats import image_suffixes
 
 if TYPE_CHECKING:
     from m3score.data.sources.hf_datasets import DataSet
@@ -53,7 +53,7 @@ def export_images(
     folder: str | os.PathLike[str],
     mode: ExportMode,
     *,
-    root: str = "",
+    find: Find | None = None,
     base: str | None = None,
     data_sets: Sequence[DataSet] = (),
     columns: Columns | None = None,
@@ -68,7 +68,7 @@ def export_images(
         paths: images, as a score table names them; a file that occurs twice is exported once.
         folder: created if it does not exist.
         mode: as copies or as links.
-        root: relative paths are relative to this; "" is the working folder.
+        find: where a path of the table lies, see data.extract.finder; by default in the working folder.
         base: a folder above all images, below which folders are kept; by default the deepest one. Give the
             same one for later exports into the folder, so that names stay the same.
         data_sets, columns, fetch: for images that are no files; see data.extract.extract_images.
@@ -80,32 +80,31 @@ def export_images(
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise M3ScoreError(f"{printable(str(folder))}: {system_error(error)}.") from None
-    find, above = finder(None), common_folder(paths, root) if base is None else base
+    here = find or finder(None)
+    above = common_folder(paths) if base is None else base
     files: dict[str, ExportResult] = {}
     others: dict[str, None] = {}
     for path in paths:
-        source = os.path.abspath(find(os.path.join(root, path)))
+        source = os.path.abspath(here(path))
         if not os.path.lexists(source):
             others[path] = None
             continue
         if source not in files:
-            files[source] = _export_file(path, source, os.path.relpath(source, above), Path(folder), mode)
+            inside = os.path.dirname(os.path.relpath(os.path.abspath(path), above))
+            relative = os.path.join(inside, os.path.basename(source))
+            files[source] = _export_file(path, source, relative, Path(folder), mode)
         yield replace(files[source], source=path)
-
-    def here(path: str) -> str:
-        return path if is_url(path) else find(os.path.join(root, path))
-
     for path, found in extract_images(others, here, data_sets=data_sets, columns=columns, fetch=fetch):
         del others[path]
-        relative = os.path.relpath(os.path.abspath(os.path.join(root, path)), above)
+        relative = os.path.relpath(os.path.abspath(path), above)
         yield _export_member(path, found, Path(folder) / relative, mode)
     yield from (ExportResult(path, None, False, "no such file") for path in others)
 
 
-def common_folder(paths: Iterable[str], root: str = "") -> str:
-    """The deepest folder above all files; M3ScoreError if they are on several drives."""
+def common_folder(paths: Iterable[str]) -> str:
+    """The deepest folder above all paths, by their names; M3ScoreError if they are on several drives."""
     try:
-        folders = {os.path.dirname(os.path.abspath(os.path.join(root, path))) for path in paths}
+        folders = {os.path.dirname(os.path.abspath(path)) for path in paths}
         return os.path.commonpath(folders) if folders else os.sep
     except ValueError:
         raise M3ScoreError("the images lie on several drives: select from one at a time.") from None

@@ -11,10 +11,12 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m3score.analysis.judged import is_unsolved
 from m3score.common.errors import M3ScoreError
 
 if TYPE_CHECKING:
@@ -26,6 +28,15 @@ LEVEL_COLUMNS = ("required_tokens", "predicted_tokens")
 """Columns of a row's level of the ladder and its cost; the first one with any value is used."""
 MOST_LEVELS = 64
 """A column with more distinct values than this is not a ladder."""
+
+
+class Unsolved(StrEnum):
+    """What becomes of rows that no scale solves: the model does not know, which is not complex."""
+
+    exclude = "exclude"
+    include = "include"
+    """They count as the finest scale where tokens matter."""
+    only = "only"
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class Selection:
     without_value: int
     """Rows left out because they have no number: images that could not be scored."""
     unsolved: int
-    """Rows left out because no scale solves them, so that they have no level and no cost."""
+    """Rows left out because no scale solves them."""
     tokens: float | None
     """Total cost of the selected rows; None without a budget."""
     per_level: dict[int, int] = field(default_factory=dict)
@@ -60,7 +71,7 @@ def select(
     per_level: int | None = None,
     token_budget: float | None = None,
     level: str | None = None,
-    unsolved: bool = False,
+    unsolved: Unsolved | str = Unsolved.exclude,
     seed: int = 0,
 ) -> pd.DataFrame:
     """The rows of a score table that meet the criteria, with their index and all columns.
@@ -82,8 +93,8 @@ def select(
             gives the most rows; with per_level, one of each level in turn; with top, bottom and sample, in
             their order.
         level: the column of levels and costs; by default the first of LEVEL_COLUMNS that has a value.
-        unsolved: count rows that no scale solves as the finest scale, instead of leaving them out where their
-            tokens matter.
+        unsolved: rows that no scale solves are left out ("exclude"): the model does not know, which is not
+            complex. "include" takes them, as the finest scale where tokens matter; "only" takes nothing else.
         seed: of all random choices.
 
     Raises:
@@ -118,25 +129,26 @@ def select_rows(
     per_level: int | None = None,
     token_budget: float | None = None,
     level: str | None = None,
-    unsolved: bool = False,
+    unsolved: Unsolved | str = Unsolved.exclude,
     seed: int = 0,
 ) -> Selection:
     """As `select`, but returns the rows' positions and what was left out."""
     _check(top=top, bottom=bottom, sample=sample, per_level=per_level)
     if token_budget is not None and not token_budget > 0:
         raise M3ScoreError(f"a token budget must be more than 0, not {token_budget}.")
-    by = SHORT.get(by, by)
-    scored = _scored(table)
-    values = _filled(table, by, unsolved)
+    by, kind = SHORT.get(by, by), _unsolved(unsolved)
+    scored, without_answer = _scored(table), _is_unsolved(table)
+    values = _filled(table, by, kind)
     counted = costs = None
     if per_level is not None or token_budget is not None:
         counted = SHORT.get(level, level) if level else _level_column(table)
-        costs = _filled(table, counted, unsolved)
-    usable = scored & np.isfinite(values)
+        costs = _filled(table, counted, kind)
+    wanted = without_answer if kind is Unsolved.only else np.ones(len(table), bool)
+    left_out = scored & without_answer if kind is Unsolved.exclude else np.zeros(len(table), bool)
+    usable = scored & wanted & ~left_out & np.isfinite(values)
     if costs is not None:
         usable &= np.isfinite(costs)
-    lost = scored & ~usable
-    without_tokens = lost & _is_unsolved(table)
+    lost = wanted & ~usable & ~left_out
     kept = np.flatnonzero(usable & _within(values, min, max))
 
     keys = None
@@ -159,8 +171,8 @@ def select_rows(
         positions=ordered,
         by=by,
         counted=counted,
-        without_value=int((~scored | lost).sum() - without_tokens.sum()),
-        unsolved=int(without_tokens.sum()),
+        without_value=int(lost.sum()),
+        unsolved=int(left_out.sum()),
         tokens=float(costs[ordered].sum()) if token_budget is not None and costs is not None else None,
         per_level=_level_counts(costs, ordered, usable)
         if per_level is not None and costs is not None
@@ -226,16 +238,23 @@ def _scored(table: pd.DataFrame) -> np.ndarray:
     return (table["error"].isna() | (table["error"] == "").fillna(False)).to_numpy(bool)
 
 
+def _unsolved(given: Unsolved | str) -> Unsolved:
+    try:
+        return Unsolved(given)
+    except ValueError:
+        raise M3ScoreError(f"unsolved is one of {', '.join(Unsolved)}, not {given!r}.") from None
+
+
 def _is_unsolved(table: pd.DataFrame) -> np.ndarray:
     if "solved" not in table.columns:
         return np.zeros(len(table), bool)
-    return table["solved"].astype("string").str.lower().isin(["false", "0"]).to_numpy(bool)
+    return np.array([is_unsolved({"solved": one}) for one in table["solved"]], bool)
 
 
-def _filled(table: pd.DataFrame, column: str, unsolved: bool) -> np.ndarray:
-    """The column's numbers; with `unsolved`, the finest scale where no scale solves a row."""
+def _filled(table: pd.DataFrame, column: str, unsolved: Unsolved) -> np.ndarray:
+    """The column's numbers, with the finest scale where no scale solves a row; none where these are out."""
     values = numbers(table, column)
-    if not unsolved or column != "required_tokens":
+    if unsolved is Unsolved.exclude or column != "required_tokens":
         return values
     scales = [float(name[10:]) for name in map(str, table.columns) if re.fullmatch(r"agreement_\d+", name)]
     finest = max(scales or values[np.isfinite(values)], default=math.nan)

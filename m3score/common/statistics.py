@@ -1,6 +1,9 @@
-"""Rank correlation, the same for every table and report."""
+"""Rank correlation, mean and median: the same for every table and report."""
 
 from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -24,3 +27,36 @@ def spearman(x: np.ndarray, y: np.ndarray, fewest: int = FEWEST) -> np.ndarray:
     norms = np.sqrt(np.square(one).sum(axis=-1) * np.square(other).sum(axis=-1))
     found = np.divide((one * other).sum(axis=-1), norms, out=np.full(norms.shape, np.nan), where=norms > 0)
     return np.clip(found, -1.0, 1.0)
+
+
+_STEPS = 10_000
+
+
+@dataclass
+class Spread:
+    """Mean and median of numbers from 0 to 1, taken in one by one in bounded memory: the median to 1e-4."""
+
+    count: int = 0
+    total: float = 0.0
+    steps: Counter[int] = field(default_factory=Counter)
+
+    def add(self, value: float) -> None:
+        """Take in a number."""
+        self.count += 1
+        self.total += value
+        self.steps[round(value * _STEPS)] += 1
+
+    @property
+    def mean(self) -> float | None:
+        """None of no numbers."""
+        return self.total / self.count if self.count else None
+
+    @property
+    def median(self) -> float | None:
+        """The number in the middle, of two the smaller one; None of no numbers."""
+        seen = 0
+        for step in sorted(self.steps):
+            seen += self.steps[step]
+            if 2 * seen >= self.count:
+                return step / _STEPS
+        return None

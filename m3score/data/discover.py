@@ -25,7 +25,7 @@ from m3score.data.sources.folders import FolderSearch, found_file
 from m3score.data.sources.parquet import is_table, parquet_images, parquet_rows
 from m3score.data.sources.remote import RemoteFile, fetched, is_url, local_path, placed, remote_files
 from m3score.data.sources.webdataset import is_shard, shard_images
-from m3score.images.decode import image_suffixes
+from m3score.images.formats import may_be_image
 
 if TYPE_CHECKING:
     from m3score.data.sources.hf_datasets import DataSet
@@ -44,9 +44,10 @@ def find_images(
 ) -> Iterator[ImageItem]:
     """Find the images that the paths stand for, in a fixed order: as given, folders sorted by name.
 
-    - A folder is searched, with everything below it, for files with the suffix (in either case) of a format
-      that Pillow reads. Names that start with a dot are left out. Links are followed; a folder that several
-      arguments or links (or a loop of links) lead to is searched once.
+    - A folder is searched, with everything below it, for pictures: files with the suffix (in either case) of
+      one, and of those whose suffix says nothing the ones that begin like a picture. Those that can't be
+      opened here are found too, so that they get a row. Names that start with a dot are left out. Links are
+      followed; a folder that several arguments or links (or a loop of links) lead to is searched once.
     - A file is taken whatever its name, as often as it is given.
     - A tar file ("shard.tar", also .tar.gz, .tgz, .tar.bz2, .tar.xz, .tar.zst) gives the images in it, and a
       parquet file one image per row.
@@ -89,16 +90,20 @@ def count_images(paths: Source | Iterable[Source], limit: int | None = None) -> 
 
 
 def exists_somewhere(paths: Source | Iterable[Source]) -> bool:
-    """Whether any of the paths leads, or may lead, to something: cheap, to be asked before a model loads."""
+    """Whether any of the paths leads, or may lead, to something: to be asked before a model loads."""
     return any(
-        not isinstance(path, str | os.PathLike)
-        or os.fspath(path) == "-"
-        or os.path.lexists(path)
-        or glob.has_magic(os.fspath(path))
-        or is_url(os.fspath(path))
-        or _BRACES.search(os.fspath(path)) is not None
-        for path in _several(paths)
+        not isinstance(path, str | os.PathLike) or _exists(os.fspath(path)) for path in _several(paths)
     )
+
+
+def _exists(text: str) -> bool:
+    if text == "-" or is_url(text) or os.path.lexists(text):
+        return True
+    if _BRACES.search(text):
+        return any(map(_exists, _expanded(text)))
+    if not glob.has_magic(text):
+        return False
+    return not next(FolderSearch(lambda path: None, ordered=False).pattern(text)).error
 
 
 @dataclass
@@ -174,7 +179,7 @@ class _Search:
             yield file.to_fetch()
 
     def _keeps(self, path: str) -> bool:
-        if os.path.splitext(path)[1].lower() in image_suffixes():
+        if may_be_image(path, None):
             return True
         self.on_skip(path)
         return False

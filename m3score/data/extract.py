@@ -39,14 +39,25 @@ Find = Callable[[str], str]
 """The file of a picture, by its name in a table; M3ScoreError, without the name, where there is none."""
 
 
-def finder(folder: str | os.PathLike[str] | None) -> Find:
-    """Where a table's path lies: as it is, or else within `folder`, the table's own."""
+def folder_of_table(table: Any) -> Path | None:
+    """The folder of a table that is a file, which its paths may be relative to; None for other tables."""
+    is_file = (isinstance(table, str) or hasattr(table, "__fspath__")) and str(table) != "-"
+    return Path(table).parent if is_file else None
+
+
+def finder(folder: str | os.PathLike[str] | None, root: str | os.PathLike[str] | None = None) -> Find:
+    """Where a table's path lies: the one rule for all commands that look for the pictures of a table.
+
+    A relative path is looked for in `folder`, the table's own, then in the working folder, and last in
+    `root`, which the caller names. A path that lies nowhere comes back as it is.
+    """
+    places = [os.fspath(place) for place in (folder, "", root) if place is not None]
 
     def find(path: str) -> str:
         for name in _spellings(path):
-            for place in (name, os.path.join(folder, name) if folder else name):
-                if os.path.lexists(place):
-                    return place
+            for place in places:
+                if os.path.lexists(found := os.path.join(place, name)):
+                    return found
         return path
 
     return find
@@ -70,20 +81,21 @@ def opened_images(
     data_sets: Sequence[DataSet] = (),
     columns: Columns | None = None,
     fetch: bool = False,
+    root: str | os.PathLike[str] | None = None,
     on_picture: Callable[[], None] = lambda: None,
 ) -> Iterator[Find]:
     """Copies, for as long as the context lasts, of those pictures that are no files of their own.
 
     Args:
         paths: the pictures that will be asked for, by their names in the table.
-        folder: the table's own, which paths may be relative to.
+        folder, root: which paths may be relative to; see `finder`.
         data_sets, columns, fetch: as in `extract_images`.
         on_picture: called once per path.
 
     Yields:
         The finder of these pictures, and of files.
     """
-    here = finder(folder)
+    here = finder(folder, root)
     wanted = dict.fromkeys(paths)
     with tempfile.TemporaryDirectory(prefix="m3score-pictures-") as temporary:
         copies = _Copies(Path(temporary))

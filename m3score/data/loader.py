@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from m3score.common.errors import M3ScoreError, image_failure, model_failure
 from m3score.common.profiling import stage
 from m3score.data.item import ImageItem
-from m3score.data.questions import Question, as_question, default_questions
+from m3score.data.questions import Question, as_question, check_question, default_questions
 from m3score.images.decode import open_image
 
 Questions = str | Question | Sequence[str | Question] | Mapping[str, Sequence[str | Question]] | None
@@ -48,6 +48,8 @@ class QuestionBook:
             self._fallback = default_questions() if questions is None else _as_questions(questions)
             if not self._fallback:
                 raise M3ScoreError("no question given: leave questions out to have the image described.")
+        for question in self._fallback:
+            check_question(question)
         self._unused = set(self._by_image)
 
     def of(self, path: str, own: tuple[Question, ...] = ()) -> tuple[Question, ...]:

@@ -17,6 +17,7 @@ from m3score.common.errors import M3ScoreError
 from m3score.common.files import open_regular
 from m3score.data.metrics import find_metric, grade
 from m3score.data.references import read_options, read_texts
+from m3score.tables.formats import delimiter_of
 from m3score.tables.json_lines import json_lines
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ def as_question(question: str | Question, answers: Answers = None, metric: str |
 
 def check_question(question: Question) -> None:
     """M3ScoreError if it is no text to ask, its metric is unknown, or that cannot use the references."""
+    if not question.question.strip():
+        raise M3ScoreError("the question is empty.")
     _check_text(question.question, "a question")
     for text in (*question.answers, *question.options):
         _check_text(text, "an answer or option")
@@ -94,6 +97,8 @@ def _check_text(text: str, what: str) -> None:
 
 
 _COLUMNS = ("image", "question", "answers", "options", "metric")
+_NUMBERS = {"images": "image", "questions": "question", "answer": "answers", "option": "options",
+            "metrics": "metric"}  # fmt: skip
 
 
 def read_questions(path: str | os.PathLike[str]) -> dict[str, list[Question]]:
@@ -101,7 +106,9 @@ def read_questions(path: str | os.PathLike[str]) -> dict[str, list[Question]]:
 
     A csv file has the columns `image` and `question` and may have `answers`, `options` and `metric`; a jsonl
     file has objects with these keys. Answers and options are a JSON list, or one text, in which csv takes "|"
-    as a separator. Other columns are ignored, unless they look like a misspelling. A row that repeats an
+    as a separator. Columns are taken in any case, in the singular or plural, and with spaces around them; in
+    csv, semicolons or tabs may stand between them: a warning says so. Other columns are ignored, unless they
+    look like a misspelling. A row that repeats an
     earlier one is left out with a warning; one that repeats only its image and question adds its answers,
     with a warning at the first: tables with a row per annotator look like this, and so do mistakes.
 
@@ -130,6 +137,8 @@ def read_questions(path: str | os.PathLike[str]) -> dict[str, list[Question]]:
                     )
         except M3ScoreError as error:
             raise M3ScoreError(f"{source}, line {line}: {error}") from None
+    if not found:
+        raise M3ScoreError(f"{source}: holds no question.")
     if added > 1:
         logger.warning("%s: so do %d more lines", source, added - 1)
     return {image: list(questions.values()) for image, questions in found.items()}
@@ -181,26 +190,44 @@ def question_of(row: dict[str, Any]) -> Question:
     return asked
 
 
-def _check_columns(columns: list[str], where: str) -> None:
-    for column in columns:
-        meant = difflib.get_close_matches(column.lower().strip(), _COLUMNS, n=1, cutoff=0.8)
-        if column not in _COLUMNS and meant:
-            raise M3ScoreError(f"{where}: unknown column {column[:100]!r}, did you mean {meant[0]!r}?")
-    if len(set(columns)) < len(columns):
-        raise M3ScoreError(f"{where}: a column appears twice.")
-    missing = [column for column in ("image", "question") if column not in columns]
+def _taken_columns(columns: Sequence[str], where: str) -> list[str]:
+    """What each column is taken for: one of _COLUMNS, or its own name where it is none of them."""
+    taken = [_taken(column) for column in columns]
+    for i, name in enumerate(taken):
+        if name in taken[:i]:
+            other = columns[taken.index(name)]
+            both = f"the columns {other!r} and {columns[i]!r} are both taken for {name!r}; leave one out."
+            raise M3ScoreError(f"{where}: {f'the column {name!r} appears twice.' if other == name else both}")
+        meant = difflib.get_close_matches(name.lower(), _COLUMNS, n=1, cutoff=0.8)
+        if name not in _COLUMNS and meant:
+            raise M3ScoreError(f"{where}: unknown column {name[:100]!r}, did you mean {meant[0]!r}?")
+    missing = [column for column in ("image", "question") if column not in taken]
     if missing:
         raise M3ScoreError(
             f"{where}: missing column {', '.join(missing)}; needed are image and question, "
             f"allowed are {', '.join(_COLUMNS)}."
         )
+    return taken
+
+
+def _taken(column: str) -> str:
+    plain = column.strip().lower()
+    name = _NUMBERS.get(plain, plain)
+    return name if name in _COLUMNS else column
+
+
+def _say_taken(columns: Sequence[str], taken: Sequence[str], name: str) -> None:
+    if others := [f"{old!r} for {new}" for old, new in zip(columns, taken, strict=True) if old != new]:
+        logger.warning("%s: takes the column %s", name, ", ".join(others))
 
 
 def _csv_rows(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    delimiter = delimiter_of(text.partition("\n")[0], ("image", "question"), name, _taken)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
-        header = next(reader, [])
-        _check_columns(header, f"{name}, line 1")
+        columns = next(reader, [])
+        header = _taken_columns(columns, f"{name}, line 1")
+        _say_taken(columns, header, name)
         for cells in filter(None, reader):
             if len(cells) != len(header):
                 where = f"{name}, line {reader.line_num}"
@@ -223,6 +250,11 @@ def _split(cell: str, column: str, where: str) -> Any:
 
 
 def _jsonl_rows(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    said: set[tuple[str, ...]] = set()
     for number, row in json_lines(text, name, unique=True):
-        _check_columns(list(row), f"{name}, line {number}")
-        yield number, row
+        columns = tuple(row)
+        taken = _taken_columns(columns, f"{name}, line {number}")
+        if columns not in said:
+            _say_taken(columns, taken, name)
+            said.add(columns)
+        yield number, dict(zip(taken, row.values(), strict=True))

@@ -23,7 +23,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
 from typing import IO
 
 import numpy as np
@@ -32,9 +31,11 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from m3score.common.errors import M3ScoreError, one_line
 from m3score.common.files import check_bytes, open_regular, printable, system_error
 from m3score.common.limits import MAX_FILE_BYTES, MAX_PIXELS
+from m3score.images.formats import image_suffixes, raster_formats
 from m3score.images.given import ImageSource, as_source
+from m3score.images.kinds import BEGINNING, RAW_SUFFIXES, help_with
 from m3score.images.reduce import QUICK, averaged, quick_jpeg
-from m3score.images.video import VIDEO_SUFFIXES, looks_like_video, video_grid, video_suffixes
+from m3score.images.video import VIDEO_SUFFIXES, looks_like_video, video_grid
 
 LARGE = 16_777_216
 """Pixels of a picture whose decoding takes memory worth speaking of."""
@@ -42,12 +43,6 @@ LARGE = 16_777_216
 _ask_before_large: ContextVar[Callable[[int], None] | None] = ContextVar("ask_before_large", default=None)
 
 _PIXELS_AT_ONCE = 2**22
-
-# Read by Pillow in name only (a stub without a decoder) or by starting another program (Ghostscript).
-_NOT_RASTER = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
-
-# Tried first, as Image.open does: some of the others take their time to say that a file isn't theirs.
-_COMMON = {"BMP", "GIF", "JPEG", "PPM", "PNG"}
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -75,27 +70,11 @@ def asking_before_large(ask: Callable[[int], None]) -> Iterator[None]:
         _ask_before_large.reset(before)
 
 
-@lru_cache(maxsize=1)
-def _raster_formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that are opened. Plugins registered before the first use count."""
-    Image.init()
-    names = sorted(Image.OPEN, key=lambda name: name not in _COMMON)  # stable: the rest in Pillow's order
-    return tuple(name for name in names if name not in _NOT_RASTER)
-
-
-@lru_cache(maxsize=1)
-def image_suffixes() -> frozenset[str]:
-    """Lower-case suffixes (".jpg", ".webp", ".mp4", ...) of every format that can be opened here."""
-    formats = {*_raster_formats(), "MPO"}  # MPO is opened by way of JPEG
-    raster = {suffix for suffix, name in Image.registered_extensions().items() if name in formats}
-    return frozenset(raster) | video_suffixes()
-
-
 def suffix_of(content: bytes) -> str:
     """The suffix for a file with this content, such as ".jpg"; "" for what is no image of a known format."""
     with _quiet_pillow():
         try:
-            name = Image.open(io.BytesIO(content), formats=_raster_formats()).format or ""
+            name = Image.open(io.BytesIO(content), formats=raster_formats()).format or ""
         except Exception:  # as in _decode; why it is no image is told by whoever opens the file
             return ""
     suffix = {"JPEG": ".jpg", "MPO": ".jpg", "JPEG2000": ".jp2"}.get(name, f".{name.lower()}")
@@ -168,16 +147,23 @@ def _open(
 def _decode(
     file: IO[bytes], name: str, max_pixels: int, side: int | None
 ) -> tuple[Image.Image, tuple[int, int]]:
-    if looks_like_video(file.read(16)):
+    beginning = file.read(BEGINNING)
+    if looks_like_video(beginning):
         file.seek(0)
         grid = video_grid(file, name, max_pixels=max_pixels)
         return averaged(grid, side), grid.size
     file.seek(0)
+    suffix = os.path.splitext(name)[1].lower()
     try:
-        image = Image.open(file, formats=_raster_formats())
+        if suffix in RAW_SUFFIXES:
+            raise UnidentifiedImageError
+        image = Image.open(file, formats=raster_formats())
     except Exception as error:  # plugins raise whatever their parsing ran into: struct.error, KeyError, ...
-        if os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES and isinstance(error, UnidentifiedImageError):
-            raise M3ScoreError("not a video that can be read", subject=name) from None
+        if isinstance(error, UnidentifiedImageError):
+            if suffix in VIDEO_SUFFIXES:
+                raise M3ScoreError("not a video that can be read", subject=name) from None
+            if advice := help_with(beginning, name):
+                raise M3ScoreError(advice, subject=name) from None
         raise M3ScoreError(_explain(error, max_pixels), subject=name) from None
     with image:
         return _to_rgb(image, name, max_pixels, side, file)

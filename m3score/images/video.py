@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.util import find_spec
@@ -66,6 +66,13 @@ class Frames:
 def video_suffixes() -> frozenset[str]:
     """Suffixes of files that are taken for videos; none where PyAV is not installed."""
     return VIDEO_SUFFIXES if find_spec("av") else frozenset()
+
+
+def missing_reader(suffixes: Iterable[str]) -> str | None:
+    """What to install, if files with one of these suffixes are videos that can't be read without."""
+    if video_suffixes() or VIDEO_SUFFIXES.isdisjoint(suffixes):
+        return None
+    return MissingExtraError("Reading videos", "video").reason
 
 
 def looks_like_video(beginning: bytes) -> bool:

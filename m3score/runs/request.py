@@ -12,17 +12,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import MAX_EMBEDDED_BYTES, Limits
 from m3score.data.discover import Source, count_images, exists_somewhere, find_images
 from m3score.data.item import Columns, ImageItem, PathLike
+from m3score.data.sources.hf_datasets import DataSet, is_saved
 from m3score.data.sources.parquet import is_table
 from m3score.data.sources.remote import is_url
 from m3score.data.sources.webdataset import is_shard
 from m3score.images.decode import open_image
 from m3score.images.given import as_source, is_picture, name_of
+from m3score.images.video import missing_reader
 from m3score.runs.resume.journal import written_by_earlier_run
 from m3score.tables.formats import format_for
 from m3score.tables.schema import SCORES, TableKind
@@ -43,10 +45,12 @@ class Inputs:
     """The inputs: looked for lazily, counted on the side, with what was skipped.
 
     Args:
-        paths: one or many of what find_images takes, and of pictures as open_image takes them.
+        paths: one or many of what find_images takes, and of pictures as open_image takes them. A folder that
+            `save_to_disk` of the datasets library wrote is that data set.
         limit: at most so many inputs.
         columns: what to read of tables.
         max_bytes: Limits.max_embedded_bytes.
+        split: of data sets saved on disk, where they have several.
     """
 
     def __init__(
@@ -55,8 +59,13 @@ class Inputs:
         limit: int | None = None,
         columns: Columns | None = None,
         max_bytes: int = MAX_EMBEDDED_BYTES,
+        split: str | None = None,
     ) -> None:
-        self.paths: Sequence[Source] = _sources(paths)
+        columns_read = columns or Columns()
+        self.paths: Sequence[Source] = [
+            DataSet(os.fspath(path), split, columns_read, max_bytes=max_bytes) if _is_saved(path) else path
+            for path in _sources(paths)
+        ]
         self.limit = limit
         self.columns = columns
         self.max_bytes = max_bytes
@@ -67,7 +76,9 @@ class Inputs:
         """The inputs; M3ScoreError, before a model is loaded for nothing, if there are none."""
         names = ", ".join(str(getattr(path, "name", path)) for path in self.paths)
         if not exists_somewhere(self.paths):
-            raise M3ScoreError(f"{names}: no such file or folder.")
+            pattern = all(isinstance(path, str) and glob.has_magic(path) for path in self.paths)
+            reason = "no image matches this pattern" if pattern else "no such file or folder"
+            raise M3ScoreError(f"{names}: {reason}.")
         self.skipped.clear()
         found = find_images(
             self.paths,
@@ -82,6 +93,12 @@ class Inputs:
         return islice(chain([first], found), self.limit)
 
     def _hint(self) -> str:
+        if videos := missing_reader(self.skipped):
+            return f" {videos}"
+        if ".arrow" in self.skipped:
+            return (
+                " A data set that was saved on disk has to be named itself, not the folder that it lies in."
+            )
         inside = next((s for s in self.skipped if is_shard(f"x{s}") or is_table(f"x{s}")), None)
         return f' Shards and tables have to be named, as in "FOLDER/*{inside}".' if inside else ""
 
@@ -190,17 +207,25 @@ def inputs_of(
         M3ScoreError: the arguments make no sense together, or there is no such data set, split or column.
     """
     if dataset is None:
-        if split is not None or streaming:
-            raise M3ScoreError("--split and --streaming go with --dataset.")
+        if streaming:
+            raise M3ScoreError("--streaming goes with --dataset.")
+        if split is not None and not any(map(_is_saved, paths or ())):
+            raise M3ScoreError("--split goes with --dataset, or with a data set that was saved on disk.")
         if not paths:
             raise M3ScoreError("give PATHS, or --dataset NAME.")
         _check_columns(paths, columns)
-        return Inputs(paths, limit, columns, max_bytes)
-    from m3score.data.sources.hf_datasets import DataSet
-
+        inputs = Inputs(paths, limit, columns, max_bytes, split)
+        for source in inputs.paths:
+            if isinstance(source, DataSet):
+                source.check()
+        return inputs
     rows = DataSet(dataset, split, columns or Columns(), streaming=streaming, max_bytes=max_bytes)
     rows.check()
     return Inputs([*(paths or ()), rows], limit, columns, max_bytes)
+
+
+def _is_saved(path: Any) -> TypeGuard[PathLike]:
+    return isinstance(path, str | os.PathLike) and is_saved(path)
 
 
 def _check_columns(paths: Sequence[Source], columns: Columns | None) -> None:
@@ -218,7 +243,9 @@ def _may_have_columns(path: Source) -> bool:
     if not isinstance(path, str | os.PathLike):
         return True
     text = os.fspath(path)
-    return text == "-" or is_table(text) or is_url(text) or glob.has_magic(text) or "{" in text
+    return (
+        text == "-" or is_table(text) or is_saved(text) or is_url(text) or glob.has_magic(text) or "{" in text
+    )
 
 
 def _may_ask(path: Source) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from m3score.analysis.judged import is_unsolved, judge_of
+from m3score.common.statistics import Spread
 from m3score.tables.schema import absent
 
 SHOWN = 5
@@ -26,14 +28,19 @@ class Tally:
     predicted: Counter[int] = field(default_factory=Counter)
     """Images by predicted_tokens, where there are such."""
     complexity_sum: float = 0.0
-    effective_sum: float = 0.0
     not_monotone: int = 0
+    judges: Counter[str | None] = field(default_factory=Counter)
+    """Images by what judged them, see judge_of."""
+    unsolved: int = 0
+    """Images with questions that no scale answers rightly: the model does not know, which is not complex."""
+    complexity: Spread = field(default_factory=Spread)
+    """Complexities of the images that are not unsolved."""
     cut: int = 0
     """Images with an answer that was cut at max_new_tokens."""
     first: list[dict[str, Any]] = field(default_factory=list)
-    """The first SHOWN rows that did not fail: of a score table, in its order, the most complex."""
+    """The first SHOWN scored rows that are not unsolved: in a score table's order the most complex."""
     last: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=SHOWN))
-    """The last SHOWN rows that did not fail: of a score table the simplest, the simplest of all last."""
+    """The last SHOWN of them: of a score table the simplest, the simplest of all last."""
     failures: list[dict[str, Any]] = field(default_factory=list)
     """The first SHOWN rows that failed."""
 
@@ -51,18 +58,22 @@ class Tally:
             if len(self.failures) < SHOWN:
                 self.failures.append(dict(row))
             return
-        if len(self.first) < SHOWN:
-            self.first.append(dict(row))
-        self.last.append(dict(row))
-        required, predicted, effective = (_value(row, name) for name in _NUMBERS)
+        required, predicted = (_value(row, name) for name in ("required_tokens", "predicted_tokens"))
         self.tokens[None if required is None else int(required)] += 1
         if predicted is not None:
             self.predicted[int(predicted)] += 1
         self.complexity_sum += float(complexity or 0)
-        self.effective_sum += effective or 0.0
         monotone = row.get("monotone")
         self.not_monotone += not absent(monotone) and not monotone
         self.cut += bool(_value(row, "cut_questions"))
+        self.judges[judge_of(row)] += 1
+        if is_unsolved(row):
+            self.unsolved += 1
+            return
+        self.complexity.add(float(complexity or 0))
+        if len(self.first) < SHOWN:
+            self.first.append(dict(row))
+        self.last.append(dict(row))
 
     def count(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Take in rows, in the table's order."""
@@ -74,9 +85,6 @@ class Tally:
         for row in rows:
             self.add(row)
             yield row
-
-
-_NUMBERS = ("required_tokens", "predicted_tokens", "effective_tokens")
 
 
 def _value(row: Mapping[str, Any], name: str) -> float | None:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 SUFFICIENCY = ("auto", "correct", "consistent")
 """What makes a scale sufficient: "correct" = a right answer (needs a ground truth), "consistent" = the finest
 scale's answer, "auto" = a right answer where a ground truth is known and the finest scale's where not."""
+_JUDGES = {frozenset({"correct"}): "right answers", frozenset({"consistent"}): "agreement"}
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,12 @@ class Complexity:
     width: int
     height: int
 
+    @property
+    def judged_by(self) -> str:
+        """What made a scale sufficient: "right answers", "agreement" with the finest scale, or for an image
+        whose questions differ in that "mixed"."""
+        return _JUDGES.get(frozenset(question.judged_by for question in self.questions), "mixed")
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields, those of each question included."""
         lists = {"ladder": list(self.ladder), "agreement": list(self.agreement)}
@@ -106,7 +113,14 @@ class Complexity:
         """A row of the score table but for rank, path and error; `agreement_T` for each T of the ladder."""
         row: dict[str, Any] = {
             name: getattr(self, name)
-            for name in ("complexity", "effective_tokens", "required_tokens", "solved", "monotone")
+            for name in (
+                "complexity",
+                "effective_tokens",
+                "required_tokens",
+                "judged_by",
+                "solved",
+                "monotone",
+            )
         }
         row |= {f"agreement_{tokens}": v for tokens, v in zip(self.ladder, self.agreement, strict=True)}
         cut = sum(question.cut for question in self.questions)

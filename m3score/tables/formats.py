@@ -9,10 +9,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Protocol
@@ -23,6 +24,8 @@ from m3score.tables.schema import TableKind, absent, cast, printable
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 
 class TableFormat(Protocol):
@@ -93,7 +96,9 @@ def csv_rows(text: IO[str], kind: TableKind, name: str) -> tuple[list[str], Iter
         M3ScoreError: not csv, a row of another length, a value that is not of its column's kind; with the
             line. Of the rows, when they are reached.
     """
-    reader = csv.reader(text, strict=True)
+    first = text.readline()
+    delimiter = delimiter_of(first, kind.required, name)
+    reader = csv.reader(chain([first] if first else [], text), strict=True, delimiter=delimiter)
 
     def fault(what: object) -> M3ScoreError:
         return M3ScoreError(what, subject=f"{name}, line {reader.line_num}")
@@ -118,6 +123,26 @@ def csv_rows(text: IO[str], kind: TableKind, name: str) -> tuple[list[str], Iter
         raise fault("a column appears twice.")
     kinds = [kind.kind(column) for column in header]
     return header, rows()
+
+
+def delimiter_of(first: str, needed: Collection[str], name: str, taken: Callable[[str], str] = str) -> str:
+    """What stands between the columns of a csv file: commas, or what spreadsheets write in their place.
+
+    Semicolons or tabs are taken where they, and not commas, make the needed columns out of the first line; a
+    warning says so.
+
+    Args:
+        first: the first line.
+        needed: columns that the file must have.
+        name: what the warning calls the file.
+        taken: what a heading is taken for.
+    """
+    for delimiter, called in ((";", "semicolons"), ("\t", "tabs")):
+        columns = {taken(cell.strip('"\r\n')) for cell in first.split(delimiter)}
+        if len(columns) > 1 and set(needed) <= columns:
+            logger.warning("%s: has %s between its columns", name, called)
+            return delimiter
+    return ","
 
 
 def _cell(value: Any, kind: str) -> str:

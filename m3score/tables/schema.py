@@ -23,6 +23,7 @@ _SCORE_KINDS = {
     "complexity": "float",
     "effective_tokens": "float",
     "required_tokens": "int",
+    "judged_by": "text?",
     "solved": "bool",
     "monotone": "bool",
     "questions": "int",
@@ -84,7 +85,6 @@ class TableKind:
 
 _SCORER_KINDS = {
     "scorer": "text?",
-    "judged_by": "text?",
     "distinct_tokens": "float",
     "reading_tokens": "float",
     "letter_height": "float",

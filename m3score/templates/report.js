@@ -37,9 +37,18 @@ for (const bar of document.querySelectorAll(".bar")) {
 
 // ---- tiles ----------------------------------------------------------------------------------------
 
-function need(item) {
-  if (item.solved === false) return "unsolved";
-  return item.needed === null ? "" : count(item.needed, "token");
+// The leading number: what it is depends on what judged the picture.
+const tokens = (value) => number(value, value < 9.95 && value % 1 ? 1 : 0);
+function lead(item) {
+  if (item.solved === false) return ["unsolved", ""];
+  if (item.judge === "vision") return [tokens(item.effective), item.effective === 1 ? "effective token" : "effective tokens"];
+  if (item.needed === null) return [number(item.complexity, 2), "complexity"];
+  return [tokens(item.needed), `${item.needed === 1 ? "token" : "tokens"} ${item.predicted ? "predicted" : "needed"}`];
+}
+// Its length as a bar: tokens on a logarithmic scale.
+function length(item) {
+  const plain = item.judge === "vision" || item.needed === null || !(data.finest > 1);
+  return plain ? item.complexity : Math.log(item.needed) / Math.log(data.finest);
 }
 
 function tile(item, list) {
@@ -53,13 +62,12 @@ function tile(item, list) {
   if (item.error) {
     button.setAttribute("aria-label", `${item.path}: ${item.error}`);
   } else {
-    const meter = make("span", {});
-    meter.style.width = `${100 * item.complexity}%`;
+    const meter = make("span", {}), [value, name] = lead(item);
+    meter.style.width = item.solved === false ? 0 : `${100 * length(item)}%`;
     button.append(
-      make("span", { class: "facts" }, make("b", {}, number(item.complexity, 2)),
-        make("span", item.solved === false ? { class: "never" } : {}, need(item))),
+      make("span", { class: "facts" }, make("b", item.solved === false ? { class: "never" } : {}, value), make("span", {}, name)),
       make("span", { class: "meter" }, meter));
-    const words = `complexity ${number(item.complexity, 2)}, ${item.solved === false ? "unsolved" : need(item)}`;
+    const words = item.solved === false ? value : `${value} ${name}`;
     button.setAttribute("aria-label", `${nameOf(item.path)}: ${words}`);
   }
   button.append(make("span", { class: "file" }, nameOf(item.path)));
@@ -119,7 +127,7 @@ new IntersectionObserver((entries) => {
 }, { rootMargin: "600px" }).observe(byId("more"));
 
 const SHOWS = {
-  "": () => true,
+  "": (item) => item.solved !== false,
   unsolved: (item) => item.solved === false,
   odd: (item) => item.monotone === false,
 };
@@ -146,14 +154,16 @@ function refresh() {
   if (order === "complex") kept.reverse();
   if (order === "path") kept.sort((a, b) => (a.path < b.path ? -1 : a.path > b.path ? 1 : 0));
   gallery.set(kept);
-  const all = failed ? data.failed.length : data.pictures.length, whole = failed ? data.totals.show.error : data.totals.scored;
+  const apart = show === "unsolved" || show === "odd"; // groups of their own
+  const all = failed ? data.failed.length : apart ? data.pictures.filter(shown).length : data.pictures.filter(SHOWS[""]).length;
+  const whole = failed || apart ? data.totals.show[show] : data.totals.scored;
   const kind = failed ? "input" : "picture", sampled = all < whole;
   const alone = show && folder === "*" && !text && (failed || (least <= 0 && most >= 1));
   let said = `${count(all, kind)}.`;
   if (kept.length < all) said = `${number(kept.length, 0)} of ${sampled ? "the " : ""}${number(all, 0)} ${sampled ? (failed ? "listed inputs" : "shown pictures") : all === 1 ? kind : `${kind}s`}.`;
   else if (sampled && failed) said = `The first ${number(all, 0)} of ${count(whole, kind)} that failed.`;
   else if (sampled) said = `${number(all, 0)} of ${count(whole, kind)}, drawn evenly over the scores.`;
-  if (sampled && alone && !failed) said += ` In the whole table: ${count(data.totals.show[show], "picture")} like that.`;
+  if (sampled && alone && !failed && !apart) said += ` In the whole table: ${count(data.totals.show[show], "picture")} like that.`;
   byId("status").textContent = said;
 }
 byId("filters").addEventListener("input", refresh);
@@ -204,154 +214,3 @@ if (data.curves) {
     chart("Accuracy against mean visual tokens; the numbers are in the table", data.ladder, series, { percent: true, most, axis: "mean visual tokens per grid", wide: Math.max(300, byId("frontier").clientWidth - 44), high: innerWidth < 820 ? 300 : 380 }),
     legend(["k0", "one scale for all"], ...(router ? [["k1", "router"]] : []), ["kdot", "oracle"]));
 }
-
-// ---- one picture ----------------------------------------------------------------------------------
-
-const dialog = byId("detail");
-let current = null; // {list, index, opener}
-
-function openDetail(list, item, opener) {
-  current = { list, index: list.indexOf(item), opener };
-  fill();
-  dialog.showModal();
-  byId("close").focus();
-}
-function step(by) {
-  const index = current.index + by;
-  if (index < 0 || index >= current.list.length) return;
-  current.index = index;
-  fill();
-}
-byId("previous").addEventListener("click", () => step(-1));
-byId("next").addEventListener("click", () => step(1));
-byId("close").addEventListener("click", () => dialog.close());
-dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
-dialog.addEventListener("close", () => { current?.opener.focus(); current = null; });
-dialog.addEventListener("keydown", (event) => {
-  if (event.target.matches("input") || event.ctrlKey || event.metaKey || event.altKey) return;
-  if (event.key === "ArrowLeft") step(-1);
-  if (event.key === "ArrowRight") step(1);
-});
-
-function fill() {
-  const item = current.list[current.index];
-  byId("detail-h").textContent = nameOf(item.path);
-  byId("previous").disabled = current.index === 0;
-  byId("next").disabled = current.index === current.list.length - 1;
-  const size = item.width ? ` · ${item.width} × ${item.height} pixels` : "";
-  const first = make("div", {}, item.error ? make("p", { class: "bad" }, item.error) : view(item), make("p", { class: "where" }, item.path + size));
-  const second = make("div", {}, item.error ? null : facts(item), item.error ? null : agreement(item), item.error ? null : answers(item));
-  byId("detail-body").replaceChildren(first, second);
-  dialog.scrollTop = 0;
-}
-
-function facts(item) {
-  const line = make("dl", { class: "facts-line" });
-  const add = (name, value) => line.append(make("div", {}, make("dt", {}, name), make("dd", {}, value)));
-  add("complexity", number(item.complexity, 3));
-  if (item.effective !== null) add("effective tokens", number(item.effective, 1));
-  if (item.solved === false) add("tokens needed", "none suffice");
-  else if (item.needed !== null) add(item.predicted ? "tokens predicted" : "tokens needed", number(item.needed, 0));
-  if (item.rank) add("rank", number(item.rank, 0));
-  return item.monotone === false
-    ? make("div", {}, line, make("p", { class: "note" }, "Not monotone: fewer tokens were enough where more were not."))
-    : line;
-}
-
-function view(item) {
-  if (!item.thumbnail) return make("p", { class: "note" }, item.missing || "No picture.");
-  const frame = make("div", { class: "view" });
-  const image = make("img", { src: `data:image/webp;base64,${item.thumbnail}`, alt: nameOf(item.path) });
-  frame.append(image);
-  if (item.width) {
-    frame.style.aspectRatio = `${item.width} / ${item.height}`;
-    frame.style.maxWidth = `min(100%, calc(60vh * ${item.width / item.height}))`;
-  }
-  const parts = make("div", {}, frame);
-  if (item.map) parts.append(heat(item, frame));
-  return parts;
-}
-
-function heat(item, frame) {
-  const { grid, box, scales, mean } = item.map;
-  const canvas = make("canvas", { width: grid * 20, height: grid * 20, hidden: true, "aria-hidden": "true" });
-  canvas.style.left = `${100 * box[0]}%`;
-  canvas.style.top = `${100 * box[1]}%`;
-  canvas.style.width = `${100 * (box[2] - box[0])}%`;
-  canvas.style.height = `${100 * (box[3] - box[1])}%`;
-  frame.append(canvas);
-  const said = make("p", { class: "note", role: "status" }, "");
-  const choose = (tokens) => {
-    frame.classList.toggle("heated", Boolean(tokens));
-    canvas.hidden = !tokens;
-    if (tokens) paint(canvas, grid, scales[tokens], Number(tokens));
-    said.replaceChildren();
-    if (tokens) said.append("little ", make("span", { class: "ramp", "aria-hidden": "true" }), `much. With ${count(Number(tokens), "token")}, a patch lies ${number(100 * mean[tokens], 0)}% of a feature’s length from what stands for it, on average.`);
-  };
-  const choices = make("fieldset", { class: "choices" }, make("legend", {}, "Detail that pooling loses, with so many tokens:"));
-  for (const tokens of ["", ...Object.keys(scales)]) {
-    const radio = make("input", { type: "radio", name: "map", value: tokens, checked: tokens === "" });
-    radio.addEventListener("change", () => choose(tokens));
-    choices.append(make("label", {}, radio, tokens ? number(Number(tokens), 0) : "picture"));
-  }
-  return make("div", {}, choices, said);
-}
-
-function paint(canvas, grid, digits, tokens) {
-  const brush = canvas.getContext("2d"), cell = canvas.width / grid;
-  brush.clearRect(0, 0, canvas.width, canvas.height);
-  const stops = [[90, 30, 20, 0], [150, 45, 25, 0.4], [240, 122, 19, 0.7], [255, 228, 94, 0.88]];
-  for (let i = 0; i < digits.length; i++) {
-    const value = (parseInt(digits[i], 16) / 15) * 3, low = Math.min(2, Math.floor(value)), part = value - low;
-    const mix = stops[low].map((from, k) => from + (stops[low + 1][k] - from) * part);
-    brush.fillStyle = `rgba(${mix[0]}, ${mix[1]}, ${mix[2]}, ${mix[3]})`;
-    brush.fillRect((i % grid) * cell, Math.floor(i / grid) * cell, cell, cell);
-  }
-  const side = Math.round(Math.sqrt(tokens)), window_ = Math.floor(grid / side);
-  brush.strokeStyle = "rgba(255, 255, 255, .45)";
-  for (let i = 1; i < side; i++) {
-    brush.beginPath();
-    brush.moveTo(i * window_ * cell, 0); brush.lineTo(i * window_ * cell, canvas.height);
-    brush.moveTo(0, i * window_ * cell); brush.lineTo(canvas.width, i * window_ * cell);
-    brush.stroke();
-  }
-}
-
-function agreement(item) {
-  if (!item.agreement.length) return null;
-  const points = (values) => data.ladder.map((tokens, i) => [tokens, values[i]]);
-  const series = item.questions.length > 1 ? item.questions.map((asked) => ({
-    points: asked.scales.filter((scale) => scale.agreement !== null).map((scale) => [scale.tokens, scale.agreement]).reverse(), style: "thin" })) : [];
-  series.push({ points: points(item.agreement), style: "s0", dots: 4 });
-  const words = data.ladder.map((tokens, i) => `${number(item.agreement[i], 2)} at ${tokens}`).join(", ");
-  return make("section", {}, make("h3", {}, "Agreement with the finest scale"),
-    chart(`Agreement: ${words}`, data.ladder, series, { high: 230, need: item.solved === false ? null : item.needed }),
-    legend(["k0", series.length > 1 ? "mean" : "agreement"], ...(series.length > 1 ? [["kthin", "each question"]] : []), ...(item.needed && item.solved !== false ? [["mean-key", "tokens needed"]] : [])));
-}
-
-function answers(item) {
-  const part = make("section", {}, make("h3", {}, "Answers at every scale"));
-  if (!item.questions.length) {
-    part.append(make("p", { class: "note" }, data.hasAnswers ? "The trace table has none of this picture." : "They come with the trace table: m3score report --traces FILE."));
-  }
-  if (!item.questions.length) return part;
-  const scales = item.questions[0].scales.map((scale) => scale.tokens);
-  const table = make("table", { class: "answers" }, make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "tokens"),
-    ...scales.map((tokens) => make("th", { scope: "col" }, number(tokens, 0))))));
-  for (const asked of item.questions) {
-    const at = new Map(asked.scales.map((scale) => [scale.tokens, scale]));
-    const row = (name, cell) => make("tr", {}, make("th", { scope: "row" }, name),
-      ...scales.map((tokens) => make("td", {}, at.has(tokens) ? cell(at.get(tokens)) : "")));
-    table.append(make("tbody", {},
-      make("tr", {}, make("th", { scope: "rowgroup", colspan: scales.length + 1, class: "asked" }, asked.question,
-        asked.known ? make("span", {}, `Right: ${asked.references.join(" | ") || "known"}`) : null)),
-      row("answer", (scale) => scale.answer || "(nothing)"),
-      row(asked.known ? "right" : `as with ${number(scales[0], 0)}`, (scale) => make("span", { class: scale.good ? "tick yes" : "tick no" },
-        make("span", { "aria-hidden": "true" }, scale.good ? "✓" : "✗"), make("span", { class: "hidden" }, scale.good ? "yes" : "no"))),
-      row("agreement", (scale) => scale.agreement === null ? "" : number(scale.agreement, 2))));
-  }
-  part.append(make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Answers" }, table));
-  return part;
-}
-
-refresh();

@@ -58,6 +58,23 @@ def test_what_moved_and_what_only_one_has() -> None:
     assert len(found.table) == 60 and found.pairs[0].images == 57
 
 
+def test_tables_say_what_judged_them() -> None:
+    """Ranks by vision and by answers may be compared; single values of them are different quantities."""
+    seen = FIRST.assign(judged_by="vision", required_tokens=36, effective_tokens=20.0)
+    asked = SECOND.assign(judged_by=["agreement", "right answers"] * 30, required_tokens=9, solved=True)
+    asked.loc[:2, ["required_tokens", "solved"]] = [None, False]
+    older = SECOND.assign(required_tokens=36, solved=True)
+    guessed = SECOND.assign(predicted_tokens=9, judged_by=None, solved=None)
+    tables = {"seen": seen, "asked": asked, "older": older, "guessed": guessed, "pixels": FIRST}
+    found = compare(tables, resamples=10)
+    judges = [("vision",), ("agreement", "right answers"), ("answers",), ("prediction",), ()]
+    assert list(found.judged.values()) == judges and found.unlike
+    assert found.unsolved == {"seen": 0, "asked": 3, "older": 0, "guessed": 0, "pixels": 0}
+    assert found.label("seen") == "seen (vision)" and found.label("pixels") == "pixels"
+    assert not compare({"asked": asked, "older": older}, resamples=10).unlike
+    assert json.loads(json.dumps(found.to_dict()))["judged_by"]["asked"] == ["agreement", "right answers"]
+
+
 def test_the_same_score_for_all_has_no_correlation() -> None:
     (pair,) = compare({"a": FIRST, "b": FIRST.assign(complexity=0.5)}).pairs
     assert pair.spearman.value is None and pair.kendall.low is None
@@ -99,6 +116,11 @@ def test_the_command(files: Path) -> None:
     facts = json.loads(run("a.csv", "--ratings", "people.csv", "--json").stdout)
     assert [pair["category"] for pair in facts["ratings"]] == ["art", "maps", "all"]
     assert facts["ratings"][0]["images"] == 30
+    people = (files / "people.csv").read_text()
+    for name, delimiter, called in (("semi.csv", ";", "semicolons"), ("tabs.csv", "\t", "tabs")):
+        (files / name).write_text(people.replace(",", delimiter))
+        other = run("a.csv", "--ratings", name, "--json")
+        assert json.loads(other.stdout) == facts and f"{name}: has {called} between" in other.stderr
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -30,6 +31,7 @@ from m3score.images.decode import open_image
 from m3score.models.inference.live_answer import stream_answer
 from m3score.models.m3.config import M3Config
 
+ROOT = Path(__file__).parents[2]
 NEXT = M3Config(image_aspect_ratio="anyres", image_grid_pinpoints=((672, 336), (336, 672), (672, 672)))
 MAX_UPLOAD = 200_000
 
@@ -119,6 +121,64 @@ def test_without_a_predictor_the_page_says_so(model: Any, sign: tuple[Drawing, s
     assert "no/such.predictor" in shown["cards"] or "no/such.predictor" in str(visited.prediction)
     assert shown["answer"] == model.answer(sign[0].image, "Read the sign.", 576)
     assert visited.result and set(visited.answers) == set(model.ladder)
+
+
+# ---- without a question ---------------------------------------------------------------------------------
+
+
+def opened(demo: Demo, image: Image.Image, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """A visit with a picture that was looked at, and what the page shows."""
+    image.save(folder / "picture.png")
+    shown = demo.open(str(folder / "picture.png"), 3)
+    visit = shown["visit"]
+    assert visit is not None and "glows" not in shown["seen"] and shown["cards"] == ""
+    return visit, shown | demo.look(visit, 3)
+
+
+def test_a_picture_without_a_question_has_its_vision_score_and_map(model: Any, tmp_path: Path) -> None:
+    demo, page = Demo(model), Image.open(ROOT / "examples" / "page_of_text.png")
+    visit, shown = opened(demo, page, tmp_path)
+    score = model.vision_score(page)
+    assert score.reading_tokens > score.distinct_tokens
+    figures = re.findall(r"<span>([^<]*)</span><b>([^<]*)</b>", shown["cards"])
+    said = [score.effective_tokens, score.distinct_tokens, score.reading_tokens, score.required_tokens]
+    names = ["Effective tokens", "Distinct tokens", "Tokens to read", "Scale"]
+    assert figures[:4] == list(zip(names, [f"{one:.0f}" for one in said], strict=True))
+    assert figures[4] == ("Complexity", f"{score.complexity:.2f}")
+    assert "the tokens to read" in shown["cards"] and "tiny letters" in shown["cards"]
+    assert "no question was asked" in shown["cards"] and "answer" not in shown["cards"]
+    assert "glows" in shown["seen"] and shown["answer"] == shown["table"] == ""
+    moved = demo.show(visit, 5)
+    assert "glows" in moved["seen"] and "24 by 24" in moved["seen"] and "table" not in moved
+
+
+def test_a_question_takes_the_place_of_the_vision_score(model: Any, tmp_path: Path) -> None:
+    demo = Demo(model)
+    visit, shown = opened(demo, Image.open(ROOT / "examples" / "sign.png"), tmp_path)
+    for change in demo.ask(visit, "What number is on the sign?", 4):
+        shown |= change
+    shown |= demo.show(visit, 4)
+    assert shown["answer"] == "274" and "glows" not in shown["seen"]
+    figures = dict(re.findall(r"<span>([^<]*)</span><b>([^<]*)</b>", shown["cards"]))
+    assert next(iter(figures)) == "Tokens needed" and "Effective tokens" not in figures
+    assert "answers stay what the model says" in shown["cards"] and "How far answers change" in shown["cards"]
+    assert demo.look(visit, 4) == {"visit": visit}  # too late: something was asked meanwhile
+    for change in demo.ask(visit, "  ", 4):  # the question was taken back
+        shown |= change
+    assert "Effective tokens" in shown["cards"] and "glows" in shown["seen"] and shown["table"] == ""
+
+
+def test_a_picture_that_cannot_be_looked_at_is_told(model: Any, tmp_path: Path) -> None:
+    class Blind:
+        name, ladder, config = "blind", model.ladder, model.config
+
+        def vision_score(self, image: Any) -> Any:
+            raise M3ScoreError("there is no vision tower.")
+
+    demo = Demo(Blind())
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    visit = demo.open(str(tmp_path / "a.png"), 1)["visit"]
+    assert "there is no vision tower." in demo.look(visit, 1)["problem"]
 
 
 @pytest.mark.parametrize(
@@ -267,7 +327,7 @@ def test_upload_ask_and_move_the_slider(
     drawing, coarse, fine = sign
     page.visit()
     page.upload(picture)
-    page.until(lambda: len(page.all("#seen img")) == 2)
+    page.until(lambda: page.all("#seen .where") and "Effective tokens" in page.text("#cards"))
     page.ask(drawing.questions[0].question)
     assert "36 visual tokens" in page.text("#level-line")
     assert page.answer == model.answer(drawing.image, drawing.questions[0].question, 36)
@@ -285,7 +345,8 @@ def test_upload_ask_and_move_the_slider(
     rows = [row.text for row in page.all("#table tbody tr")]
     assert len(rows) == 5 and fine in rows[0] and "✓" in rows[0] and coarse in rows[4] and "✗" in rows[4]
     cards = page.text("#cards")
-    assert "Complexity" in cards and "Needed" in cards and "predict_scale" in cards
+    assert "Complexity" in cards and "Tokens needed" in cards and "predict_scale" in cards
+    assert not page.all("#seen .where") and "Effective tokens" not in cards
 
 
 def test_nothing_was_fetched_from_elsewhere_and_the_console_is_quiet(page: Page) -> None:

@@ -31,7 +31,7 @@ from m3score.tables.schema import SCORES, TRACES
 from m3score.tables.streaming import stream_rows
 from tests.support.fakes import FakeAnswerer
 from tests.support.predictors import small_predictor
-from tests.support.reports import LADDER, folder_of_pictures, score_rows, trace_rows
+from tests.support.reports import LADDER, folder_of_pictures, looked_rows, score_rows, trace_rows
 
 
 def page_data(page: str) -> dict[str, Any]:
@@ -91,15 +91,17 @@ def test_every_row_counts_once_and_the_sample_is_bounded(
     rows = [{key: value for key, value in row.items() if value is not None} for row in rows]
     seen = summarise_scores([*rows, {"path": "bad.png", "error": "bad.png: broken"}], pictures)
     assert seen.rows == len(rows) + 1 and seen.failed == 1 and seen.reasons == {"broken": 1}
-    assert sum(seen.levels.values()) + seen.unsolved == sum(seen.histogram) == len(rows)
+    known = [c for t, c, _ in drawn if t is not None]
+    assert seen.unsolved == len(rows) - len(known)
+    assert sum(seen.levels.values()) == sum(seen.histogram) == seen.complexity.count == len(known)
     assert seen.non_monotone == sum(not m for _, _, m in drawn)
     assert sum(seen.folders.values()) == seen.rows
     assert len(seen.shown) == len({row["path"] for row in seen.shown}) <= max(pictures, 1)
     assert len(seen.shown) == min(pictures, len(rows))
-    shown = [row["complexity"] for row in seen.shown]
-    assert shown == sorted(shown)
-    if pictures > 1:
-        assert min(shown) == min(c for _, c, _ in drawn) and max(shown) == max(c for _, c, _ in drawn)
+    shown = [(row.get("required_tokens", 0), row["complexity"]) for row in seen.shown if row["solved"]]
+    assert shown == sorted(shown) and all(not row["solved"] for row in seen.shown[len(shown) :])
+    if pictures > 1 and known:
+        assert {min(known), max(known)} <= {complexity for _, complexity in shown}
 
 
 def test_rare_levels_are_drawn_as_often_as_frequent_ones_and_the_draw_is_a_function_of_the_seed() -> None:
@@ -180,6 +182,84 @@ def test_detail_is_lost_where_it_is_and_the_more_the_fewer_the_tokens() -> None:
     assert (left, right) == (0, 1) and (top, bottom) == (-0.5, 1.5)
     fine = one.loss[144]
     assert fine[9:15, 15:21].mean() > 1.3 * fine[9:15, 2:10].mean()
+
+
+# ---- tables judged by vision ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def looked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A score table of three examples by vision."""
+    table = tmp_path_factory.mktemp("looked") / "scores.csv"
+    examples = Path(__file__).parents[2] / "examples"
+    names = ("one_shape.png", "page_of_text.png", "empty.png")
+    write_scores(m3score.rank([examples / name for name in names], scorer="vision"), table)
+    return table
+
+
+def test_a_table_by_vision_leads_with_effective_tokens() -> None:
+    seen = summarise_scores(looked_rows(9), 9)
+    assert seen.mode == "vision" and seen.ladder == LADDER and seen.finest == 576
+    assert seen.complexity.median == pytest.approx(4 / 9, abs=1e-4)
+    assert seen.median_tokens == pytest.approx(576 ** (4 / 9), rel=1e-3)  # the same in both words
+    data = page_data(page := render(gather(looked_rows(9))))
+    assert "median effective tokens" in page and "no question was asked" in page
+    assert "tokens needed" not in page.split("<script")[0] and "held by 36 tokens" in page
+    two, three = data["pictures"][1:3]
+    assert (two["judge"], two["letters"]) == ("vision", "no text to speak of")
+    assert three["letters"].startswith("tiny letters") and three["reading"] == three["effective"]
+    assert three["kept"] == [round(t / 576, 3) for t in LADDER]
+    rounded = [row | {"effective_tokens": round(row["effective_tokens"])} for row in looked_rows(9)]
+    assert summarise_scores(rounded, 9).finest == 576  # of the levels: nothing is made up
+
+
+def test_pictures_by_vision_get_a_map_of_where_the_complexity_is(looked: Path) -> None:
+    result = CliRunner().invoke(app, ["report", str(looked), "--out", str(looked.with_name("a.html"))])
+    assert result.exit_code == 0 and "left out" not in result.stderr, result.stderr
+    page = looked.with_name("a.html").read_text()
+    empty, shape, text = page_data(page)["pictures"]
+    assert len(shape["map"]["where"]) == 24 * 24 and "map-note" not in page
+    glows = np.array([int(one, 16) for one in shape["map"]["where"]]).reshape(24, 24)
+    assert glows[8:16, 8:16].mean() > 2 * glows[:6].mean()  # a disc in the middle
+    assert text["map"]["top"] > 1 > empty["map"]["top"]
+
+
+def test_maps_of_another_model_or_picture_are_left_out_and_it_is_said(looked: Path) -> None:
+    model = m3score.load_model("m3-tiny", device="cpu")
+    rows: list[dict[Any, Any]] = read_scores(looked).to_dict("records")
+    changed = [row | {"complexity": row["complexity"] / 2 + 0.1} for row in rows]
+    report = write_report(changed, looked.with_name("b.html"), model=model)
+    assert report.maps == [None] * 3 and "gives these pictures other scores" in report.map_note
+    report = write_report([*rows[:2], changed[2]], looked.with_name("c.html"), model=model)
+    assert report.maps.count(None) == 1 and "1 of 3 pictures have no map" in report.map_note
+    without = CliRunner().invoke(
+        app, ["report", str(looked), "--no-heat-maps", "--out", str(looked.with_name("d.html"))]
+    )
+    assert without.exit_code == 0 and "they take the model of the scores (--model)" in without.stderr
+    assert "are left out" in looked.with_name("d.html").read_text()
+
+
+def test_rows_judged_by_different_things_have_no_common_middle() -> None:
+    rows = [*looked_rows(6), *(row | {"judged_by": "agreement"} for row in score_rows(6))]
+    page = render(gather(rows))
+    assert "Judged by different things (agreement, vision)" in page and "whatever judged them" in page
+    assert "mean complexity" not in page and "median" not in page.split("<main")[1].split("<script")[0]
+
+
+def test_predicted_pictures_come_from_few_tokens_to_many() -> None:
+    rows = [{"path": f"{t}.png", "complexity": 1 / t, "predicted_tokens": t} for t in (36, 1, 9)]
+    assert [row["predicted_tokens"] for row in summarise_scores(rows, 3).shown] == [1, 9, 36]
+
+
+def test_unsolved_pictures_are_a_group_of_their_own() -> None:
+    rows = [row | {"judged_by": "right answers"} for row in score_rows(60)]
+    rows = [row if row["solved"] else row | {"complexity": 1.0} for row in rows]
+    seen = summarise_scores(rows, 60)
+    assert seen.unsolved == 10 and sum(seen.histogram) == 50 and seen.histogram[-1] == 0
+    assert [row["solved"] for row in seen.shown] == [True] * 50 + [False] * 10
+    page = render(gather(rows))
+    assert "all but unsolved" in page and "the model does not know" in page
+    assert page_data(page)["totals"]["scored"] == 50
 
 
 # ---- the page ---------------------------------------------------------------------------------------------
@@ -274,7 +354,8 @@ def test_rank_writes_a_report_of_its_run(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("m3score.models.m3.model.load_model", lambda name, **options: FakeAnswerer())
     (tmp_path / "in").mkdir()
     folder_of_pictures(tmp_path / "in", 3)
-    command = ["rank", str(tmp_path / "in"), "--report", str(tmp_path / "report.html")]
+    command = ["rank", str(tmp_path / "in"), "--question", "What is it?"]
+    command += ["--report", str(tmp_path / "report.html")]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 2 and "--out" in result.stderr
     tables = ["--out", str(tmp_path / "scores.csv"), "--traces", str(tmp_path / "traces.parquet")]

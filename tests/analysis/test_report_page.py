@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from m3score.analysis.report.page import write_report
+from m3score.analysis.report.content import add_pictures, gather
+from m3score.analysis.report.page import save, write_report
 from m3score.tables.io import write_scores
 from tests.support.browser import NARROW, WIDE, chromium, look, open_page
-from tests.support.reports import folder_of_pictures, score_rows, trace_rows
+from tests.support.reports import folder_of_pictures, looked_rows, score_rows, trace_rows
 
 HOSTILE = "<img src=x onerror=document.title='owned'></script><script>document.title='owned'</script>.png"
 
@@ -53,10 +54,16 @@ def css(browser: Any, selector: str) -> list[Any]:
     return browser.find_elements("css selector", selector)
 
 
-def scores(browser: Any) -> list[float]:
-    return browser.execute_script(
-        "return [...document.querySelectorAll('#gallery .facts b')].map((b) => Number(b.textContent))"
+def scores(browser: Any) -> list[Any]:
+    """The leading numbers of the tiles, None of unsolved ones."""
+    numbers = (
+        "[...document.querySelectorAll('#gallery .facts b')].map((b) => Number.parseFloat(b.textContent))"
     )
+    return browser.execute_script(f"return {numbers}")
+
+
+def complexities(browser: Any) -> list[float]:
+    return browser.execute_script("return gallery.items.map((item) => item.complexity)")
 
 
 def choose(browser: Any, control: str, value: str) -> None:
@@ -89,11 +96,17 @@ def test_it_renders(browser: Any) -> None:
     assert css(browser, "#frontier svg") and len(css(browser, "[data-strip]")) == 2
     shown = "return document.querySelector('#gallery img').decode().then(() => true)"
     assert browser.execute_script(shown)
-    assert "90 pictures" in css(browser, "#status")[0].text
-    assert len(css(browser, "#gallery .tile")) < 90  # the others are made when they are scrolled to
+    assert "75 pictures" in css(browser, "#status")[0].text  # the unsolved ones are a group of their own
+    assert len(css(browser, "#gallery .tile")) < 75  # the others are made when they are scrolled to
     browser.execute_script("document.getElementById('more').scrollIntoView()")
     browser.execute_async_script("requestAnimationFrame(() => setTimeout(arguments[0], 100))")
-    assert len(css(browser, "#gallery .tile")) == 90
+    assert len(css(browser, "#gallery .tile")) == 75
+
+
+def test_a_tile_says_what_its_number_is(browser: Any) -> None:
+    """0.08 beside 576 tokens, and 0.13 beside 1 token, contradicted each other without a word."""
+    tiles = [tile.text.split("\n")[:2] for tile in css(browser, "#gallery .tile")]
+    assert tiles[0] == ["1", "token needed"] and tiles[20] == ["9", "tokens needed"]
 
 
 def test_it_sorts_and_filters(browser: Any) -> None:
@@ -101,16 +114,16 @@ def test_it_sorts_and_filters(browser: Any) -> None:
     choose(browser, "order", "complex")
     assert scores(browser) == sorted(scores(browser), reverse=True)
     choose(browser, "least", "0.5")
-    assert min(scores(browser)) >= 0.5 and "45 of 90" in css(browser, "#status")[0].text
+    assert min(complexities(browser)) >= 0.5 and "37 of 75" in css(browser, "#status")[0].text
     choose(browser, "show", "unsolved")
-    assert len(scores(browser)) == 8
+    assert scores(browser) == [None] * 8 and "8 of 15" in css(browser, "#status")[0].text
     choose(browser, "text", "no such thing")
     assert css(browser, "#gallery .empty")
     css(browser, "#clear")[0].click()
     browser.execute_async_script("setTimeout(arguments[0], 50)")
-    assert "90 pictures" in css(browser, "#status")[0].text
+    assert "75 pictures" in css(browser, "#status")[0].text
     choose(browser, "folder", "one")
-    assert "89 of 90" in css(browser, "#status")[0].text
+    assert "75 pictures" in css(browser, "#status")[0].text
     choose(browser, "folder", "*")
     choose(browser, "show", "error")
     assert len(css(browser, "#gallery .tile.failed")) == 1
@@ -123,10 +136,10 @@ def test_a_picture_opens_and_closes_by_keyboard(browser: Any) -> None:
 
     browser.execute_script("document.querySelector('#gallery .tile').focus({preventScroll: true})")
     press(browser, Keys.ARROW_RIGHT)
-    assert focused(browser) == "one/001.png"
+    assert focused(browser) == "one/006.png"  # the next one that needs one token
     press(browser, Keys.ARROW_DOWN)
     below = focused(browser)
-    assert below not in ("one/000.png", "one/001.png") and below.startswith("one/")
+    assert below not in ("one/000.png", "one/006.png") and below.startswith("one/")
     press(browser, Keys.ENTER)
     assert browser.execute_script("return document.getElementById('detail').open")
     assert css(browser, "#detail-h")[0].text == below.removeprefix("one/")
@@ -137,12 +150,13 @@ def test_a_picture_opens_and_closes_by_keyboard(browser: Any) -> None:
     assert not browser.execute_script("return document.getElementById('detail').open")
     assert focused(browser) == below
     press(browser, Keys.END)
-    assert focused(browser) == HOSTILE
+    assert focused(browser) == "one/088.png"
     tabs = "return document.querySelectorAll('#gallery .tile[tabindex=\"0\"]').length"
     assert browser.execute_script(tabs) == 1
 
 
 def test_hostile_names_answers_and_errors_stay_text(browser: Any) -> None:
+    choose(browser, "show", "unsolved")
     choose(browser, "text", "onerror")
     css(browser, "#gallery .tile")[0].click()
     assert HOSTILE.split("/")[-1] in css(browser, "#detail-h")[0].text
@@ -213,16 +227,40 @@ def test_filters_say_what_they_choose_among(started: Any, tmp_path: Path) -> Non
     write_report([*rows, *failed], tmp_path / "report.html", pictures=60)
     open_page(started, tmp_path / "report.html")
     status = lambda: css(started, "#status")[0].text  # noqa: E731
-    assert status() == "60 of 600 pictures, drawn evenly over the scores."
+    assert status() == "52 of 500 pictures, drawn evenly over the scores."
     assert "60 of 600 pictures are shown" in css(started, ".sampled")[0].text
     choose(started, "show", "9")
     shown = len(scores(started))
-    assert status() == f"{shown} of the 60 shown pictures. In the whole table: 100 pictures like that."
+    assert status() == f"{shown} of the 52 shown pictures. In the whole table: 100 pictures like that."
     choose(started, "most", "0.5")
-    assert status().endswith("of the 60 shown pictures.")
+    assert status().endswith("of the 52 shown pictures.")
+    choose(started, "most", "1")
+    choose(started, "show", "unsolved")
+    assert status() == "8 of 100 pictures, drawn evenly over the scores."
     choose(started, "show", "error")
     assert status() == "The first 500 of 501 inputs that failed."
     choose(started, "text", "499.png")
     assert status() == "1 of the 500 listed inputs."
     assert css(started, '.bar[data-show="9"] .count')[0].text == "100"
+    assert started.get_log("browser") == []
+
+
+def test_a_picture_by_vision_opens_under_its_map(started: Any, tmp_path: Path) -> None:
+    """No model runs: a map is what the page's script is given."""
+    names = folder_of_pictures(tmp_path, 6)
+    report = gather(looked_rows(6, names))
+    add_pictures(report, lambda name: str(tmp_path / name))
+    where = {"grid": 24, "box": [0, -0.1667, 1, 1.1667], "where": "0f" * 288, "top": 0.5}
+    report.maps, report.map_model = [where] * 6, "m3-tiny"
+    save(report, tmp_path / "report.html")
+    open_page(started, tmp_path / "report.html")
+    assert "effective tokens" in css(started, "#gallery .tile .facts")[3].text
+    css(started, "#gallery .tile")[3].click()
+    shown = "return !document.querySelector('#detail canvas').hidden"
+    assert started.execute_script(shown)
+    facts = css(started, "#detail .facts-part")[0].text
+    assert "effective tokens\n24" in facts and "no text to speak of" in facts and "so they count" in facts
+    assert len(css(started, "#detail .chart circle")) == 5  # the share kept at each scale
+    css(started, "#detail .choices label")[1].click()
+    assert not started.execute_script(shown)
     assert started.get_log("browser") == []

@@ -56,25 +56,27 @@ def numbers(table: pd.DataFrame) -> list[int]:
 @pytest.mark.parametrize(
     ("criteria", "expected"),
     [
-        ({}, [0, 1, 2, 3, 4, 5, 6, 7, 8]),
+        ({}, [1, 2, 3, 4, 5, 6, 7, 8]),
+        ({"unsolved": "include"}, [0, 1, 2, 3, 4, 5, 6, 7, 8]),
+        ({"unsolved": "only"}, [0]),
+        ({"unsolved": "only", "max": 0.9}, []),
         ({"min": 0.996, "max": 0.998}, [2, 3, 4]),
         ({"by": "required", "max": 9}, [6, 7, 8]),
-        ({"by": "required", "min": 576, "unsolved": True}, [0, 1, 2]),
-        ({"top": 2}, [0, 1]),
+        ({"by": "required", "min": 576, "unsolved": "include"}, [0, 1, 2]),
+        ({"top": 2}, [1, 2]),
+        ({"top": 2, "unsolved": "include"}, [0, 1]),
         ({"bottom": 2}, [8, 7]),
-        ({"bottom": "25%"}, [8, 7, 6]),
+        ({"bottom": "25%"}, [8, 7]),
         ({"by": "required_tokens", "top": 1}, [1]),
         ({"per_level": 9}, [1, 2, 3, 4, 5, 6, 7, 8]),
         ({"token_budget": 19}, [6, 7, 8]),
         ({"token_budget": 0.5}, []),
-        ({"top": 3, "token_budget": 700}, [0, 3]),
+        ({"top": 3, "token_budget": 700}, [1]),
+        ({"top": 3, "token_budget": 700, "unsolved": "include"}, [0]),
         ({"max": 0.9, "top": 3}, []),
     ],
 )
 def test_who_is_chosen(criteria: dict[str, Any], expected: list[int]) -> None:
-    if criteria.get("top") == 3 and "token_budget" in criteria:
-        criteria["unsolved"] = True  # 576, 576, 576 cost too much together
-        expected = [0]
     assert numbers(m3score.select(MIXED, **criteria)) == expected
 
 
@@ -87,7 +89,17 @@ def test_the_account_of_the_others() -> None:
         766,
     )
     assert found.per_level == dict.fromkeys(LADDER, 1)
-    assert select_rows(MIXED).tokens is None and select_rows(MIXED).unsolved == 0
+    taken = select_rows(MIXED, unsolved="include")
+    assert taken.tokens is None and taken.unsolved == 0 and taken.without_value == 1
+    only = select_rows(MIXED, unsolved="only")
+    assert only.unsolved == 0 and only.without_value == 0
+
+
+def test_what_the_model_does_not_know_is_not_the_most_complex() -> None:
+    """With right answers that no scale gives, complexity is 1: --top would take just these."""
+    table = scores([None] * 60 + [576, 9])
+    found = select_rows(table, top=5)
+    assert numbers(table.iloc[found.positions]) == [60, 61] and found.unsolved == 60
 
 
 @settings(deadline=None, max_examples=25)
@@ -133,6 +145,7 @@ def test_predicted_tokens_are_levels_where_a_predictor_scored() -> None:
     ("criteria", "message"),
     [
         ({"by": "beauty"}, "no column 'beauty'"),
+        ({"unsolved": "maybe"}, "exclude, include, only"),
         ({"by": "path"}, "holds no numbers"),
         ({"top": 1, "per_level": 1}, "top and per_level exclude each other"),
         ({"top": "150%"}, "top needs a number such as 100"),

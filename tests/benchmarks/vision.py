@@ -41,7 +41,7 @@ def scorers(names: Sequence[str], vision: VisionMeter) -> dict[str, Score]:
     return {name: _scorer(name, vision) for name in names}
 
 
-def _scorer(name: str, vision: VisionMeter) -> Score:
+def _scorer(name: str, vision: Any) -> Score:
     if name == "vision":
         return lambda paths: [one.complexity for one in seen(vision, paths)]
     if name == "distinct":

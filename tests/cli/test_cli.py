@@ -142,13 +142,13 @@ def test_broken_inputs_are_rows_and_exit_code_3(folder: Path) -> None:
     result = run("rank", *ASKED, folder, folder / "missing.png")
     assert result.exit_code == 3
     rows = {Path(row["path"]).name: row for row in table(result.stdout)}
-    assert len(rows) == 6
+    assert len(rows) == 7
     assert (
         rows["broken.jpg"]["error"] == "not an image that Pillow can read" and not rows["broken.jpg"]["rank"]
     )
     assert rows["missing.png"]["error"] == "no such file"
-    assert "3 inputs failed" in result.stderr and "empty file (0 bytes)" in result.stderr
-    assert "Skipped 2 files" in result.stderr and ".heic 1" in result.stderr
+    assert "4 inputs failed" in result.stderr and "empty file (0 bytes)" in result.stderr
+    assert "Skipped 1 file that is no image (.txt 1)" in result.stderr
 
 
 def test_paths_from_stdin(folder: Path) -> None:
@@ -161,6 +161,9 @@ def test_paths_from_stdin(folder: Path) -> None:
     [
         (["rank", *ASKED, "nowhere"], "nowhere: no such file or folder"),
         (["rank", *ASKED, "EMPTY"], "no images found"),
+        (["rank", *ASKED, "nowhere*.jpg"], "nowhere*.jpg: no image matches this pattern"),
+        (["rank", "IN", "--question", " "], "the question is empty"),
+        (["ask", "IN/mid.png", ""], "the question is empty"),
         (["rank", *ASKED, "IN", "-o", "scores.xlsx"], "allowed: .csv"),
         (["rank", *ASKED, "IN", "-o", "no/such/folder/s.csv"], "there is no folder no/such/folder"),
         (["rank", *ASKED, "IN", "-o", "EMPTY"], "is a folder"),
@@ -169,6 +172,7 @@ def test_paths_from_stdin(folder: Path) -> None:
         (["rank", *ASKED, "IN", "--batch-size", "0"], "batch-size"),
         (["rank", "IN", "--questions", "none.csv"], "none.csv"),
         (["rank"], "PATHS"),
+        (["train", "nope"], "give a .toml file or one of m3-tiny, llava-1.5-7b-m3, llava-1.5-7b-m3-lora."),
         (["rescore", "none.jsonl"], "none.jsonl"),
         (["ask", "IN/mid.png", "What?", "--tokens", "37"], "has 1, 9, 36, 144, 576"),
         (["ask", "none.jpg", "What?"], "none.jpg: no such file"),

@@ -158,5 +158,6 @@ def test_folder_that_fails_while_listing(tree: Tree, monkeypatch: pytest.MonkeyP
 
 def test_exists_somewhere(tree: Tree) -> None:
     assert exists_somewhere(["nope", "a/gone.png"])
-    assert exists_somewhere(["-"]) and exists_somewhere(["x*"])
-    assert not exists_somewhere(["nope", "nope/too"])
+    assert exists_somewhere(["-"]) and exists_somewhere(["x*", "a/**/*.webp"])
+    assert exists_somewhere(["{nope,a}/*.JPG"])
+    assert not exists_somewhere(["nope", "nope/too", "x*", "{nope,a}/*.gif"])

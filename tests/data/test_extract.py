@@ -167,7 +167,7 @@ def test_a_page_of_a_shard_has_its_pictures_and_says_what_is_missing(
     monkeypatch.setattr("m3score.models.m3.model.load_model", lambda name, **options: FakeAnswerer())
     shard = write_shard(tmp_path / "s.tar", ["a.png", "b.png"])
     out = ["--out", str(tmp_path / "scores.csv"), "--report", str(tmp_path / "report.html")]
-    result = CliRunner().invoke(app, ["rank", str(shard), *out])
+    result = CliRunner().invoke(app, ["rank", str(shard), "--scorer", "model", *out])
     assert result.exit_code == 0, result.stderr
     assert all(item["thumbnail"] for item in page_data((tmp_path / "report.html").read_text())["pictures"])
     shard.unlink()

@@ -279,6 +279,14 @@ def test_pictures_shards_and_tables_over_http(server: str, here: Path) -> None:
     assert found[1].content == png(1) and found[3].content == png(9) and found[4].content == png(2)
 
 
+def test_a_connection_that_is_refused_is_no_missing_file() -> None:
+    pytest.importorskip("aiohttp")
+    with socket.socket() as free:  # bound, but nobody listens
+        free.bind(("127.0.0.1", 0))
+        (found,) = find_images(f"http://127.0.0.1:{free.getsockname()[1]}/a.png")
+    assert found.error and "connect" in found.error.lower() and "no such file" not in found.error
+
+
 def test_archives_and_other_file_systems(here: Path) -> None:
     import fsspec
 
@@ -328,6 +336,29 @@ def test_many_names_take_little_memory() -> None:
 
 
 # ---- commands -----------------------------------------------------------------------------------------
+
+
+def test_a_saved_data_set_is_read_where_a_folder_is_given(saved: datasets.Dataset, here: Path) -> None:
+    def rank(*words: str) -> Any:
+        return CliRunner().invoke(
+            app, ["rank", "--scorer", "jpeg", "--out", "s.jsonl", "--overwrite", *words]
+        )
+
+    def paths() -> list[str]:
+        return sorted(json.loads(line)["path"] for line in (here / "s.jsonl").read_text().splitlines())
+
+    assert rank("saved", "--image-column", "picture").exit_code == 0
+    assert paths() == ["saved/0", "saved/1", "saved/2"]
+    datasets.DatasetDict({"one": saved, "two": saved}).save_to_disk("several")
+    unsaid, wrong = rank("several"), rank("folder", "--split", "one")
+    assert unsaid.exit_code == 2 and "--split has to be one of one, two." in unsaid.stderr
+    assert rank("several", "--split", "two").exit_code == 0
+    assert paths() == ["several/two/0", "several/two/1", "several/two/2"]
+    assert wrong.exit_code == 2 and "--split goes with --dataset, or with a data set that was" in wrong.stderr
+    (here / "photos").mkdir()
+    (here / "photos" / "a.png").write_bytes(png(1))
+    (here / "photos" / "state.json").write_text("{}")  # one such file does not make a data set
+    assert rank("photos").exit_code == 0 and paths() == ["photos/a.png"]
 
 
 def test_rank_takes_what_predict_takes_and_nothing_calls_home(

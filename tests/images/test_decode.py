@@ -17,7 +17,8 @@ from PIL import ExifTags, Image
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import MAX_PIXELS
-from m3score.images.decode import image_suffixes, open_image
+from m3score.images.decode import open_image
+from m3score.images.formats import image_suffixes
 from m3score.images.given import ImageSource
 
 MODES = [
@@ -174,7 +175,10 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
         "truncated: the file ends before the image does",
     ),
     "bomb.png": (lambda: as_bytes(Image.new("1", (20000, 20000)), "png"), "more pixels than the limit"),
-    "script.eps": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+    "script.eps": (
+        lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+        "EPS pictures can't be read here",
+    ),
 }
 
 

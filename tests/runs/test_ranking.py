@@ -44,7 +44,16 @@ def test_table_is_sorted_with_one_row_per_input(folder: Path) -> None:
     table = rank(folder, model=FakeAnswerer(), batch_size=2)
     agreements = [f"agreement_{tokens}" for tokens in LADDER]
     assert list(table.columns) == [
-        *("rank", "path", "complexity", "effective_tokens", "required_tokens", "solved", "monotone"),
+        *(
+            "rank",
+            "path",
+            "complexity",
+            "effective_tokens",
+            "required_tokens",
+            "judged_by",
+            "solved",
+            "monotone",
+        ),
         *agreements,
         *("questions", "cut_questions", "width", "height", "error"),
     ]

@@ -239,8 +239,8 @@ def test_to_dict_is_json_ready() -> None:
 
     result = score(IMAGE, model=knows_from(36), questions="q", answers="cat")
     assert json.loads(json.dumps(result.to_dict())) == result.to_dict()
-    assert list(result.to_row())[:6] == [
-        "complexity", "effective_tokens", "required_tokens", "solved", "monotone", "agreement_1",
+    assert list(result.to_row())[:7] == [
+        "complexity", "effective_tokens", "required_tokens", "judged_by", "solved", "monotone", "agreement_1",
     ]  # fmt: skip
     assert result.to_row()["questions"] == 1
 
@@ -352,6 +352,16 @@ def test_rescore_says_what_is_wrong() -> None:
         score_trace(
             [*trace(knows_from(9), [IMAGE], [["q"]])[:-1], *trace(knows_from(9), [IMAGE], [["q"]], ids=["1"])]
         )
+
+
+def test_a_row_says_what_judged() -> None:
+    """Complexity by agreement and by right answers are two numbers: a table has to tell them apart."""
+    model = Scripted(lambda question, t: ("yes" if question == "known" else "any", 1.0))
+    asked = [["known"], ["other"], ["known", "other"]]
+    answers: list[list[Any]] = [[["yes"]], [None], [["yes"], None]]
+    scored = score_trace(trace(model, [IMAGE] * 3, asked, answers=answers, ids=["a", "b", "c"]))
+    judges = ["right answers", "agreement", "mixed"]
+    assert [one.to_row()["judged_by"] for one in scored.values()] == judges
 
 
 # ---- answers that were cut ----------------------------------------------------------------------------

@@ -28,6 +28,23 @@ def score_rows(count: int, names: Sequence[str] = ()) -> list[dict[str, Any]]:
     return rows
 
 
+def looked_rows(count: int, names: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Rows of a score table by vision; there is more to read than to see in every third picture."""
+    rows = []
+    for i in range(count):
+        tokens = 576.0 ** (i / count)
+        demands = {"distinct_tokens": tokens, "reading_tokens": 0.5, "letter_height": None}
+        if i % 3 == 2:
+            demands = {"distinct_tokens": 1.0, "reading_tokens": tokens, "letter_height": 5.0}
+        rows.append(
+            {"path": names[i] if names else f"pictures/{i:05}.png", "complexity": i / count}
+            | {"effective_tokens": tokens, "required_tokens": next(t for t in LADDER if t >= tokens)}
+            | {"judged_by": "vision", "width": 80, "height": 60, **demands}
+            | {f"kept_{t}": t / 576 for t in LADDER[:-1]}
+        )
+    return rows
+
+
 def trace_rows(scores: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of a trace table that fit: one question with a known answer per picture."""
     return [

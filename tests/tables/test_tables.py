@@ -258,6 +258,30 @@ def test_questions_from_jsonl(tmp_path: Path) -> None:
     assert found == {"a": [Question("q", ("x|y", "3", "z")), Question("r")]}
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("q.csv", "image;question;answers\na;Which, of two?;x|y\n", "semicolons between its columns"),
+        ("q.csv", '"image"\t"question"\t"answers"\r\na\t"Which, of two?"\tx|y\r\n', "has tabs between"),
+        ("q.csv", 'Image,question ,Answer\na,"Which, of two?",x|y\n',
+         "takes the column 'Image' for image, 'question ' for question, 'Answer' for answers"),
+        ("q.jsonl", '{"IMAGE": "a", "question": "Which, of two?", "answer": ["x", "y"]}\n',
+         "takes the column 'IMAGE' for image, 'answer' for answers"),
+    ],
+)  # fmt: skip
+def test_other_delimiters_and_spellings_are_taken_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, content: str, said: str
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert questions(tmp_path, name, content) == {"a": [Question("Which, of two?", ("x", "y"))]}
+    assert said in caplog.text and len(caplog.records) == 1
+
+
+def test_semicolons_in_a_file_with_commas(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = questions(tmp_path, "q.csv", "image,question,answers\na,One; or two?,1;2\n")
+    assert found == {"a": [Question("One; or two?", ("1;2",))]} and not caplog.records
+
+
 def test_repeated_rows_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         found = questions(tmp_path, "q.csv", "image,question,answers\na,q,x\na,q,x\n")
@@ -276,7 +300,11 @@ def test_repeated_rows_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture
         ("q.jsonl", '{"image": "a", "question": "\\ud800"}', r"line 1: a question that is not valid Unicode"),
         ("q.jsonl", '{"image": ["a"], "question": "q"}', r"line 1: no image given"),
         ("q.csv", "image,text\n", r"missing column question; needed are image and question"),
-        ("q.csv", "image,question,answer\n", r"unknown column 'answer', did you mean 'answers'\?"),
+        ("q.csv", "image,question,anwsers\n", r"unknown column 'anwsers', did you mean 'answers'\?"),
+        ("q.csv", "image,question,answer,answers\n", r"columns 'answer' and 'answers' are both taken for"),
+        ("q.csv", "image,question,question\n", r"the column 'question' appears twice"),
+        ("q.csv", "image,question\n", r"q\.csv: holds no question\."),
+        ("q.jsonl", "\n", r"q\.jsonl: holds no question\."),
         ("q.csv", "image,question\na\n", r"q\.csv, line 2: 1 cells under 2 columns"),
         ("q.csv", "image,question\n,q\n", r"q\.csv, line 2: no image given"),
         ("q.csv", "image,question\na, \n", r"q\.csv, line 2: no question given"),

@@ -9,17 +9,24 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from m3score.analysis.demo.token_grid import render_token_grid
+from m3score.analysis.judged import explain, explain_complexity, letters_text, tokens_text
 from m3score.analysis.templates import environment, template_text
+from m3score.analysis.where import overlay, where
 from m3score.models.m3.config import M3Config
 from m3score.scoring.oracle import Complexity
 
+if TYPE_CHECKING:
+    from m3score.models.vision.complexity import VisionScore
+
 TITLE = "m3score: how many visual tokens does this picture need?"
-_NOTES = {"m3-tiny": "The model is m3-tiny, which learnt from drawings: of photographs it knows little."}
+_NOTES = {
+    "m3-tiny": "The model is m3-tiny, which learnt from drawings: its answers about photographs are guesses."
+}
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ def cards(
     prediction: tuple[str, str] | None,
     encode_seconds: float | None,
 ) -> str:
-    """Figures about the question: complexity, tokens needed, tokens predicted, time for encoding.
+    """Figures about the question: tokens needed, complexity, tokens predicted, time for encoding.
 
     Args:
         result: None until all scales have answered.
@@ -143,29 +150,65 @@ def cards(
         items.append(
             Card("Seeing the picture", milliseconds(encode_seconds), "vision tower, once for all scales")
         )
-    return _render("cards", items) if items else ""
+    return _render("cards", items, explain({"agreement"}, ladder[-1])) if items else ""
 
 
 def _result_cards(complexity: Complexity, finest: int) -> list[Card]:
     needed = "none" if complexity.required_tokens is None else f"{complexity.required_tokens:,}"
-    remark = "tokens per grid from which on the answer stays"
+    remark = f"per grid, of {finest:,}: from there on the answer stays"
     if not complexity.monotone:
         remark += "; a coarser scale had it too, a finer one lost it"
-    scale = f"0 = one token does, 1 = all {finest:,} are needed"
-    return [Card("Complexity", f"{complexity.complexity:.2f}", scale), Card("Needed", needed, remark)]
+    told = _capital(explain_complexity({"agreement"}, finest))
+    return [Card("Tokens needed", needed, remark), Card("Complexity", f"{complexity.complexity:.2f}", told)]
 
 
-def token_grid(image: Image.Image, config: M3Config, tokens: int) -> str:
-    """The picture under the grid of its visual tokens, and averaged over each cell.
+def vision_cards(score: VisionScore, seconds: float | None) -> str:
+    """Figures about a picture that nothing was asked of.
+
+    Args:
+        score: of the picture.
+        seconds: that it took.
+    """
+    finest = score.ladder[-1]
+    harder = "to read" if score.reading_tokens > score.distinct_tokens else "distinct ones"
+    told = _capital(explain_complexity({"vision"}, finest))
+    items = [
+        Card("Effective tokens", tokens_text(score.effective_tokens), f"of {finest:,}: the tokens {harder}"),
+        Card("Distinct tokens", tokens_text(score.distinct_tokens), "that the vision tower tells apart"),
+        Card(
+            "Tokens to read",
+            tokens_text(score.reading_tokens),
+            letters_text(score.letter_height, score.reading_tokens),
+        ),
+        Card("Scale", f"{score.required_tokens:,}", "tokens per grid: the smallest that holds them"),
+        Card("Complexity", f"{score.complexity:.2f}", told),
+    ]
+    if seconds is not None:
+        items.append(Card("Seeing the picture", milliseconds(seconds), "vision tower and reader, once"))
+    return _render("cards", items, explain({"vision"}, finest))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def token_grid(image: Image.Image, config: M3Config, tokens: int, looked: VisionScore | None = None) -> str:
+    """The picture under the grid of its visual tokens; averaged over each cell, or where its complexity is.
 
     Args:
         image: mode RGB.
         config: the model's image handling.
         tokens: visual tokens per grid.
+        looked: the picture's score without a question, for the map.
     """
     ruled, mosaic, (columns, rows) = render_token_grid(image, config, tokens)
     overview = config.image_aspect_ratio == "anyres"
-    return _render("token_grid", _data_uri(ruled), _data_uri(mosaic), columns, rows, overview)
+    if looked is None:
+        return _render("token_grid", _data_uri(ruled), _data_uri(mosaic), columns, rows, overview)
+    found = where(looked)
+    total, top = tokens_text(looked.effective_tokens), f"{found.top:.2f}"
+    mapped = _data_uri(overlay(image, found))
+    return _render("where_map", mapped, total, top, _data_uri(ruled), columns, rows, overview)
 
 
 def milliseconds(seconds: float) -> str:

@@ -72,7 +72,10 @@ def build(demo: Demo, examples: Sequence[tuple[str, str]] = ()) -> Any:
                         elem_id="examples",
                     )
                 question = gr.Textbox(
-                    label="Question", placeholder="What does the sign say?", elem_id="question", max_lines=3
+                    label="Question, if any",
+                    placeholder="What does the sign say?",
+                    elem_id="question",
+                    max_lines=3,
                 )
                 ask = gr.Button("Ask", variant="primary", elem_id="ask")
                 level = gr.Slider(
@@ -88,7 +91,13 @@ def build(demo: Demo, examples: Sequence[tuple[str, str]] = ()) -> Any:
                     fragments.level_line(start, demo.ladder), elem_id="level-line", padding=False
                 )
             with gr.Column(scale=7, min_width=320):
-                answer = gr.Textbox(label="Answer", interactive=False, elem_id="answer", lines=1)
+                answer = gr.Textbox(
+                    label="Answer",
+                    placeholder="nothing was asked yet",
+                    interactive=False,
+                    elem_id="answer",
+                    lines=1,
+                )
                 seen = gr.HTML(elem_id="seen", padding=False)
         cards = gr.HTML(elem_id="cards", padding=False)
         table = gr.HTML(elem_id="table", padding=False)
@@ -129,11 +138,19 @@ def build(demo: Demo, examples: Sequence[tuple[str, str]] = ()) -> Any:
             concurrency_limit=None,
             **quiet,
         )
-        file.change(
+        opening = file.change(
             lambda path, n: by_component(demo.open(path, int(n))),
             [file, level],
             everything,
             cancels=[asking],
+            **quiet,
+        )
+        opening.then(
+            lambda v, n: by_component(demo.look(v, int(n))),
+            [visit, level],
+            everything,
+            concurrency_id="model",
+            concurrency_limit=1,
             **quiet,
         )
         if examples:

@@ -1,4 +1,7 @@
-"""The demo: a page in the browser with a picture, a question and a slider from one visual token to all.
+"""The demo: a page in the browser with a picture and a slider from one visual token to all.
+
+Without a question it shows the picture's vision score and where its complexity is; with one, the answers at
+every scale.
 
 Knows what happens when a visitor does something. fragments.py makes the HTML, live_answer.py streams the
 answer, and server.py serves the page.
@@ -11,7 +14,7 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image
 
@@ -23,6 +26,9 @@ from m3score.routing.predict import Prediction, predict_many
 from m3score.scoring.oracle import score_trace
 from m3score.scoring.traces import trace
 
+if TYPE_CHECKING:
+    from m3score.models.vision.complexity import VisionScore
+
 
 @dataclass(eq=False)
 class Visit:
@@ -31,6 +37,8 @@ class Visit:
     image: Image.Image
     encoded: Any = None
     encode_seconds: float | None = None
+    looked: VisionScore | None = None
+    look_seconds: float | None = None
     question: str = ""
     answers: dict[int, fragments.TimedAnswer] = field(default_factory=dict)
     """By tokens."""
@@ -74,18 +82,35 @@ class Demo:
             # The server's path of an upload is nobody's business, and the name is on the page already.
             shown["problem"] = fragments.problem(f"{os.path.basename(path)}: {error.reason}")
             return shown
-        return shown | {"visit": visit, "seen": self._token_grid(visit, level)}
+        return shown | {"visit": visit, "seen": self._seen(visit, level)}
+
+    def look(self, visit: Visit | None, level: int) -> dict[str, Any]:
+        """A picture is there and nothing was asked: how complex it is without a question."""
+        if visit is None or visit.question:
+            return {"visit": visit}
+        try:
+            if visit.looked is None:
+                start = time.perf_counter()
+                visit.looked = self.model.vision_score(visit.image)
+                visit.look_seconds = time.perf_counter() - start
+        except M3ScoreError as error:
+            return {"problem": fragments.problem(str(error))}
+        return {"seen": self._seen(visit, level), "cards": self._cards(visit)}
 
     def ask(self, visit: Visit | None, question: str, level: int) -> Iterator[dict[str, Any]]:
-        """Answer at the slider's scale first, token by token, then at all others."""
-        if visit is None or not question.strip():
-            missing = "a question" if visit else "a picture"
-            yield {"problem": fragments.problem(f"Give me {missing} first.")}
+        """Answer at the slider's scale first, token by token, then at all others. Nothing asked: look."""
+        if visit is None:
+            yield {"problem": fragments.problem("Give me a picture first.")}
+            return
+        if not question.strip():
+            visit.question = ""
+            yield {"problem": "", "answer": "", "table": ""} | self.look(visit, level)
             return
         visit.question, visit.answers, visit.result, visit.prediction = question.strip(), {}, None, None
         chosen = self.ladder[level - 1]
         try:
-            yield {"problem": "", "answer": "", "cards": "", "table": self._table(visit, level)}
+            seen, table = self._seen(visit, level), self._table(visit, level)
+            yield {"problem": "", "answer": "", "cards": "", "seen": seen, "table": table}
             self._encode(visit)
             for tokens in [chosen, *(t for t in reversed(self.ladder) if t != chosen)]:
                 for text in self._stream(visit, tokens):
@@ -103,16 +128,21 @@ class Demo:
             return {"level_line": fragments.level_line(level, self.ladder)}
         answer = visit.answers.get(tokens)
         shown = {
-            "seen": self._token_grid(visit, level),
+            "seen": self._seen(visit, level),
             "level_line": fragments.level_line(level, self.ladder, answer.visual_tokens if answer else None),
         }
         if visit.question:
-            shown |= {"table": self._table(visit, level), "cards": self._cards(visit)}
+            shown |= {"table": self._table(visit, level)}
+        if visit.question or visit.looked:
+            shown |= {"cards": self._cards(visit)}
         return shown | ({"answer": answer.answer} if answer else {})
 
     def warm_up(self) -> None:
-        """Answer a question about a blank picture, so that the first visitor waits no longer than others."""
-        visit = Visit(Image.new("RGB", (64, 64), "white"), question="What is it?")
+        """Look at a blank picture and answer a question about it, so that the first visitor waits no longer
+        than others. A model that is used for the first time gets its statistics over drawings now."""
+        visit = Visit(Image.new("RGB", (64, 64), "white"))
+        self.look(visit, 1)
+        visit.question = "What is it?"
         self._encode(visit)
         for tokens in self.ladder:
             for _ in self._stream(visit, tokens):
@@ -162,8 +192,10 @@ class Demo:
 
     # -- the page ----------------------------------------------------------------------------------------
 
-    def _token_grid(self, visit: Visit, level: int) -> str:
-        return fragments.token_grid(visit.image, self.model.config, self.ladder[level - 1])
+    def _seen(self, visit: Visit, level: int) -> str:
+        """The picture under its tokens; beside it where its complexity is, if nothing was asked."""
+        tokens, config = self.ladder[level - 1], self.model.config
+        return fragments.token_grid(visit.image, config, tokens, None if visit.question else visit.looked)
 
     def _table(self, visit: Visit, level: int) -> str:
         chosen = self.ladder[level - 1]
@@ -171,6 +203,8 @@ class Demo:
         return fragments.table(visit.question, self.ladder, chosen, visit.answers, visit.result, predicted)
 
     def _cards(self, visit: Visit) -> str:
+        if not visit.question:
+            return fragments.vision_cards(visit.looked, visit.look_seconds) if visit.looked else ""
         prediction = None
         if visit.prediction and visit.prediction.tokens is not None:
             promise = (

@@ -12,10 +12,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from m3score.analysis.report.pictures import Thumbnail, as_digits, detail_maps, folder_of_table, thumbnails
+from m3score.analysis.report.pictures import (
+    Thumbnail,
+    as_digits,
+    detail_maps,
+    thumbnails,
+    where_digits,
+    where_maps,
+)
 from m3score.analysis.report.score_summary import ScoreSummary, summarise_scores
 from m3score.analysis.report.trace_summary import Answers, collect, frontier, routed
 from m3score.common.errors import M3ScoreError
+from m3score.data.extract import folder_of_table
 from m3score.tables.schema import SCORES, TRACES, printable
 from m3score.tables.streaming import stream_rows
 
@@ -42,12 +50,41 @@ class Report:
     thumbnails: list[Thumbnail] = field(default_factory=list)
     maps: list[dict[str, Any] | None] = field(default_factory=list)
     map_model: str | None = None
+    where_missing: int = 0
+    """Shown pictures judged by vision that got no map because the model gives them another score."""
     curves: dict[str, Any] | None = None
 
     @property
     def paths(self) -> list[str]:
         """Paths of the shown pictures, simplest first."""
         return [row.get("path", "") for row in self.summary.shown]
+
+    @property
+    def looked(self) -> list[int]:
+        """Positions of the shown pictures that were judged by vision."""
+        return [place for place, row in enumerate(self.summary.shown) if row.get("judged_by") == "vision"]
+
+    @property
+    def map_note(self) -> str:
+        """Why pictures judged by vision have no map of where their complexity is; "" where all have one."""
+        looked = len(self.looked)
+        if not looked:
+            return ""
+        if self.map_model is None:
+            return (
+                "Maps of where the complexity is are left out: they take the model of the scores (--model)."
+            )
+        if self.where_missing == looked:
+            return (
+                f"Maps of where the complexity is are left out: {self.map_model} gives these pictures other "
+                "scores than the table has. Name the model that made it (--model)."
+            )
+        if self.where_missing:
+            return (
+                f"{self.where_missing:,} of {looked:,} pictures have no map of where the complexity is: they "
+                "have changed since they were scored, or can’t be opened."
+            )
+        return ""
 
     @property
     def unreadable(self) -> dict[str, int]:
@@ -117,12 +154,25 @@ def add_maps(
     find: Callable[[str], str],
     on_picture: Callable[[], None] = lambda: None,
 ) -> None:
-    """Add maps of the detail that pooling loses. Runs the vision tower once per shown picture."""
-    maps = []
-    for one in detail_maps(model, report.paths, find):
-        maps.append(one)
+    """Add maps: of where the complexity is to pictures judged by vision, of the detail that pooling loses to
+    others. Runs the vision tower once per shown picture."""
+    looked = set(report.looked)
+    others = [place for place in range(len(report.paths)) if place not in looked]
+    details = []
+    for one in detail_maps(model, [report.paths[place] for place in others], find):
+        details.append(one)
         on_picture()
-    report.maps, report.map_model = as_digits(maps), model.name
+    report.maps = [None] * len(report.paths)
+    for place, digits in zip(others, as_digits(details), strict=True):
+        report.maps[place] = digits
+    places = report.looked
+    for place, found in zip(
+        places, where_maps(model, [report.summary.shown[i] for i in places], find), strict=False
+    ):
+        report.maps[place] = where_digits(found)
+        on_picture()
+    report.where_missing = sum(report.maps[place] is None for place in places)
+    report.map_model = model.name
 
 
 def add_router(

@@ -13,12 +13,20 @@ from datetime import date
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
+from m3score.analysis.judged import (
+    Mode,
+    explain,
+    explain_complexity,
+    is_unsolved,
+    judge_of,
+    letters_text,
+    tokens_text,
+)
 from m3score.analysis.report.content import PICTURES, Report, add_maps, add_pictures, add_router, gather
-from m3score.analysis.report.pictures import folder_of_table
 from m3score.analysis.report.score_summary import BINS, Row, ScoreSummary, folder_of
 from m3score.analysis.report.trace_summary import question_tables
 from m3score.analysis.templates import environment, template_text
-from m3score.data.extract import opened_images
+from m3score.data.extract import folder_of_table, opened_images
 from m3score.tables.io import write_whole
 
 if TYPE_CHECKING:
@@ -38,6 +46,7 @@ def write_report(
     title: str | None = None,
     seed: int = 0,
     fetch: bool = False,
+    root: str | os.PathLike[str] | None = None,
 ) -> Report:
     """Write a score table as one HTML file that opens from disk and loads nothing.
 
@@ -45,12 +54,14 @@ def write_report(
         scores: a score table: a file, a frame or rows.
         out: the file to write; "-" is stdout.
         traces: the trace table of the same run, for the answers and the accuracy by tokens.
-        model: the model that made the scores, for maps of the detail that pooling loses.
+        model: the model that made the scores, for maps: of where the complexity is, if it was judged by
+            vision, else of the detail that pooling loses.
         predictor: a router to plot beside the fixed scales, if the traces know right answers.
         pictures: about how many pictures to show, sampled evenly from all levels of the ladder.
         title: of the page.
         seed: of the sampling.
         fetch: fetch pictures at URLs.
+        root: where relative paths are looked for last, after the table's folder and the working folder.
 
     Returns:
         The Report, for its numbers.
@@ -61,7 +72,7 @@ def write_report(
     """
     report = gather(scores, traces=traces, pictures=pictures, title=title, seed=seed)
     wanted = report.wanted(router=predictor is not None)
-    with opened_images(wanted, folder_of_table(scores), fetch=fetch) as find:
+    with opened_images(wanted, folder_of_table(scores), fetch=fetch, root=root) as find:
         add_pictures(report, find)
         if model is not None:
             add_maps(report, model, find)
@@ -88,7 +99,8 @@ def render(report: Report) -> str:
     """The page as text. Everything from tables is escaped (by jinja2's autoescape and tojson)."""
     from m3score._version import __version__
 
-    style, script = template_text("report.css"), template_text("report.js")
+    style = template_text("report.css")
+    script = template_text("report.js") + template_text("report_detail.js")
     seen, most = report.summary, max(report.summary.histogram, default=0)
     return (
         environment()
@@ -96,6 +108,7 @@ def render(report: Report) -> str:
         .render(
             report=report,
             summary=seen,
+            words=_words(seen),
             levels=_levels(seen),
             bars=[
                 {"from": i / BINS, "to": (i + 1) / BINS, "count": count, "height": count / (most or 1)}
@@ -104,7 +117,7 @@ def render(report: Report) -> str:
             models=sorted(report.answers.models) if report.answers else [],
             folders=_folders(seen),
             shown_odd=sum(row.get("monotone") is False for row in seen.shown),
-            shown_unsolved=sum(row.get("solved") is False for row in seen.shown),
+            shown_unsolved=sum(map(is_unsolved, seen.shown)),
             curves=report.curves,
             data=_data(report),
             style=style,
@@ -115,6 +128,39 @@ def render(report: Report) -> str:
             today=date.today().isoformat(),
         )
     )
+
+
+def _words(seen: ScoreSummary) -> dict[str, Any]:
+    """What the table's leading number is called, and what was measured."""
+    judges, finest = seen.judges, seen.finest
+    held = "by the smallest scale, in tokens per grid, that holds their effective tokens"
+    names = {
+        Mode.vision: ("effective tokens", "Scale", f"Pictures {held}.", "held by"),
+        Mode.predicted: (
+            "tokens predicted",
+            "Tokens predicted",
+            "Pictures by predicted tokens per grid.",
+            "gets",
+        ),
+        Mode.several: ("tokens", "Scale", "Pictures by scale, whatever judged them.", "at"),
+    }
+    enough = "Pictures by the fewest tokens per grid that are enough."
+    number, heading, bars, option = names.get(seen.mode, ("tokens needed", "Tokens needed", enough, "needs"))
+    middle = seen.complexity.median if seen.mode is Mode.vision else seen.complexity.mean
+    several = seen.mode is Mode.several
+    return {
+        "number": number,
+        "heading": heading,
+        "bars": bars,
+        "option": option,
+        "explained": explain(judges, finest),
+        "complexity": explain_complexity(judges, finest),
+        "middle": "median" if seen.mode is Mode.vision else "mean",
+        "middle_complexity": None if several else middle,
+        "median": None if several or seen.median_tokens is None else tokens_text(seen.median_tokens),
+        "mean": seen.mean_tokens if seen.mode in (Mode.answers, Mode.predicted) else None,
+        "several": several,
+    }
 
 
 def _hash(text: str) -> str:
@@ -175,12 +221,14 @@ def _data(report: Report) -> dict[str, Any]:
         "pictures": pictures,
         "failed": failed,
         "totals": {
-            "scored": seen.scored,
+            "scored": seen.scored - seen.unsolved,
             "show": {
                 **{str(tokens): count for tokens, count in seen.levels.items()},
                 **{"unsolved": seen.unsolved, "odd": seen.non_monotone, "error": seen.failed},
             },
         },
+        "mode": seen.mode,
+        "complexity": explain_complexity(seen.judges, seen.finest),
         "curves": report.curves,
         "hasAnswers": report.answers is not None,
     }
@@ -197,7 +245,9 @@ def _picture(report: Report, row: Mapping[str, Any], index: int) -> dict[str, An
         "effective": _rounded(row.get("effective_tokens")),
         "needed": row.get("required_tokens", row.get("predicted_tokens")),
         "predicted": "required_tokens" not in row and "predicted_tokens" in row,
-        "solved": row.get("solved"),
+        "judge": judge_of(row),
+        **_looked(row, report.summary.ladder),
+        "solved": False if is_unsolved(row) else row.get("solved"),
         "monotone": row.get("monotone"),
         "agreement": [_rounded(value) for value in agreement] if None not in agreement else [],
         "width": row.get("width") or (thumbnail and thumbnail.width),
@@ -206,6 +256,19 @@ def _picture(report: Report, row: Mapping[str, Any], index: int) -> dict[str, An
         "missing": thumbnail and thumbnail.error,
         "map": _at(report.maps, index),
         "questions": question_tables(report.answers, row.get("path", "")) if report.answers else [],
+    }
+
+
+def _looked(row: Mapping[str, Any], ladder: Sequence[int]) -> dict[str, Any]:
+    """What only a picture judged by vision has."""
+    if row.get("judged_by") != "vision":
+        return {}
+    reading = row.get("reading_tokens", 0.0)
+    return {
+        "distinct": _rounded(row.get("distinct_tokens")),
+        "reading": _rounded(reading),
+        "letters": letters_text(row.get("letter_height"), reading),
+        "kept": [_rounded(row.get(f"kept_{tokens}", 1.0)) for tokens in ladder],
     }
 
 

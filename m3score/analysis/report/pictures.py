@@ -1,23 +1,24 @@
-"""Pictures of a report: thumbnails of bounded size, and maps of the detail that pooling loses."""
+"""Pictures of a report: thumbnails of bounded size, and maps of lost detail or of complexity."""
 
 from __future__ import annotations
 
 import base64
 import io
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m3score.analysis.where import Where, grid_box, where
 from m3score.common.errors import M3ScoreError
 from m3score.images.decode import open_image, open_reduced
 
 if TYPE_CHECKING:
     from m3score.models.m3.model import M3Model
+    from m3score.models.vision.complexity import VisionScore
 
 SIDE = 320
 """Longest side of a thumbnail, in pixels."""
@@ -29,6 +30,8 @@ _QUALITIES = ((1.0, 72), (1.0, 50), (0.8, 40), (0.6, 35), (0.45, 30), (0.3, 25),
 """(share of SIDE, WebP quality), tried in turn until the thumbnail is small enough."""
 _LEVELS = 16
 _BATCH = 8
+_ALIKE = 0.02
+"""Complexities that differ by more are not of one model and picture, whatever the device and precision."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def detail_maps(
                 yield None
                 continue
             features = next(encoded).features[:1].float().cpu()
-            box = _grid_box(picture.size, model.config.image_aspect_ratio)
+            box = grid_box(picture.size, model.config.image_aspect_ratio)
             yield DetailMap(_losses(features, model.ladder), box)
 
 
@@ -122,16 +125,6 @@ def _losses(features: Any, ladder: Sequence[int]) -> dict[int, np.ndarray]:
     return losses
 
 
-def _grid_box(size: tuple[int, int], aspect_ratio: str) -> tuple[float, float, float, float]:
-    """Where preprocess.py puts the (overview) grid: around, over or in the middle of the picture."""
-    width, height = size
-    if aspect_ratio == "anyres":
-        return 0.0, 0.0, 1.0, 1.0
-    side = max(size) if aspect_ratio == "pad" else min(size)
-    x, y = side / width / 2, side / height / 2
-    return 0.5 - x, 0.5 - y, 0.5 + x, 0.5 + y
-
-
 def as_digits(maps: Sequence[DetailMap | None]) -> list[dict[str, Any] | None]:
     """The maps as the page's script reads them: per scale, one hexadecimal digit per cell, row by row.
 
@@ -153,7 +146,39 @@ def _digits(one: DetailMap, low: float, span: float) -> dict[str, Any]:
     return {"grid": grid, "box": [round(v, 4) for v in one.box], "scales": scales, "mean": means}
 
 
-def folder_of_table(table: Any) -> Path | None:
-    """The folder of a table that is a file, which its paths may be relative to; None for other tables."""
-    is_file = (isinstance(table, str) or hasattr(table, "__fspath__")) and str(table) != "-"
-    return Path(table).parent if is_file else None
+def where_maps(
+    model: M3Model, rows: Sequence[Mapping[str, Any]], find: Callable[[str], str] = lambda path: path
+) -> Iterator[Where | None]:
+    """Where the complexity is, one map per row of a score table judged by vision, in order.
+
+    None for a picture that can't be opened, and where the model gives another score than the table has: that
+    was made with another model, or of another picture. Ends early where the first ones all are like that.
+    """
+    for start in range(0, len(rows), _BATCH):
+        part = rows[start : start + _BATCH]
+        pictures = [_opened(row.get("path", ""), find) for row in part]
+        scores = iter(model.vision_score([picture for picture in pictures if picture is not None]))
+        found = [
+            None if picture is None else _where(next(scores), row)
+            for row, picture in zip(part, pictures, strict=True)
+        ]
+        yield from found
+        if start == 0 and not any(found):
+            return
+
+
+def _where(score: VisionScore, row: Mapping[str, Any]) -> Where | None:
+    return where(score) if abs(score.complexity - row["complexity"]) <= _ALIKE else None
+
+
+def where_digits(found: Where | None) -> dict[str, Any] | None:
+    """A map as the page's script reads it: one hexadecimal digit per cell, "f" for `top` tokens and more."""
+    if found is None:
+        return None
+    levels = np.clip(np.rint(found.tokens / found.top * (_LEVELS - 1)), 0, _LEVELS - 1).astype(int)
+    return {
+        "grid": len(found.tokens),
+        "box": [round(v, 4) for v in found.box],
+        "where": "".join(f"{level:x}" for level in levels.ravel()),
+        "top": round(found.top, 3),
+    }

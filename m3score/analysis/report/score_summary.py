@@ -12,7 +12,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
+
+from m3score.analysis.judged import Mode, is_unsolved, judge_of, mode_of
+from m3score.common.statistics import Spread
 
 BINS = 40
 """Bars of the histogram over complexity."""
@@ -26,7 +30,10 @@ FOLDERS = 5_000
 """Folders that are counted separately. If there are more, deep ones count as the folder above them."""
 REASONS = 1_000
 
-_AGREEMENT = re.compile(r"agreement_(\d+)")
+_SCALE = re.compile(r"(?:agreement|kept)_(\d+)")
+
+_TELLING = 0.1
+"""From this complexity on it is exact enough to tell the finest scale."""
 
 Row = dict[str, Any]
 """A row of a score table, without absent values."""
@@ -57,25 +64,51 @@ class ScoreSummary:
     unsolved: int = 0
     non_monotone: int = 0
     ladder: tuple[int, ...] = ()
-    """Scales of the table's agreement columns; () if it has none, as a predictor's table."""
+    """Scales of the table's columns for each scale; () if it has none, as a predictor's table."""
+    judges: Counter[str | None] = field(default_factory=Counter)
+    """Pictures by what judged them, see judged.judge_of."""
     column: str | None = None
     """required_tokens, else predicted_tokens; None if the table has neither."""
     levels: dict[int, int] = field(default_factory=dict)
     """By required tokens, ascending: the number of pictures."""
     histogram: list[int] = field(default_factory=lambda: [0] * BINS)
-    """Number of pictures in BINS equal ranges of complexity from 0 to 1."""
-    mean_complexity: float | None = None
-    mean_effective_tokens: float | None = None
+    """Number of pictures, but unsolved ones, in BINS equal ranges of complexity from 0 to 1."""
+    complexity: Spread = field(default_factory=Spread)
+    """Of all pictures but unsolved ones: those are not complex, the model does not know."""
     folders: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     """Number of errors by reason, most frequent first."""
     shown: list[Row] = field(default_factory=list)
-    """The sample, simplest first."""
+    """The sample: simplest first, by the leading number and then complexity; unsolved ones last."""
     errors: list[Row] = field(default_factory=list)
 
     @property
     def scored(self) -> int:
         return self.rows - self.failed
+
+    @property
+    def mode(self) -> Mode:
+        """What the table's leading number is."""
+        return mode_of(self.judges)
+
+    @property
+    def median_tokens(self) -> float | None:
+        """The leading number in the middle: effective tokens, or tokens needed or predicted."""
+        middle = self.complexity.median
+        if self.mode is Mode.vision:
+            return None if middle is None or self.finest is None else self.finest**middle
+        every, seen = sum(self.levels.values()), 0
+        for tokens, count in sorted(self.levels.items()):
+            seen += count
+            if count and 2 * seen >= every:
+                return tokens
+        return None
+
+    @property
+    def mean_tokens(self) -> float | None:
+        """Mean over `levels`."""
+        every = sum(self.levels.values())
+        return sum(tokens * count for tokens, count in self.levels.items()) / every if every else None
 
     @property
     def finest(self) -> int | None:
@@ -102,7 +135,6 @@ class _Counting:
         self.strata: dict[Any, Reservoir] = {}
         self.odd = Reservoir(min(ODD, pictures), f"{seed}/odd")
         self.errors: list[Row] = []
-        self.sums = [0.0, 0.0]
         self.scales: set[int] = set()
         self.columns: set[tuple[str, ...]] = set()
         self.folders, self.reasons = _Folders(), Counter[str]()
@@ -114,19 +146,23 @@ class _Counting:
         out.rows += 1
         if (columns := tuple(row)) not in self.columns:
             self.columns.add(columns)
-            self.scales |= {int(match[1]) for match in map(_AGREEMENT.fullmatch, columns) if match}
+            self.scales |= {int(match[1]) for match in map(_SCALE.fullmatch, columns) if match}
         self.folders.add(row.get("path", ""))
         complexity = row.get("complexity")
         if complexity is None or math.isnan(complexity):
             self._failed(row)
             return
-        self.sums[0] += complexity
-        self.sums[1] += row.get("effective_tokens", math.nan)
-        out.histogram[max(0, min(BINS - 1, int(complexity * BINS)))] += 1
+        out.judges[judge_of(row)] += 1
+        unsolved = is_unsolved(row)
+        if not unsolved:
+            out.complexity.add(complexity)
+            out.histogram[max(0, min(BINS - 1, int(complexity * BINS)))] += 1
+        if finest := _finest(row):
+            self.scales.add(finest)
         tokens = row.get("required_tokens", row.get("predicted_tokens"))
         if out.column is None and tokens is not None:
             out.column = "required_tokens" if "required_tokens" in row else "predicted_tokens"
-        if row.get("solved") is False:
+        if unsolved:
             out.unsolved += 1
             stratum: Any = "unsolved"
         elif tokens is not None:
@@ -140,7 +176,8 @@ class _Counting:
         if stratum not in self.strata:
             self.strata[stratum] = Reservoir(self.pictures, f"{self.seed}/{stratum}")
         self.strata[stratum].add((number, row))
-        self._ends(complexity, number, row)
+        if not unsolved:
+            self._ends(complexity, number, row)
 
     def _ends(self, complexity: float, number: int, row: Row) -> None:
         for heap, sign in ((self.simplest, -1.0), (self.hardest, 1.0)):
@@ -163,10 +200,6 @@ class _Counting:
     def result(self) -> ScoreSummary:
         out = self.out
         out.ladder = tuple(sorted(self.scales))
-        if out.scored:
-            out.mean_complexity = self.sums[0] / out.scored
-            mean = self.sums[1] / out.scored
-            out.mean_effective_tokens = None if math.isnan(mean) else mean
         scales = sorted({*out.ladder, *out.levels})
         out.levels = {tokens: out.levels.get(tokens, 0) for tokens in scales} if out.column else {}
         out.folders = self.folders.result()
@@ -187,9 +220,24 @@ class _Counting:
             chosen |= dict(taken)
             left -= len(taken)
             pool.clear()
-        return sorted(
-            chosen.values(), key=lambda row: (row["complexity"], -row.get("rank", 0), row.get("path", ""))
-        )
+        return sorted(chosen.values(), key=partial(_place, self.out.mode))
+
+
+def _place(mode: Mode, row: Row) -> tuple[Any, ...]:
+    """Where a row stands among the shown ones."""
+    by_tokens = mode in (Mode.answers, Mode.predicted)  # effective tokens have the order of complexity
+    tokens = row.get("required_tokens", row.get("predicted_tokens", 0)) if by_tokens else 0
+    return is_unsolved(row), tokens, row["complexity"], -row.get("rank", 0), row.get("path", "")
+
+
+def _finest(row: Mapping[str, Any]) -> int | None:
+    """The finest scale of a row judged by vision: it has no column, but effective_tokens is its power of
+    complexity. None where the table was rounded."""
+    complexity, tokens = row["complexity"], row.get("effective_tokens")
+    if row.get("judged_by") != "vision" or tokens is None or complexity < _TELLING:
+        return None
+    finest = round(tokens ** (1 / complexity))
+    return finest if math.isclose(finest**complexity, tokens, rel_tol=1e-6) else None
 
 
 def _reason(row: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Find image files in folders and by patterns, one after the other.
 
-Opens no file, and keeps no more in memory than the names in one folder. What can't be read (a broken link, a
-folder without permission, a path that leads nowhere) is found too, with its error.
+Opens only files whose names do not say what they are, for their first bytes, and keeps no more in memory than
+the names in one folder. What can't be read (a broken link, a folder without permission, a path that leads
+nowhere) is found too, with its error.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from m3score.common.files import system_error, why_not_a_file
+from m3score.common.errors import M3ScoreError
+from m3score.common.files import open_regular, system_error, why_not_a_file
 from m3score.data.item import ImageItem
-from m3score.images.decode import image_suffixes
+from m3score.images.formats import may_be_image
+from m3score.images.kinds import BEGINNING
 
 
 def found_file(path: str, relative: str | None = None) -> ImageItem:
@@ -28,7 +31,7 @@ class FolderSearch:
     """Searches that share a memory of the folders they were in."""
 
     on_skip: Callable[[str], None]
-    """Called with the path of every file that is left out because its name is not an image's."""
+    """Called with the path of every file that is left out because it is no image."""
     ordered: bool = True
     """Whether files come sorted by name; if not, not even the names in one folder are kept."""
     searched: set[tuple[int, int]] = field(default_factory=set)
@@ -146,10 +149,19 @@ class FolderSearch:
             yield name, name in folders
 
     def _is_image(self, path: str) -> bool:
-        if os.path.splitext(path)[1].lower() in image_suffixes():
+        if may_be_image(path, lambda: _beginning(path)):
             return True
         self.on_skip(path)
         return False
+
+
+def _beginning(path: str) -> bytes:
+    """A file's first bytes; none if it can't be read, or is no regular file."""
+    try:
+        with open_regular(path) as file:
+            return file.read(BEGINNING)
+    except (M3ScoreError, OSError):
+        return b""
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -19,12 +19,14 @@ from m3score.data.item import Columns, ImageItem, ToFetch
 from m3score.data.sources.parquet import chosen_columns, row_image
 from m3score.data.sources.remote import placed
 
-_SAVED = ("dataset_info.json", "dataset_dict.json", "state.json")
+_SAVED = (("dataset_dict.json",), ("dataset_info.json", "state.json"))
+"""Files that lie together in a saved data set with splits, and in one without. (One of them alone may be
+anybody's.)"""
 
 
-def is_saved(path: str) -> bool:
+def is_saved(path: str | os.PathLike[str]) -> bool:
     """Whether the path is a folder that `save_to_disk` of the datasets library wrote."""
-    return any((Path(path) / name).is_file() for name in _SAVED)
+    return any(all((Path(path) / name).is_file() for name in names) for names in _SAVED)
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ class DataSet:
             if split is None and len(rows) == 1:
                 split = next(iter(rows))
             if split not in rows:
-                raise M3ScoreError(f"{name}: --split has to be one of {', '.join(rows)}, not {split!r}.")
+                other = "" if split is None else f", not {split!r}"
+                raise M3ScoreError(f"{name}: --split has to be one of {', '.join(rows)}{other}.")
             rows, name = rows[split], f"{name}/{split}"
         elif self.split is not None:
             raise M3ScoreError(f"{name}: has no splits, so --split {self.split} makes no sense.")

@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 from m3score.common.errors import M3ScoreError, MissingExtraError, one_line
 from m3score.common.limits import MAX_EMBEDDED_BYTES
 from m3score.data.item import ImageItem, ToFetch, too_large
-from m3score.images.decode import image_suffixes
+from m3score.images.formats import image_suffixes
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
 _AT_ONCE = 16
@@ -64,7 +64,7 @@ class RemoteFile:
                     content = file.read(self.max_bytes + 1)
                 break
             except Exception as error:  # every file system has exceptions of its own
-                if attempt == _TRIES or isinstance(error, (*_FINAL, ImportError)):
+                if attempt == _TRIES or isinstance(_meant(error), (*_FINAL, ImportError)):
                     raise M3ScoreError(f"can't be fetched ({explained(error)})") from None
                 time.sleep(0.5 * 2**attempt)  # an overloaded server may answer in a moment
         if len(content) > self.max_bytes:
@@ -156,10 +156,19 @@ def placed(
 
 def explained(error: Exception) -> str:
     """An exception of a file system in one line."""
+    error = _meant(error)
     detail = one_line(error)
     if isinstance(error, FileNotFoundError):
         return "no such file"
     return f"{type(error).__name__}: {detail}" if detail else type(error).__name__
+
+
+def _meant(error: Exception) -> Exception:
+    """What happened: fsspec calls everything that goes wrong on the way to a web server a missing file."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception):
+        return error
+    return error if getattr(cause, "status", None) in (404, 410) else cause
 
 
 def _fetch(item: ToFetch) -> ImageItem:

@@ -23,7 +23,8 @@ from m3score.common.limits import MAX_EMBEDDED_BYTES
 from m3score.data.item import Columns, ImageItem, too_large
 from m3score.data.questions import Question, question_of
 from m3score.data.sources.parquet import questions_of
-from m3score.images.decode import image_suffixes
+from m3score.images.formats import may_be_image
+from m3score.images.kinds import BEGINNING, RAW_SUFFIXES, help_with
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 
@@ -116,11 +117,11 @@ def _members(
                     last, reading = reading, None
                     continue
                 usable = member.isreg() and not os.path.basename(reading).startswith(".")
-                if usable and suffix in image_suffixes():
-                    yield _image(f"{name}/{reading}", tar, member, max_bytes)
-                elif usable and suffix == ".json" and member.size <= _LARGEST_JSON:
+                if usable and suffix == ".json" and member.size <= _LARGEST_JSON:
                     content = cast(IO[bytes], tar.extractfile(member)).read()
                     yield ImageItem(f"{name}/{reading}", reading, content=content)
+                elif usable and (found := _image(f"{name}/{reading}", tar, member, max_bytes)):
+                    yield found
                 elif usable:
                     on_skip(f"{name}/{reading}")
                 last, reading = reading, None
@@ -133,12 +134,19 @@ def _tar(plain: IO[bytes], wanted: Collection[str] | None, file: IO[bytes]) -> t
     return tarfile.open(fileobj=plain, mode="r:" if skips else "r|", tarinfo=_Header, encoding="utf-8")
 
 
-def _image(path: str, tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> ImageItem:
+def _image(path: str, tar: tarfile.TarFile, member: tarfile.TarInfo, max_bytes: int) -> ImageItem | None:
+    """The member as an input; None if it is no picture."""
+    content = cast(IO[bytes], tar.extractfile(member))
+    beginning = content.read(BEGINNING)
+    if not may_be_image(member.name, lambda: beginning):
+        return None
     if member.size == 0:
         return ImageItem(path, member.name, "empty file (0 bytes)")
     if member.size > max_bytes:
         return ImageItem(path, member.name, too_large(member.size, max_bytes))
-    return ImageItem(path, member.name, content=cast(IO[bytes], tar.extractfile(member)).read())
+    if os.path.splitext(member.name)[1].lower() in RAW_SUFFIXES:
+        return ImageItem(path, member.name, help_with(beginning, member.name))
+    return ImageItem(path, member.name, content=beginning + content.read())
 
 
 def _broken(name: str, last: str | None, reading: str | None, error: Exception) -> ImageItem:

@@ -95,7 +95,7 @@ class Reading:
     """Height of the capitals, were the picture's longest side 336 pixels: the median over those squares. None
     without text."""
     cells: np.ndarray
-    """float32 (24, 24): the squares' number by place, on the square that the picture is padded to."""
+    """float32 (24, 24): the squares' number by place, the picture being stretched to a square."""
 
 
 @cache
@@ -133,8 +133,10 @@ def _read(net: ReaderNet, grey: np.ndarray) -> Reading:
     rows, columns, count, heights = (np.concatenate(pair) for pair in zip(fine, coarse, strict=True))
     side = max(height, width)
     cells = np.zeros((MAP_SIDE, MAP_SIDE), np.float32)
-    y, x = (rows + (side - height) / 2, columns + (side - width) / 2)
-    place = tuple(np.clip(v * MAP_SIDE / side, 0, MAP_SIDE - 1).astype(int) for v in (y, x))
+    place = tuple(
+        np.clip(at * MAP_SIDE / length, 0, MAP_SIDE - 1).astype(int)
+        for at, length in ((rows, height), (columns, width))
+    )
     np.add.at(cells, place, count)
     common = _weighted_median(heights, count) * 336 / side if len(count) else None
     return Reading(float(count.sum()), common, cells)

@@ -17,6 +17,7 @@ from m3score.calibration.benchmarks.task_data import load_own
 from m3score.calibration.predictor.gather import labels_of
 from m3score.cli.main import app
 from m3score.cli.tables import WIDE, table_of
+from m3score.common.errors import M3ScoreError
 from m3score.models.base import ScaleAnswer
 from m3score.tables.io import read_table, read_traces
 from tests.support.fakes import LADDER, FakeAnswerer, SingleGrid, grey
@@ -126,6 +127,51 @@ def test_a_benchmark_is_asked_judged_and_resumed(pictures, tmp_path):
     # What was written is what calibrate takes.
     labels = labels_of([tmp_path / "w"])
     assert len(labels) == 5 and labels.by_truth.all() and labels.failed == 1
+
+
+def test_a_mended_answer_is_judged_anew_and_not_asked_again(pictures, tmp_path):
+    model, work = FakeAnswerer(), tmp_path / "w"
+
+    def run(**more):
+        source = load_own(pictures, None, None)
+        return evaluate_task(source, model, work, fingerprint="f" * 64, resamples=50, batch_size=2, **more)
+
+    assert run().score(1).value == pytest.approx(0.2)
+    asked = len(model.asked)
+    rows = [json.loads(line) for line in pictures.read_text().splitlines()]
+    for row in rows[:2]:
+        row["answers"] = ["9 is needed"]  # mended: the first was "1 is needed"
+    rows[2]["question"] = "How many now?"
+    pictures.write_text("\n".join(json.dumps(row) for row in rows))
+    mended = run()
+    assert len(model.asked) - asked == 1  # the one with another question
+    assert [mended.score(t).value for t in LADDER] == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8])
+    fresh = evaluate_task(
+        load_own(pictures, None, None), model, tmp_path / "fresh", fingerprint="f" * 64, resamples=50
+    )
+    assert mended.figures == fresh.figures
+    labels = labels_of([work])  # what calibrate reads is judged anew too
+    assert len(labels) == 5 and labels.by_truth.all()
+    with pytest.raises(M3ScoreError, match=r"fingerprint differ\); give another --work folder, or --restart"):
+        evaluate_task(load_own(pictures, None, None), model, work, fingerprint="e" * 64)
+
+
+def test_files_of_one_name_in_folders_of_one_name(tmp_path):
+    words = ["evaluate"]
+    for place, level in (("a", 0), ("b", 250)):
+        folder = tmp_path / place / "qs"
+        folder.mkdir(parents=True)
+        grey(level).save(folder / "1.png")
+        (folder / "q.csv").write_text("image,question,answers\n1.png,How many?,3\n")
+        words.append(str(folder / "q.csv"))
+    words += ["--work", str(tmp_path / "w"), "--out", str(tmp_path / "r.csv"), "-q"]
+    for _ in range(2):  # asked, and gone on with
+        result = CliRunner().invoke(app, [*words, "--overwrite"])
+        assert result.exit_code == 0, result.output
+        assert list(dict.fromkeys(read_table(tmp_path / "r.csv", FIGURES)["task"])) == ["qs-q", "qs-q-2"]
+    alone = CliRunner().invoke(app, ["evaluate", words[2], *words[3:], "--overwrite"])
+    assert alone.exit_code == 0 and set(read_table(tmp_path / "r.csv", FIGURES)["task"]) == {"qs-q-2"}
+    assert sorted(path.name for path in (tmp_path / "w" / "m3-tiny").iterdir()) == ["qs-q", "qs-q-2"]
 
 
 def test_the_command_writes_tables_and_a_picture(pictures, tmp_path):

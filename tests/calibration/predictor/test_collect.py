@@ -281,6 +281,27 @@ def test_killed_and_resumed(tmp_path: Path):
     assert held.traces()["image"].nunique() == wanted
 
 
+def test_a_source_without_images_leaves_no_folder(photos: Path, tmp_path: Path):
+    empty, work = tmp_path / "empty", tmp_path / "w"
+    empty.mkdir()
+    with pytest.raises(M3ScoreError, match=r"empty: no images found\.$"):
+        gather(find_source(str(empty)), work)
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    with pytest.raises(M3ScoreError, match=r"bad\.png: none of its images was answered \(.*not an image"):
+        gather(find_source(str(tmp_path / "bad.png")), work)
+    assert not work.exists()
+    # A run that was killed before its first answer leaves a folder, which is no obstacle either.
+    with pytest.raises(KeyboardInterrupt):
+        gather(find_source(str(tmp_path / "photos" / "*.png")), work, FailsAtOnce())
+    assert is_collection(work)
+    assert len(gather(find_source(str(photos)), work).done()) == 7
+
+
+class FailsAtOnce(FakeAnswerer):
+    def answer_ladder(self, *args: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+
 def test_vision_scores_are_kept_beside_answers_and_without_any(tmp_path: Path):
     model = m3score.load_model("m3-tiny", device="cpu")
     asked = gather(Drawn(5), tmp_path / "asked", model, limit=2)

@@ -228,14 +228,17 @@ def test_a_wrong_recipe_gets_one_sentence(tmp_path, change, complaint):
     [
         ([], "give --data"),
         (["--data", "none.json"], "none.json can't be read"),
+        (["--data", "DATA", "--image-folder", "."], "images aren't there"),
         (["--scales", "x"], "--scales x"),
     ],
 )
 def test_wrong_options_get_one_sentence(place, tmp_path, options, complaint):
-    arguments = ["train", str(place / "recipe.toml"), "--out", str(tmp_path / "out"), *options]
+    given = [str(place / "data.json") if option == "DATA" else option for option in options]
+    arguments = ["train", str(place / "recipe.toml"), "--out", str(tmp_path / "out"), *given]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert complaint in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()  # it would stop the corrected command
 
 
 def test_a_batch_must_fit_the_processes(place, tmp_path, monkeypatch):
