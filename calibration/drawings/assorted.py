@@ -176,13 +176,8 @@ def _crowd(rng: np.random.Generator, size: Size) -> Image.Image:
         side = max(3, int(picture.width * scale))
         picture, mask = (one.resize((side, side)).rotate(turn) for one in (picture, mask))
         picture = picture.point([int(v) for v in np.clip(np.arange(256) * rng.uniform(0.6, 1.3), 0, 255)] * 3)
-<<<<<<< HEAD
-        x, y = rng.uniform(0, 1, 2) * size - side / 2
-        image.paste(picture, (int(x), int(y)), mask)
-=======
         left, top = rng.uniform(0, 1, 2) * size - side / 2
         image.paste(picture, (int(left), int(top)), mask)
->>>>>>> main
     return _lit(rng, image)
 
 
@@ -227,13 +222,8 @@ def _collage(rng: np.random.Generator, size: Size) -> Image.Image:
         part = (int(size[0] * rng.uniform(0.15, 0.6)), int(size[1] * rng.uniform(0.15, 0.6)))
         name = str(rng.choice(["scene", "flat", "page", "chart", "thing", "lookalike", "plot"]))
         picture = _PAINTERS[name](rng, (max(16, part[0]), max(16, part[1])))
-<<<<<<< HEAD
-        x, y = rng.uniform(0, 1, 2) * np.subtract(size, part)
-        image.paste(picture, (int(x), int(y)))
-=======
         left, top = rng.uniform(0, 1, 2) * np.subtract(size, part)
         image.paste(picture, (int(left), int(top)))
->>>>>>> main
     return image
 
 
