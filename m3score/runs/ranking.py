@@ -216,7 +216,7 @@ def default_scorer(given: Mapping[str, Any], inputs: Inputs) -> str:
     """
     asked = any(given.get(name) is not None for name in ("question", "questions"))
     model = given.get("model")
-    only_answers = model is not None and not isinstance(model, str) and not hasattr(model, "vision_meter")
+    only_answers = model is not None and not isinstance(model, str) and not hasattr(model, "vision_score")
     return "model" if asked or only_answers or inputs.ask() else "vision"
 
 

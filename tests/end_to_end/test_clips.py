@@ -188,7 +188,7 @@ def test_too_many_frames_are_one_sentence(command: str, clips: tuple[Path, Any],
     asked = clip.with_name("one.jsonl")
     asked.write_text(json.dumps({"image": clip.name, "question": "What?", "answers": ["white"]}))
     more: dict[str, tuple[object, ...]] = {
-        "rank": (clip,),
+        "rank": (clip, "--question", "What?"),
         "ask": (clip, "What?"),
         "evaluate": (asked, "--work", tmp_path),
         "calibrate": (clip, "--collect-only", "--work", tmp_path / "w"),

@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(folder: Path, out: Path, *more: object) -> list[Any]:
     traces = out.with_name("t" + out.suffix)
-    return ["rank", folder, "--batch-size", 2, "--traces", traces, "--out", out, *more]
+    return ["rank", folder, "--question", "What?", "--batch-size", 2, "--traces", traces, "--out", out, *more]
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ class VisionScorer:
     def __init__(self, options: VisionOptions) -> None:
         self.options = options
         self.model: Any = loaded_model(options.model, options.loading())
-        if not hasattr(self.model, "vision_meter"):
+        if not hasattr(self.model, "vision_score"):
             raise M3ScoreError("this model has no vision tower to look with: give a question.")
         self.name = str(options.model if isinstance(options.model, str) else self.model.name)
         self._meter = self.model.vision_meter
