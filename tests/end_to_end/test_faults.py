@@ -124,7 +124,7 @@ def test_a_full_disk(folder: Path, tmp_path: Path, undisturbed: tuple[bytes, byt
     out = tmp_path / "s.csv"
 
     def little() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 
     code, said = run(*command(folder, out), preexec_fn=little)
     assert (
