@@ -166,19 +166,28 @@ class BatchScorer(ABC):
         self, items: Iterable[ImageItem], *, limits: Limits, workers: int | None = None
     ) -> Generator[Result, None, None]:
         """See Scorer. Pictures are opened in worker processes, a few ahead of the model."""
-        for batch in open_batches(items, self.batch_size, limits=limits, workers=workers):
-            scored = iter(in_halves(self.score, [item.image for item in batch if item.image]))
-            for item in batch:
-                if item.image is None:
-                    row = {"path": item.path, "error": item.error}
-                    yield Scored(row, transient=item.transient)
-                    continue
-                width, height = item.image.size
-                found, known = next(scored), {"width": width, "height": height}
-                if isinstance(found, M3ScoreError):
-                    yield Scored.failed(item.path, found, **known)
-                else:
-                    yield Scored({"path": item.path, **known, **found})
+        yield from score_batches(
+            open_batches(items, self.batch_size, limits=limits, workers=workers), self.score
+        )
+
+
+def score_batches(
+    batches: Iterable[Sequence[Opened]], score: Callable[[Sequence[Any]], list[dict[str, Any]]]
+) -> Generator[Scored, None, None]:
+    """One result per opened input, in order; `score` gives the columns of each picture that it is handed."""
+    for batch in batches:
+        scored = iter(in_halves(score, [item.image for item in batch if item.image]))
+        for item in batch:
+            if item.image is None:
+                row = {"path": item.path, "error": item.error}
+                yield Scored(row, transient=item.transient)
+                continue
+            width, height = item.image.size
+            found, known = next(scored), {"width": width, "height": height}
+            if isinstance(found, M3ScoreError):
+                yield Scored.failed(item.path, found, **known)
+            else:
+                yield Scored({"path": item.path, **known, **found})
 
 
 def open_batches(

@@ -73,7 +73,19 @@ def main() -> int:
 
 
 def _command(folder: Path, home: Path) -> list[object]:
-    return ["rank", folder, "--question", "What?", "--batch-size", 4, "--traces", home / "t.csv", "--out", home / "s.csv", "-q"]
+    return [
+        "rank",
+        folder,
+        "--question",
+        "What?",
+        "--batch-size",
+        4,
+        "--traces",
+        home / "t.csv",
+        "--out",
+        home / "s.csv",
+        "-q",
+    ]
 
 
 def _undisturbed(place: Path, folder: Path, pace: float | None) -> tuple[tuple[bytes, bytes], float]:

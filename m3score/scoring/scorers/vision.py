@@ -6,7 +6,7 @@ torch.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -14,9 +14,8 @@ from typing import Any, ClassVar, Literal
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
 from m3score.data.item import ImageItem
-from m3score.data.loader import in_halves
-from m3score.models.vision.prepare import preparation, prepare
-from m3score.scoring.base import BLOCK_BATCHES, Scored, ScorerOptions, open_batches
+from m3score.models.vision.prepare import Prepared, preparation, prepare
+from m3score.scoring.base import BLOCK_BATCHES, Scored, ScorerOptions, open_batches, score_batches
 from m3score.scoring.scorers.model import identity_of, loaded_model
 from m3score.scoring.scorers.model_stream import check_batch_size, images_at_once
 
@@ -97,16 +96,7 @@ class VisionScorer:
             prepare=partial(prepare, config=self.model.config),
             preparation=preparation(self.model.config),
         )
-        for batch in opened:
-            scores = iter(in_halves(self._meter.score, [item.image for item in batch if item.image]))
-            for item in batch:
-                if item.image is None:
-                    row = {"path": item.path, "error": item.error}
-                    yield Scored(row, transient=item.transient)
-                    continue
-                width, height = item.image.size
-                found, known = next(scores), {"width": width, "height": height}
-                if isinstance(found, M3ScoreError):
-                    yield Scored.failed(item.path, found, **known)
-                else:
-                    yield Scored({"path": item.path, **known, **found.to_row(), "error": None})
+        yield from score_batches(opened, self._rows)
+
+    def _rows(self, images: Sequence[Prepared]) -> list[dict[str, Any]]:
+        return [{**score.to_row(), "error": None} for score in self._meter.score(images)]
