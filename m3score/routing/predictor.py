@@ -18,7 +18,7 @@ import numpy as np
 from m3score.common.errors import M3ScoreError
 from m3score.routing import codec
 from m3score.routing.decision import DEFAULT, Decision, Wish
-from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES
+from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES, shows_nothing
 from m3score.routing.features.question import QUESTION_FEATURES
 from m3score.routing.promises import certify
 from m3score.routing.promises.certify import Certificate
@@ -183,7 +183,11 @@ class Predictor:
         A predictor without a regressor of that score says what `predict` says of the image alone. Arguments
         and errors are those of `predict`.
         """
-        return clip_predictions(self._vision().predict(np.atleast_2d(X_image)), self.ladder)
+        rows = np.atleast_2d(X_image)
+        predicted = clip_predictions(self._vision().predict(rows), self.ladder)
+        if self.vision is not None and self.feature_set == "pixels":
+            predicted[shows_nothing(rows)] = 0.0  # one token; few drawings are blank, so trees don't learn it
+        return predicted
 
     def spread_vision(self, X_image: Any) -> np.ndarray:
         """float64 (n,) at least 0, in ln(tokens): how unsure `predict_vision` is of rows that it took."""

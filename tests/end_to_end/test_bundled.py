@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import m3score
@@ -83,3 +84,12 @@ def test_answers_that_were_cut_are_counted_in_the_summary(tmp_path: Path) -> Non
     assert whole.exit_code == 0 and "that were cut" not in whole.stderr
     assert not read_traces(tmp_path / "t.csv")["cut"].any()
     assert read_scores(tmp_path / "s.csv")["cut_questions"].tolist() == [0]
+
+
+def test_what_shows_nothing_is_predicted_to_be_one_token():
+    """The pitch: a blank wall needs one token."""
+    blank = [
+        Image.new("RGB", size, colour) for size in ((640, 480), (90, 400)) for colour in ("black", "#e8d8b0")
+    ]
+    assert m3score.predict_complexity([EXAMPLES / "empty.png", *blank]) == [0.0] * 5
+    assert m3score.predict_complexity(EXAMPLES / "sunset.png") > 0.3
