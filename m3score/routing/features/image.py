@@ -110,7 +110,7 @@ _SIGNS = [IMAGE_FEATURES.index(name) for name in ("edges", "corners", "two_value
 
 
 def shows_nothing(rows: np.ndarray) -> np.ndarray:
-    """bool (n,): whether rows of IMAGE_FEATURES are of pictures without an edge: of one colour, a gradient."""
+    """bool (n,): which rows of IMAGE_FEATURES are of pictures without an edge: one colour, a gradient."""
     return (np.asarray(rows)[:, _SIGNS] == 0).all(axis=1)
 
 
