@@ -147,13 +147,8 @@ def _check(source: Source, answerer: LadderAnswerer, limit: int | None, feature_
         raise M3ScoreError("drawn images have no end: --limit has to say how many.")
     if feature_set == "vision" and not hasattr(answerer, "vision_features"):
         raise M3ScoreError(f"--features vision needs a model with vision features; {answerer.name} has none.")
-    if isinstance(source, Assorted) and not _has_tower(answerer):
+    if isinstance(source, Assorted) and not hasattr(answerer, "vision_score"):
         raise M3ScoreError(f"assorted drawings are for a vision tower to look at; {answerer.name} has none.")
-
-
-def _has_tower(answerer: LadderAnswerer) -> bool:
-    """Whether it has a vision_meter, which is not made for the question: that may take minutes."""
-    return "vision_meter" in dir(answerer)
 
 
 def _write(run: Collection, shard: list[tuple[_Looked, RankedImage]]) -> None:
@@ -220,7 +215,7 @@ def _looked_at(
     """Items with their features, their vision score and what the model said, in order; max_new_tokens None:
     nothing is asked."""
     prepare = getattr(answerer, "tiles", None)  # a model that preprocesses images lets the workers do it
-    looks = answerer.config if vision and _has_tower(answerer) else None
+    looks = answerer.config if vision and hasattr(answerer, "vision_score") else None
     passed: list[_Looked] = []
 
     def started() -> Iterator[_Looked]:

@@ -118,7 +118,7 @@ class Embedder:
             return self.encode([images])[0]
         pending = {i: image for i, image in enumerate(images) if not isinstance(image, EncodedImage)}
         # A few images at a time, so that not all pixels are in memory at once.
-        done = self._encode_guard.map(self._encode_batch, list(pending.values()), self._images_at_once())
+        done = self._encode_guard.map(self._encode_batch, list(pending.values()), self.images_per_pass())
         encoded = dict(zip(pending, done, strict=True))
         return [encoded.get(i, image) for i, image in enumerate(images)]
 
@@ -131,7 +131,8 @@ class Embedder:
         """
         return self.encode(open_frames(video, frames))
 
-    def _images_at_once(self) -> int:
+    def images_per_pass(self) -> int:
+        """Images that the vision tower is given at once."""
         return max(1, _TILES_AT_ONCE // self.most_tiles())
 
     def most_tiles(self) -> int:

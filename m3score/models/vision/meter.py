@@ -26,7 +26,6 @@ from m3score.models.vision.whitening import Encode, Reference, Whitening, whiten
 if TYPE_CHECKING:
     from m3score.models.m3.encoder import Embedder
 
-_TILES_AT_ONCE = 32
 _OWN_DRAWINGS = "m3score.calibration.drawings.reference"
 """Whoever draws lives above this room, so it is known by name, and only if drawings are needed."""
 
@@ -41,8 +40,8 @@ class VisionMeter:
         Args:
             model: whose vision tower looks.
             weights: a hash of the model's weights. The statistics over drawings that belong to them are
-                bundled, kept from an earlier time, or worked out now: that takes seconds on a GPU and minutes
-                on a CPU.
+                bundled, kept from an earlier time, or worked out now: for a small model on a CPU that takes
+                minutes.
             reference: the drawings; by default m3score's own.
         """
         self.model = model
@@ -62,7 +61,7 @@ class VisionMeter:
             image if isinstance(image, Prepared) else prepare(open_image(image), self.model.config)
             for image in images
         ]
-        return self._guard.map(self._score, ready, max(1, _TILES_AT_ONCE // self.model.most_tiles()))
+        return self._guard.map(self._score, ready, self.model.images_per_pass())
 
     def _score(self, images: Sequence[Prepared]) -> list[VisionScore]:
         features = patch_features(self.model, [image.tiles for image in images])

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -79,9 +80,10 @@ def _convolved(values: torch.Tensor, layer: nn.Module) -> torch.Tensor:
     """`layer(values)`; torch by itself leaves small pictures to code that takes several times as long."""
     if torch.is_grad_enabled() or values.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return layer(values)
-    assert isinstance(layer, nn.Conv2d) and isinstance(layer.padding, tuple)
+    layer = cast(nn.Conv2d, layer)
+    padding = cast("tuple[int, int]", layer.padding)
     return torch.mkldnn_convolution(
-        values, layer.weight, layer.bias, layer.padding, layer.stride, layer.dilation, layer.groups
+        values, layer.weight, layer.bias, padding, layer.stride, layer.dilation, layer.groups
     )
 
 

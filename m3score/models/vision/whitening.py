@@ -143,7 +143,7 @@ def whitening_of(
     Args:
         name: what the model is called. fingerprint: hash of its weights: statistics of other weights are
         never used. encode: the model's vision tower. reference: called only if the statistics must be worked
-        out, which takes some 1,200 passes of the tower.
+        out, which takes some 1,800 passes of the tower.
     """
     kept = cache_path(fingerprint)
     for path in (bundled_path(name), kept):

@@ -35,11 +35,36 @@ QUESTION_FILES = (".csv", ".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True)
-class ModelOptions(ScorerOptions):
-    """Options of the scorer `model`."""
+class LoadedOptions(ScorerOptions):
+    """Options of a scorer that loads a model: which, and how."""
 
     model: Any = "m3-tiny"
     """What load_model takes (a bundled model, a hub id, a folder), or a loaded model."""
+    batch_size: int | Literal["auto"] = "auto"
+    """Images that the model is given at once; "auto" is 32 on a GPU and 8 elsewhere."""
+    device: str = "auto"
+    dtype: str = "auto"
+    quantize: str | None = None
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        check_batch_size(self.batch_size)
+
+    def check_portable(self) -> None:
+        """See ScorerOptions."""
+        if not isinstance(self.model, str | os.PathLike):
+            raise M3ScoreError("--engine ray loads the model on every machine: give its name, not a model.")
+
+    def load(self) -> Any:
+        """The model; one that is loaded already as it is."""
+        names = ("device", "dtype", "quantize", "revision")
+        return loaded_model(self.model, {name: getattr(self, name) for name in names})
+
+
+@dataclass(frozen=True)
+class ModelOptions(LoadedOptions):
+    """Options of the scorer `model`."""
+
     questions: Questions | str | os.PathLike[str] | QuestionBook = None
     """What to ask: one question or several for every image, a mapping from images to theirs, or a file of
     those (.csv, .jsonl; see read_questions). Default: "Describe the image."."""
@@ -53,19 +78,13 @@ class ModelOptions(ScorerOptions):
     """False for agreement and consistency only, which is cheaper; see traces.trace."""
     max_new_tokens: int = 32
     """The most tokens that an answer may have."""
-    batch_size: int | Literal["auto"] = "auto"
-    """Images that the model is given at once; "auto" is 32 on a GPU and 8 elsewhere."""
     frames: int | None = None
     """Give each of so many frames of a video a grid of visual tokens of its own; by default six frames make
     one picture."""
-    device: str = "auto"
-    dtype: str = "auto"
-    quantize: str | None = None
-    revision: str | None = None
 
     def __post_init__(self) -> None:
         check_rules(self.rule, self.sufficiency)
-        check_batch_size(self.batch_size)
+        super().__post_init__()
         _ = self.book  # complains now of questions that can't be used
 
     @cached_property
@@ -90,19 +109,9 @@ class ModelOptions(ScorerOptions):
         with suppress(M3ScoreError):
             self.book.of(item.name, item.questions)
 
-    def check_portable(self) -> None:
-        """See ScorerOptions."""
-        if not isinstance(self.model, str | os.PathLike):
-            raise M3ScoreError("--engine ray loads the model on every machine: give its name, not a model.")
-
     def unused(self) -> Sequence[str]:
         """See ScorerOptions."""
         return self.book.unused()
-
-    def loading(self) -> dict[str, Any]:
-        """Arguments of load_model beside the name."""
-        names = ("device", "dtype", "quantize", "revision")
-        return {name: getattr(self, name) for name in names}
 
     def identity(self) -> dict[str, Any]:
         """What rows depend on, beside the model: by the option of the command that says it."""
@@ -154,7 +163,7 @@ class ModelScorer:
 
     def __init__(self, options: ModelOptions) -> None:
         self.options = options
-        self.model: Any = loaded_model(options.model, options.loading())
+        self.model: Any = options.load()
         check_frames(options.frames, self.model)
         self.name = str(options.model if isinstance(options.model, str) else self.model.name)
         self.ladder: tuple[int, ...] = tuple(self.model.ladder)

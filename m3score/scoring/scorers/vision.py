@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
 from m3score.data.item import ImageItem
 from m3score.models.vision.prepare import Prepared, preparation, prepare
-from m3score.scoring.base import BLOCK_BATCHES, Scored, ScorerOptions, open_batches, score_batches
-from m3score.scoring.scorers.model import identity_of, loaded_model
-from m3score.scoring.scorers.model_stream import check_batch_size, images_at_once
+from m3score.scoring.base import BLOCK_BATCHES, Scored, open_batches, score_batches
+from m3score.scoring.scorers.model import LoadedOptions, identity_of
+from m3score.scoring.scorers.model_stream import images_at_once
 
 COLUMNS = ("distinct_tokens", "reading_tokens", "letter_height")
 
@@ -28,29 +28,8 @@ def kept_columns(ladder: Iterable[int]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class VisionOptions(ScorerOptions):
+class VisionOptions(LoadedOptions):
     """Options of the scorer `vision`."""
-
-    model: Any = "m3-tiny"
-    """What load_model takes (a bundled model, a hub id, a folder), or a loaded model."""
-    batch_size: int | Literal["auto"] = "auto"
-    """Images that the model is given at once; "auto" is 32 on a GPU and 8 elsewhere."""
-    device: str = "auto"
-    dtype: str = "auto"
-    quantize: str | None = None
-    revision: str | None = None
-
-    def __post_init__(self) -> None:
-        check_batch_size(self.batch_size)
-
-    def check_portable(self) -> None:
-        """See ScorerOptions."""
-        if not isinstance(self.model, str):
-            raise M3ScoreError("--engine ray loads the model on every machine: give its name, not a model.")
-
-    def loading(self) -> dict[str, Any]:
-        """Arguments of load_model beside the name."""
-        return {name: getattr(self, name) for name in ("device", "dtype", "quantize", "revision")}
 
 
 class VisionScorer:
@@ -61,7 +40,7 @@ class VisionScorer:
 
     def __init__(self, options: VisionOptions) -> None:
         self.options = options
-        self.model: Any = loaded_model(options.model, options.loading())
+        self.model: Any = options.load()
         if not hasattr(self.model, "vision_score"):
             raise M3ScoreError("this model has no vision tower to look with: give a question.")
         self.name = str(options.model if isinstance(options.model, str) else self.model.name)
