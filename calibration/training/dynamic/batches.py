@@ -110,6 +110,7 @@ def loader(batches: Batches, first: int, workers: int) -> DataLoader[dict[str, A
     """Batches from the first on, drawn ahead by `workers` processes.
 
     They come as arrays through pipes: tensors would need shared memory, of which containers have little.
+    (`pin_memory` pins no arrays; its thread reads the pipes while the GPU computes.)
     """
     return DataLoader(
         batches,
@@ -118,6 +119,7 @@ def loader(batches: Batches, first: int, workers: int) -> DataLoader[dict[str, A
         num_workers=workers,
         collate_fn=_unchanged,
         prefetch_factor=3 if workers else None,
+        pin_memory=bool(workers) and torch.cuda.is_available(),
     )
 
 

@@ -73,7 +73,7 @@ def build_model(tokenizer: Any, seed: int, **sizes: int) -> Qwen2_5_VLForConditi
     config._attn_implementation = "sdpa"
     model = Qwen2_5_VLForConditionalGeneration(config)
     start_as_neighbours(model.model.visual)
-    start_as_lookup(model)
+    start_as_lookup(model, heads=min(2, heads))
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model
@@ -111,9 +111,7 @@ def _patch_places(rows: int, columns: int, device: torch.device) -> torch.Tensor
     y, x = torch.meshgrid(
         torch.arange(MERGE * rows, device=device), torch.arange(MERGE * columns, device=device), indexing="ij"
     )
-    order = [
-        part.reshape(rows, MERGE, columns, MERGE).transpose(1, 2).flatten() for part in (y, x)
-    ]
+    order = [part.reshape(rows, MERGE, columns, MERGE).transpose(1, 2).flatten() for part in (y, x)]
     return torch.stack(order, dim=-1)
 
 
@@ -155,7 +153,9 @@ def place_ids(before: int, grid: tuple[int, int], text: torch.Tensor) -> torch.T
     """
     rows, columns = grid
     device = text.device
-    y, x = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
+    y, x = torch.meshgrid(
+        torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij"
+    )
     image = torch.stack([torch.zeros_like(y), y, x]).flatten(1) + before
     ahead = torch.cat([torch.arange(before, device=device).expand(3, -1), image], dim=1)
     after = text + before + max(grid)

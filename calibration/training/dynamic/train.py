@@ -115,7 +115,9 @@ def _resume(run: Run, path: Path) -> None:
     for name, value in run.network.named_parameters():
         for key in ("step", "exp_avg", "exp_avg_sq"):
             if (part := tensors.get(f"optimizer.{key}.{name}")) is not None:
-                run.optimizer.state[value][key] = part if key != "step" or run.device == "cuda" else part.cpu()
+                run.optimizer.state[value][key] = (
+                    part if key != "step" or run.device == "cuda" else part.cpu()
+                )
     with safe_open(path, "pt") as file:
         facts = file.metadata()
     run.step, run.seconds = int(facts["step"]), float(facts["seconds"])
@@ -123,7 +125,9 @@ def _resume(run: Run, path: Path) -> None:
 
 def rate_at(progress: float) -> float:
     """Share of the highest learning rate: a short rise, then half a cosine down to a fiftieth."""
-    return min(1.0, progress / 0.02 + 0.01) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    return min(1.0, progress / 0.02 + 0.01) * (
+        0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    )
 
 
 def _tensors(batch: dict[str, Any], device: str) -> dict[str, Any]:
@@ -237,11 +241,14 @@ def main(
 ) -> None:
     """Train, then judge on drawings that were not seen."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_float32_matmul_precision("high")
     console = Console(stderr=True)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     sizes = (("heads", heads), ("tower_layers", tower_layers), ("layers", layers))
     drawn_by = (os.cpu_count() or 1) - 1 if workers is None else workers
-    run = train(Plan(minutes, steps, seed, rate, tokens, largest, drawn_by, sizes=sizes), out, device, console)
+    run = train(
+        Plan(minutes, steps, seed, rate, tokens, largest, drawn_by, sizes=sizes), out, device, console
+    )
     run.network.eval()
     figures = accuracy(run.network, run.tokenizer, device, pictures)
     (out / "accuracy.json").write_text(json.dumps(figures, indent=2) + "\n")
