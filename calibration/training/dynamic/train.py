@@ -41,7 +41,7 @@ class Plan:
     steps: int | None = None
     """Ends the training earlier than the minutes do, and paces it instead of them."""
     seed: int = 0
-    rate: float = 1e-3
+    rate: float = 1.5e-3
     tokens: int = 16384
     """Visual tokens of a batch, about."""
     largest: int = RUNGS[-1]
@@ -229,7 +229,7 @@ def main(
     minutes: Annotated[float, typer.Option(min=0.01, help="How long to train.")] = 60.0,
     steps: Annotated[int | None, typer.Option(min=1, help="Train so many steps instead.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights and drawings.")] = 0,
-    rate: Annotated[float, typer.Option(help="The highest learning rate.")] = 1e-3,
+    rate: Annotated[float, typer.Option(help="The highest learning rate.")] = 1.5e-3,
     tokens: Annotated[int, typer.Option(min=64, help="Visual tokens of a batch, about.")] = 16384,
     largest: Annotated[int, typer.Option(help="Learn no budget above this one.")] = RUNGS[-1],
     heads: Annotated[int, typer.Option(min=1, help="Of attention, each 64 wide.")] = 4,
