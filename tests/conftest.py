@@ -38,7 +38,7 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def stock_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Folders of tiny random checkpoints, made once per session; by a family of stock_checkpoints.FAMILIES."""
+    """Folders of tiny random checkpoints, made once per session, by family; see stock_checkpoints."""
     from tests.support.torchvision import mend_torchvision
 
     mend_torchvision()

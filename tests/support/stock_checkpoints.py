@@ -81,7 +81,7 @@ def _randomise(model: torch.nn.Module, seed: int) -> None:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() > 1:
-                spread = 1.0 if "embed" in name else 1.6 / weight[0].numel() ** 0.5
+                spread = 0.1 if "embed" in name else 1.6 / weight[0].numel() ** 0.5
                 weight.copy_(torch.randn(weight.shape, generator=random) * spread)
 
 
@@ -104,7 +104,7 @@ def _named(tokenizer: PreTrainedTokenizerFast, **names: str) -> PreTrainedTokeni
     return tokenizer
 
 
-def _ids(tokenizer: PreTrainedTokenizerFast, **tokens: str) -> dict[str, int]:
+def _ids(tokenizer: PreTrainedTokenizerFast, **tokens: str) -> dict[str, Any]:
     return {name: tokenizer.convert_tokens_to_ids(token) for name, token in tokens.items()}
 
 
