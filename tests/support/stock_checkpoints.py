@@ -209,6 +209,7 @@ def _internvl(tokenizer: PreTrainedTokenizerFast, text: Mapping[str, Any]) -> Ma
     config = hf.InternVLConfig(
         text_config={**text, "model_type": "qwen2"},
         vision_config={**_TOWER, "image_size": [448, 448], "patch_size": [14, 14]},
+        tie_word_embeddings=False,
         **_ids(tokenizer, image_token_id="<IMG_CONTEXT>"),
     )
     image = hf.GotOcr2ImageProcessor(size={"height": 448, "width": 448}, crop_to_patches=True)
@@ -225,9 +226,9 @@ def _smolvlm(tokenizer: PreTrainedTokenizerFast, text: Mapping[str, Any]) -> Mad
         text_config={**text, "model_type": "llama"},
         vision_config={**_TOWER, "image_size": 512, "patch_size": 16},
         scale_factor=4,
-        pad_token_id=tokenizer.pad_token_id,
-        **_ids(tokenizer, image_token_id="<image>"),
+        **{"pad_token_id": tokenizer.pad_token_id, **_ids(tokenizer, image_token_id="<image>")},
     )
+    sampling: Any = {"video_sampling": {"fps": 1, "max_frames": 4, "video_size": {"longest_edge": 512}}}
     image = hf.SmolVLMImageProcessor(size={"longest_edge": 2048}, max_image_size={"longest_edge": 512})
     processor = hf.SmolVLMProcessor(
         image,
@@ -235,7 +236,7 @@ def _smolvlm(tokenizer: PreTrainedTokenizerFast, text: Mapping[str, Any]) -> Mad
         hf.SmolVLMVideoProcessor(
             size={"longest_edge": 512},
             max_image_size={"longest_edge": 512},
-            video_sampling={"fps": 1, "max_frames": 4, "video_size": {"longest_edge": 512}},
+            **sampling,
         ),
         image_seq_len=64,
         chat_template=_template("<image>"),
@@ -282,6 +283,7 @@ def _gemma3(tokenizer: PreTrainedTokenizerFast, text: Mapping[str, Any]) -> Made
             "vision_use_head": False,
         },
         mm_tokens_per_image=256,
+        tie_word_embeddings=False,
         **_ids(tokenizer, image_token_index="<image>", boi_token_index="<boi>", eoi_token_index="<eoi>"),
     )
     image = hf.Gemma3ImageProcessor(size={"height": 448, "width": 448})
@@ -318,6 +320,7 @@ def _gemma4(tokenizer: PreTrainedTokenizerFast, text: Mapping[str, Any]) -> Made
             "position_embedding_size": 1024,
         },
         audio_config=None,
+        tie_word_embeddings=False,
         **_ids(
             tokenizer,
             image_token_id="<image>",
