@@ -99,7 +99,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 def _named(tokenizer: PreTrainedTokenizerFast, **names: str) -> PreTrainedTokenizerFast:
     """The tokenizer with tokens that a family's processor looks up by name."""
-    tokenizer._set_model_specific_special_tokens(special_tokens=names)
+    tokenizer._set_model_specific_special_tokens(special_tokens=dict(names))
     tokenizer.init_kwargs["extra_special_tokens"] = names
     return tokenizer
 
