@@ -16,7 +16,7 @@ from PIL import Image
 from m3score.common.errors import M3ScoreError
 from m3score.common.profiling import stage
 from m3score.models.base import ScaleAnswer
-from m3score.models.budgets.base import Family
+from m3score.models.budgets.base import Family, Square
 from m3score.models.inference.generation import Decoded, check_number, is_finished
 from m3score.models.inference.verdicts import Verdict, agreed, groups_to_judge, judge, scale_answer
 from m3score.models.stock.prompts import Inputs, Prompter
@@ -128,6 +128,20 @@ class Network:
                 rows = torch.cat([logits[row, longest - len(drafts[row].ids) :] for row in group])
                 verdicts += judge(rows.float(), [drafts[row] for row in group])
         return verdicts
+
+    @torch.inference_mode()
+    def look(self, squares: Sequence[Image.Image], square: Square) -> list[torch.Tensor]:
+        """The visual tokens of pictures of one square size: per picture (1, tokens, width)."""
+        blank = self.prompter.text("")
+        inputs = self.prompter.inputs(squares, [blank] * len(squares), square.budget)
+        along = inputs["input_ids"].shape
+        seen = {name: value for name, value in self._placed(inputs).items() if value.shape != along}
+        made = self.hf_model.get_image_features(**seen)
+        features = getattr(made, "pooler_output", made)
+        parts = [features] if isinstance(features, torch.Tensor) else list(features)
+        width = parts[0].shape[-1]
+        tokens = torch.cat([part.reshape(-1, width) for part in parts]).reshape(len(squares), -1, width)
+        return list(tokens[:, None, : square.grid**2].unbind())
 
     def _placed(self, inputs: Inputs) -> Inputs:
         dtype = self.hf_model.dtype

@@ -21,6 +21,7 @@ from m3score.models.fingerprint import fingerprint, hash_of_tensors
 from m3score.models.inference import answering
 from m3score.models.inference.batching import MemoryGuard, free_memory
 from m3score.models.inference.generation import check_max_new_tokens
+from m3score.models.m3.preprocess import Tiles
 from m3score.models.stock import loading
 from m3score.models.stock.inference import Network, Pair, answer_pairs
 from m3score.models.stock.prompts import Prompter
@@ -28,9 +29,15 @@ from m3score.models.stock.prompts import Prompter
 if TYPE_CHECKING:
     pass
 
+if TYPE_CHECKING:
+    from m3score.models.vision.complexity import VisionScore
+    from m3score.models.vision.meter import VisionMeter
+
 _POSITIONS_AT_ONCE = {"cpu": 16_384, "cuda": 65_536}
 """Token positions in one batch, per kind of device: more are no faster."""
 _SHARE_OF_FREE_MEMORY = 0.5
+_SQUARES_AT_ONCE = 8
+"""Squares in one pass of the vision tower; fewer if memory runs out."""
 _TEXT_LENGTH = 256
 """Tokens that a prompt is taken to have beside those of its picture."""
 _LOGITS_AT_ONCE = 2**26
@@ -236,6 +243,54 @@ class StockModel:
         size = self._batch_size(batch_size, opened, budget, max_new_tokens)
         return self._guard.map(run, list(zip(opened, question, strict=True)), size)
 
+    @cached_property
+    def vision_meter(self) -> VisionMeter:
+        """What `vision_score` scores with: the model's statistics over drawings are in it."""
+        from m3score.models.vision.meter import VisionMeter
+
+        return VisionMeter(self, self.weights_identity)
+
+    @overload
+    def vision_score(self, images: ImageSource) -> VisionScore: ...
+
+    @overload
+    def vision_score(self, images: list[Any] | tuple[Any, ...]) -> list[VisionScore]: ...
+
+    def vision_score(self, images: Any) -> Any:
+        """How complex an image is without a question: see m3score/models/vision/complexity.py.
+
+        The vision tower looks at one square, whose visual tokens form a grid; the score's tokens are those of
+        that grid, not budgets.
+
+        Args:
+            images: an image, or a list.
+
+        Returns:
+            A VisionScore, or a list of them.
+        """
+        many = isinstance(images, list | tuple)
+        scores = self.vision_meter.score(images if many else [images])
+        return scores if many else scores[0]
+
+    @property
+    def vision_shape(self) -> int:
+        """Side of the square that the vision tower looks at, in pixels."""
+        return self.family.square().pixels
+
+    @property
+    def vision_ladder(self) -> tuple[int, ...]:
+        """Tokens of the square's grid, and of the grids that it is pooled to, coarsest first."""
+        return _pooled(self.family.square().grid)
+
+    def images_per_pass(self) -> int:
+        """Squares that the vision tower is given at once."""
+        return _SQUARES_AT_ONCE
+
+    def patch_features(self, images: Sequence[Tiles]) -> list[torch.Tensor]:
+        """The visual tokens of squares: per picture (1, tokens, width)."""
+        squares = [Image.fromarray(image.pixel_values[0]) for image in images]
+        return self.network.look(squares, self.family.square())
+
     def _finest(self, image: Image.Image) -> int:
         return self.family.visual_tokens(image.size, self.ladder[-1])
 
@@ -274,6 +329,14 @@ def load_stock(
     family.ladder(rungs)  # wrong rungs are told of before the weights are read
     parts = loading.load(folder, family, options)
     return StockModel(parts.hf_model, parts.processor, family, name, rungs, parts.folder)
+
+
+def _pooled(side: int) -> tuple[int, ...]:
+    """Tokens of a grid of that side, and of those that windows of its smallest divisors pool it to."""
+    sides = [side]
+    while sides[-1] > 1:
+        sides.append(sides[-1] // next(n for n in range(2, sides[-1] + 1) if sides[-1] % n == 0))
+    return tuple(side * side for side in reversed(sides))
 
 
 def _image_token(config: Any) -> int:
