@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
 from m3score.data.item import ImageItem
+from m3score.models.fingerprint import calibration_identity
 from m3score.models.vision.prepare import Prepared, preparation, prepare
 from m3score.scoring.base import BLOCK_BATCHES, Scored, open_batches, score_batches
-from m3score.scoring.scorers.model import LoadedOptions, identity_of
+from m3score.scoring.scorers.model import LoadedOptions
 from m3score.scoring.scorers.model_stream import images_at_once
 
 COLUMNS = ("distinct_tokens", "reading_tokens", "letter_height")
@@ -45,7 +46,7 @@ class VisionScorer:
             raise M3ScoreError("this model has no vision tower to look with: give a question.")
         self.name = str(options.model if isinstance(options.model, str) else self.model.name)
         self._meter = self.model.vision_meter
-        self.ladder: tuple[int, ...] = tuple(self.model.ladder)
+        self.ladder: tuple[int, ...] = tuple(self.model.vision_ladder)
         self.columns = (*COLUMNS, *kept_columns(self.ladder))
         self.batch_size = images_at_once(self.model, options.batch_size)
         self.block = BLOCK_BATCHES * self.batch_size
@@ -57,7 +58,7 @@ class VisionScorer:
 
         return {
             "version": VERSION,
-            "--model": identity_of(self.name, self.options.revision),
+            "--model": calibration_identity(self.model),
             "--device": str(self.model.device).partition(":")[0],
             "--dtype": str(self.model.dtype),
             "--quantize": self.options.quantize,
@@ -72,8 +73,8 @@ class VisionScorer:
             self.batch_size,
             limits=limits,
             workers=workers,
-            prepare=partial(prepare, config=self.model.config),
-            preparation=preparation(self.model.config),
+            prepare=partial(prepare, shape=self.model.vision_shape),
+            preparation=preparation(self.model.vision_shape),
         )
         yield from score_batches(opened, self._rows)
 
