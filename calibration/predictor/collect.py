@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -231,15 +232,36 @@ def _looked_at(
         results: Iterator[RankedImage] = _unasked(opened, size)
     else:
         results = rank_opened(opened, answerer, size, max_new_tokens)
-    for result in results:
-        looked = passed.pop(0)
-        if feature_set == "vision" and result.error is None and looked.item.source is not None:
-            looked.values = answerer.vision_features(looked.item.source)
-        if looked.prepared is not None and result.error is None:
-            score = answerer.vision_meter.score([looked.prepared])[0]
+    more = True
+    while more:
+        group: list[tuple[_Looked, RankedImage]] = []
+        stopped: BaseException | None = None
+        try:
+            for result in islice(results, size):
+                group.append((passed.pop(0), result))
+        except BaseException as error:  # what was answered before is kept, whatever it is
+            stopped = error
+        _look(group, answerer, feature_set)
+        yield from group
+        if stopped is not None:
+            raise stopped
+        more = len(group) == size
+
+
+def _look(group: Sequence[tuple[_Looked, RankedImage]], answerer: Any, feature_set: str) -> None:
+    """What the vision tower sees in pictures that were answered: several at once."""
+    fine = [looked for looked, result in group if result.error is None]
+    if feature_set == "vision":
+        for looked in fine:
+            if looked.item.source is not None:
+                looked.values = answerer.vision_features(looked.item.source)
+    ready = [(looked, looked.prepared) for looked in fine if looked.prepared is not None]
+    if ready:
+        scores = answerer.vision_meter.score([prepared for _, prepared in ready])
+        for (looked, _), score in zip(ready, scores, strict=True):
             looked.seen = (score.distinct_tokens, score.reading_tokens)
+    for looked, _ in group:
         looked.prepared = None
-        yield looked, result
 
 
 def _unasked(opened: Iterator[Opened], size: int) -> Iterator[RankedImage]:
