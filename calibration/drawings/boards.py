@@ -12,9 +12,11 @@ from PIL import Image, ImageDraw
 
 from m3score.calibration.drawings.backdrops import contrast, paint_backdrop, shade
 from m3score.calibration.drawings.canvas import (
+    CHARS,
     COLOUR_NAMES,
     GLYPH_CLASSES,
     KEYS,
+    SLOTS,
     Canvas,
     Word,
     coverage,
@@ -141,6 +143,48 @@ def page(canvas: Canvas, height: int) -> list[DrawnQuestion]:
     return [*questions, _ask(rng, "lines", str(count), height)]
 
 
+def crowd(canvas: Canvas, heights: tuple[float, float]) -> None:
+    """Random words of many heights all over the picture, on boards of any colour: what teaches letters."""
+    rng, brush = canvas.rng, ImageDraw.Draw(canvas.image)
+    plain = rng.random() < 0.5  # black on white, as most print is
+    taken: list[tuple[int, ...]] = []
+    missed = 0
+    while missed < 5 and len(taken) < 60:
+        height = round(float(np.exp(rng.uniform(*np.log(heights)))))
+        text = "".join(rng.choice(list(CHARS), int(rng.integers(1, SLOTS + 1))))
+        bold = int(rng.integers(0, 1 + max(1, height // 16)))
+        stretch, spacing = rng.uniform(0.8, 1.15), float(rng.uniform(0, 0.15))
+        word = render_word(text, height, bold=bold, stretch=stretch, spacing=spacing)
+        pad = int(rng.uniform(0.15, 0.4) * height) + 1
+        box = _free_box(rng, canvas.size, (word.size[0] + 2 * pad, word.size[1] + 2 * pad), taken)
+        if box is None:
+            missed += 1
+            continue
+        taken.append(box)
+        colour = str(rng.choice(COLOUR_NAMES))
+        board = (245, 245, 245) if plain else shade(rng, colour)
+        brush.rectangle(box, fill=board)
+        canvas.mark("objects", "rectangle", box, CLASSES.index("white" if plain else colour))
+        canvas.write(word, box[0] + pad, box[1] + pad, (20, 20, 20) if plain else contrast(rng, board))
+
+
+def _with_backdrop(rng: np.random.Generator, size: tuple[int, int], grid: tuple[int, int]) -> Canvas:
+    canvas = Canvas(rng, size, (grid[1] * CELLS, grid[0] * CELLS))
+    backdrop = Canvas(rng)
+    paint_backdrop(backdrop, plain=0.5)
+    canvas.image = backdrop.image.resize(size, Image.Resampling.BILINEAR)
+    return canvas
+
+
+def draw_crowd(
+    rng: np.random.Generator, size: tuple[int, int], heights: tuple[float, float], grid: tuple[int, int]
+) -> Drawing:
+    """A picture full of words with heights between two bounds, in pixels; nothing is asked about it."""
+    canvas = _with_backdrop(rng, size, grid)
+    crowd(canvas, heights)
+    return Drawing("crowd", canvas, ())
+
+
 def draw_boards(
     rng: np.random.Generator, size: tuple[int, int], height: int, grid: tuple[int, int] = (1, 1)
 ) -> Drawing:
@@ -152,10 +196,7 @@ def draw_boards(
         height: of its capitals, in pixels.
         grid: (rows, columns) of visual tokens that dense labels are wanted for.
     """
-    canvas = Canvas(rng, size, (grid[1] * CELLS, grid[0] * CELLS))
-    backdrop = Canvas(rng)
-    paint_backdrop(backdrop, plain=0.5)
-    canvas.image = backdrop.image.resize(size, Image.Resampling.BILINEAR)
+    canvas = _with_backdrop(rng, size, grid)
     paged = rng.random() < 0.4 and size[0] > 10 * height + 30 and size[1] > 4 * height
     questions = (page if paged else signs)(canvas, height)
     return Drawing("page" if paged else "sign", canvas, tuple(questions))

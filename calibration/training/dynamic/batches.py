@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from m3score.calibration.drawings.boards import LARGEST, SMALLEST, dense_labels, draw_boards
+from m3score.calibration.drawings.boards import LARGEST, SMALLEST, dense_labels, draw_boards, draw_crowd
 from m3score.calibration.drawings.drawing import Drawing
 from m3score.calibration.training.dynamic.processing import (
     AFTER_IMAGE,
@@ -34,6 +34,10 @@ QUESTIONS = 6
 _READABLE = 6.0
 """Letters so high, in pixels of the shrunk picture, can be read."""
 _BATCH = (8, 64)
+_CROWDED = (0.7, 0.15)
+"""Share of batches of pictures full of words, at the beginning and from half of the training on."""
+_TALLEST = 60
+"""Letters in these are up to so high, in pixels of the shrunk picture."""
 _ALL_RUNGS_FROM = 0.15
 """Progress from which on the dearest rung is learnt too."""
 
@@ -59,6 +63,12 @@ def _learnt_height(rng: np.random.Generator, size: tuple[int, int], budget: int,
     shrink = fitted(size, budget)[0] / size[0]
     spare = 1 + 1.5 * max(0.0, 1 - progress / 0.4)
     return random_height(rng, size, _READABLE * spare / shrink)
+
+
+def _crowd_heights(progress: float) -> tuple[float, float]:
+    """Bounds of the letters' height in pictures full of words: about a token's side at first."""
+    early = max(0.0, 1 - progress / 0.3)
+    return _READABLE + 12 * early, _TALLEST - 26 * early
 
 
 def pack(tokenizer: Any, drawings: Sequence[Drawing], rng: np.random.Generator | None = None) -> Any:
@@ -87,22 +97,27 @@ class Batches(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng, progress = np.random.default_rng((self.seed, index)), float(self.progress)
+        crowded = rng.random() < max(_CROWDED[1], _CROWDED[0] * (1 - progress / 0.5))
         late = progress >= _ALL_RUNGS_FROM
-        rungs = [rung for rung in RUNGS if rung <= self.largest and (late or rung < RUNGS[-1])]
-        shares = np.array(SHARES[: len(rungs)])
+        fit = [rung for rung in RUNGS if rung <= self.largest and (late or rung < RUNGS[-1])]
+        rungs = fit[1:] if crowded and len(fit) > 1 else fit  # the smallest has room for few words
+        shares = np.array([SHARES[RUNGS.index(rung)] for rung in rungs])
         budget = int(rng.choice(rungs, p=shares / shares.sum()))
         size = random_size(rng)
-        width, height = fitted(size, budget)
+        width, height = shown = fitted(size, budget)
         grid = height // TOKEN_SIDE, width // TOKEN_SIDE
         count = int(np.clip(self.tokens // (grid[0] * grid[1]), *_BATCH))
-        drawings = [
-            draw_boards(rng, size, _learnt_height(rng, size, budget, progress), grid) for _ in range(count)
-        ]
+        if crowded:  # drawn as it is shown: nothing is shrunk that nobody is asked about
+            drawings = [draw_crowd(rng, shown, _crowd_heights(progress), grid) for _ in range(count)]
+        else:
+            heights = [_learnt_height(rng, size, budget, progress) for _ in range(count)]
+            drawings = [draw_boards(rng, size, height, grid) for height in heights]
+        text = None if crowded else vars(pack(self.tokenizer, drawings, rng))
         return {
             "budget": budget,
             "pixels": np.stack([np.asarray(at_budget(drawing.image, budget)) for drawing in drawings]),
             "dense": np.stack([dense_labels(drawing.canvas) for drawing in drawings]),
-            "text": {name: part.numpy() for name, part in vars(pack(self.tokenizer, drawings, rng)).items()},
+            "text": text and {name: part.numpy() for name, part in text.items()},
         }
 
 

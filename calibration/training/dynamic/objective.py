@@ -123,28 +123,35 @@ class TrainingModule(nn.Module):
         return answer_token_losses(self.model, self.hidden(visual, text, grid), text["labels"]).mean()
 
     def forward(
-        self, pixels: torch.Tensor, dense: torch.Tensor, text: dict[str, torch.Tensor], progress: float
+        self,
+        pixels: torch.Tensor,
+        dense: torch.Tensor,
+        text: dict[str, torch.Tensor] | None,
+        progress: float,
     ) -> dict[str, torch.Tensor]:
         """Losses by name; "loss" is their weighted sum.
 
         Args:
             pixels: (batch, height, width, 3) uint8.
             dense: (batch, tokens, LABEL_WIDTH) uint8.
-            text: fields of a PackedText.
+            text: fields of a PackedText; None where nothing is asked.
             progress: of the training, from 0 to 1.
         """
         grid = pixels.shape[1] // TOKEN_SIDE, pixels.shape[2] // TOKEN_SIDE
         visual = encode(self.model.model.visual, pixels)
-        losses = {"answer": self.answers(visual, text, grid), **self.heads(visual, dense)}
+        losses = self.heads(visual, dense)
         target = self.symbols(dense).detach()
         written = dense[..., :GLYPH_CLASSES].amax(-1) > 0
         weights = 1 + 4 * written.float()
         errors = (visual.float() - target).pow(2).mean(-1)
         losses["match"] = (errors * weights).sum() / weights.sum() / target.pow(2).mean()
         early = max(0.0, 1 - progress / SYMBOLS_UNTIL)
-        loss = losses["answer"] + 0.5 * (losses["char"] + losses["objects"]) + 0.25 * losses["slot"]
-        loss = loss + 0.25 * losses["glyph"] + (0.1 + 0.9 * early) * losses["match"]
-        if early:
+        loss = losses["char"] + 0.5 * (losses["objects"] + losses["slot"] + losses["glyph"])
+        loss = loss + (0.1 + 0.9 * early) * losses["match"]
+        if text is not None:
+            losses["answer"] = self.answers(visual, text, grid)
+            loss = loss + losses["answer"]
+        if early and text is not None:
             losses["symbols"] = self.answers(self.symbols(dense, noise=0.1), text, grid)
             loss = loss + min(1.0, 2 * early) * losses["symbols"]
         losses["loss"] = loss

@@ -23,6 +23,7 @@ import typer
 from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
 
 from m3score.calibration.training.dynamic.batches import Batches, loader
 from m3score.calibration.training.dynamic.evaluate import accuracy
@@ -137,7 +138,7 @@ def _tensors(batch: dict[str, Any], device: str) -> dict[str, Any]:
     return {
         "pixels": moved(batch["pixels"]),
         "dense": moved(batch["dense"]),
-        "text": {name: moved(part) for name, part in batch["text"].items()},
+        "text": batch["text"] and {name: moved(part) for name, part in batch["text"].items()},
     }
 
 
@@ -165,7 +166,10 @@ class Log:
         self.pictures, self.waited, self.since = 0, 0.0, time.monotonic()
 
     def add(self, batch: dict[str, Any], losses: dict[str, torch.Tensor], waited: float) -> None:
-        named = {**losses, f"answer_{batch['budget']}": losses["answer"]}
+        if batch["text"] is None:
+            named = {f"crowd_{name}": value for name, value in losses.items()}
+        else:
+            named = {**losses, f"answer_{batch['budget']}": losses["answer"]}
         for name, value in named.items():
             self.sums[name] = self.sums.get(name, 0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
@@ -204,6 +208,7 @@ def _timed(batches: Iterator[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], 
 def train(plan: Plan, out: Path, device: str, console: Console) -> Run:
     """Train until the plan's end; OUT/model is the model, written at every checkpoint."""
     out.mkdir(parents=True, exist_ok=True)
+    transformers_logging.disable_progress_bar()
     run = start(plan, out, device)
     run.network.train()
     batches = Batches(run.tokenizer, plan.seed, plan.tokens, plan.largest)
