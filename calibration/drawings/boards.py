@@ -7,6 +7,8 @@ models.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -31,11 +33,36 @@ CELLS = 8
 CLASSES = (*COLOUR_NAMES, *KEYS, "page")
 """What dense labels know beside letters: a board by its colour, a page's keys, and the page."""
 LABEL_WIDTH = GLYPH_CLASSES + len(CLASSES)
-SMALLEST = 8
-"""Letters are at least this high, in pixels: those that the whole picture shows can be read."""
-LARGEST = 0.14
-"""They are at most this share of the picture's longer side."""
+DIGITS = "0123456789"
 MOST_BOARDS, MOST_LINES = 5, 8
+
+
+@dataclass(frozen=True)
+class Style:
+    """What pictures have in them."""
+
+    sides: tuple[int, int] = (280, 1000)
+    """Shortest and longest side, in pixels."""
+    smallest: int = 8
+    """Letters are at least this high, in pixels: those that the whole picture shows can be read."""
+    largest: float = 0.14
+    """They are at most this share of the picture's longer side."""
+    pages: float = 0.4
+    """Share of pages among the pictures; the others have signs."""
+    words: float = 0.5
+    """Share of words among the texts; the others are numbers."""
+    digits: tuple[int, int] = (2, 4)
+    """Fewest and most digits of a number."""
+    coloured_ink: float = 0.6
+    """Share of signs with letters of any colour; the others' are black or white."""
+
+    @property
+    def chars(self) -> str:
+        """What random words are made of."""
+        return CHARS if self.words else DIGITS
+
+
+DEFAULT = Style()
 
 WORDINGS = {
     "board": (
@@ -58,13 +85,22 @@ def _ask(rng: np.random.Generator, task: str, answer: str, height: int, **words:
     return DrawnQuestion(task, asked, answer, {"height": height})
 
 
-def _text(rng: np.random.Generator, longest: int) -> str:
-    """A number of two to four digits or a word, if possible of at most `longest` characters."""
+def _text(rng: np.random.Generator, longest: int, style: Style) -> str:
+    """A number or a word, if possible of at most `longest` characters."""
     fitting = [word for word in WORDS if len(word) <= longest]
-    if fitting and rng.random() < 0.5:
+    if fitting and rng.random() < style.words:
         return fitting[int(rng.integers(len(fitting)))]
-    digits = int(rng.integers(2, max(2, min(longest, 4)) + 1))
+    fewest, most = style.digits
+    digits = int(rng.integers(fewest, max(fewest, min(longest, most)) + 1))
     return str(int(rng.integers(10 ** (digits - 1), 10**digits)))
+
+
+def _ink(rng: np.random.Generator, board: tuple[int, ...], style: Style) -> tuple[int, ...]:
+    """A colour that stands out from the board's."""
+    if rng.random() < style.coloured_ink:
+        return contrast(rng, board)
+    light = 0.3 * board[0] + 0.59 * board[1] + 0.11 * board[2] > 128
+    return (15, 15, 15) if light else (245, 245, 245)
 
 
 def _free_box(
@@ -82,13 +118,13 @@ def _free_box(
     return None
 
 
-def signs(canvas: Canvas, height: int) -> list[DrawnQuestion]:
+def signs(canvas: Canvas, height: int, style: Style) -> list[DrawnQuestion]:
     """One to five boards of different colours, each with a word or a number."""
     rng, brush = canvas.rng, ImageDraw.Draw(canvas.image)
     taken: list[tuple[int, ...]] = []
     said: list[tuple[str, str]] = []
     for colour in map(str, rng.permutation(COLOUR_NAMES)[: int(rng.integers(1, MOST_BOARDS + 1))]):
-        word = _sign_word(rng, height, canvas.size[0])
+        word = _sign_word(rng, height, canvas.size[0], style)
         pads = [int(rng.uniform(0.2, 0.6) * height) + 2 for _ in range(2)]
         wanted = word.size[0] + 2 * pads[0], word.size[1] + 2 * pads[1]
         box = _free_box(rng, canvas.size, wanted, taken)
@@ -99,7 +135,7 @@ def signs(canvas: Canvas, height: int) -> list[DrawnQuestion]:
         board = shade(rng, colour)
         brush.rectangle(box, fill=board, outline=contrast(rng, board) if rng.random() < 0.4 else None)
         canvas.mark("objects", "rectangle", box, CLASSES.index(colour))
-        canvas.write(word, box[0] + pads[0], box[1] + pads[1], contrast(rng, board))
+        canvas.write(word, box[0] + pads[0], box[1] + pads[1], _ink(rng, board, style))
     if len(said) == 1 and rng.random() < 0.5:
         questions = [_ask(rng, "only", said[0][1], height)]
     else:
@@ -107,8 +143,8 @@ def signs(canvas: Canvas, height: int) -> list[DrawnQuestion]:
     return [*questions, _ask(rng, "boards", str(len(said)), height)]
 
 
-def _sign_word(rng: np.random.Generator, height: int, width: int) -> Word:
-    text = _text(rng, int((width - 1.3 * height - 8) / (0.85 * height)))
+def _sign_word(rng: np.random.Generator, height: int, width: int, style: Style) -> Word:
+    text = _text(rng, int((width - 1.3 * height - 8) / (0.85 * height)), style)
     bold = int(rng.integers(0, 1 + max(1, height // 16)))
     word = render_word(
         text, height, bold=bold, stretch=rng.uniform(0.8, 1.15), spacing=float(rng.uniform(0, 0.15))
@@ -117,7 +153,7 @@ def _sign_word(rng: np.random.Generator, height: int, width: int) -> Word:
     return word if word.mask.width <= room else render_word(text, height, stretch=0.8)
 
 
-def page(canvas: Canvas, height: int) -> list[DrawnQuestion]:
+def page(canvas: Canvas, height: int, style: Style) -> list[DrawnQuestion]:
     """A sheet with lines of "KEY: value"."""
     rng = canvas.rng
     width, tall = canvas.size
@@ -137,21 +173,22 @@ def page(canvas: Canvas, height: int) -> list[DrawnQuestion]:
         label = render_word(f"{key}:", height)
         canvas.write(label, left + height // 2 + 2, y, ink, label=CLASSES.index(key))
         x = left + height + 2 + label.mask.width
-        value = render_word(_text(rng, int((sheet[2] - x) / (0.85 * height))), height)
+        value = render_word(_text(rng, int((sheet[2] - x) / (0.85 * height)), style), height)
         canvas.write(value, x, y, ink)
         questions.append(_ask(rng, "field", value.text, height, key=key))
     return [*questions, _ask(rng, "lines", str(count), height)]
 
 
-def crowd(canvas: Canvas, heights: tuple[float, float]) -> None:
-    """Random words of many heights all over the picture, on boards of any colour: what teaches letters."""
+def crowd(canvas: Canvas, heights: tuple[float, float], style: Style, plain_share: float) -> None:
+    """Random words of many heights all over the picture: what teaches letters. Boards have any colour, or all
+    is black on white, as most print is."""
     rng, brush = canvas.rng, ImageDraw.Draw(canvas.image)
-    plain = rng.random() < 0.5  # black on white, as most print is
+    plain = rng.random() < plain_share
     taken: list[tuple[int, ...]] = []
     missed = 0
     while missed < 5 and len(taken) < 60:
         height = round(float(np.exp(rng.uniform(*np.log(heights)))))
-        text = "".join(rng.choice(list(CHARS), int(rng.integers(1, SLOTS + 1))))
+        text = "".join(rng.choice(list(style.chars), int(rng.integers(1, SLOTS + 1))))
         bold = int(rng.integers(0, 1 + max(1, height // 16)))
         stretch, spacing = rng.uniform(0.8, 1.15), float(rng.uniform(0, 0.15))
         word = render_word(text, height, bold=bold, stretch=stretch, spacing=spacing)
@@ -165,7 +202,7 @@ def crowd(canvas: Canvas, heights: tuple[float, float]) -> None:
         board = (245, 245, 245) if plain else shade(rng, colour)
         brush.rectangle(box, fill=board)
         canvas.mark("objects", "rectangle", box, CLASSES.index("white" if plain else colour))
-        canvas.write(word, box[0] + pad, box[1] + pad, (20, 20, 20) if plain else contrast(rng, board))
+        canvas.write(word, box[0] + pad, box[1] + pad, (20, 20, 20) if plain else _ink(rng, board, style))
 
 
 def _with_backdrop(rng: np.random.Generator, size: tuple[int, int], grid: tuple[int, int]) -> Canvas:
@@ -177,16 +214,34 @@ def _with_backdrop(rng: np.random.Generator, size: tuple[int, int], grid: tuple[
 
 
 def draw_crowd(
-    rng: np.random.Generator, size: tuple[int, int], heights: tuple[float, float], grid: tuple[int, int]
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    heights: tuple[float, float],
+    grid: tuple[int, int],
+    style: Style = DEFAULT,
+    plain: float = 0.5,
 ) -> Drawing:
-    """A picture full of words with heights between two bounds, in pixels; nothing is asked about it."""
+    """A picture full of words, about which nothing is asked.
+
+    Args:
+        rng: where chance comes from.
+        size: (width, height) of the picture in pixels.
+        heights: bounds of the letters' heights, in pixels.
+        grid: (rows, columns) of visual tokens that dense labels are wanted for.
+        style: what pictures have in them.
+        plain: probability of black on white.
+    """
     canvas = _with_backdrop(rng, size, grid)
-    crowd(canvas, heights)
+    crowd(canvas, heights, style, plain)
     return Drawing("crowd", canvas, ())
 
 
 def draw_boards(
-    rng: np.random.Generator, size: tuple[int, int], height: int, grid: tuple[int, int] = (1, 1)
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    height: int,
+    grid: tuple[int, int] = (1, 1),
+    style: Style = DEFAULT,
 ) -> Drawing:
     """Signs or a page on a backdrop, with everything that can be asked.
 
@@ -195,10 +250,11 @@ def draw_boards(
         size: (width, height) of the picture in pixels, at least 112 each.
         height: of its capitals, in pixels.
         grid: (rows, columns) of visual tokens that dense labels are wanted for.
+        style: what pictures have in them.
     """
     canvas = _with_backdrop(rng, size, grid)
-    paged = rng.random() < 0.4 and size[0] > 10 * height + 30 and size[1] > 4 * height
-    questions = (page if paged else signs)(canvas, height)
+    paged = rng.random() < style.pages and size[0] > 10 * height + 30 and size[1] > 4 * height
+    questions = (page if paged else signs)(canvas, height, style)
     return Drawing("page" if paged else "sign", canvas, tuple(questions))
 
 

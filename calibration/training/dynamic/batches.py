@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from m3score.calibration.drawings.boards import LARGEST, SMALLEST, dense_labels, draw_boards, draw_crowd
+from m3score.calibration.drawings.boards import DEFAULT, Style, dense_labels, draw_boards, draw_crowd
 from m3score.calibration.drawings.drawing import Drawing
 from m3score.calibration.training.dynamic.processing import (
     AFTER_IMAGE,
@@ -25,50 +25,33 @@ from m3score.calibration.training.dynamic.processing import (
 )
 from m3score.calibration.training.tiny.objective import pack_questions
 
-SIDES = (280, 1000)
-"""Shortest and longest side of a picture, in pixels."""
-SHARES = (0.15, 0.25, 0.3, 0.3)
-"""Probability of each rung as a batch's budget, if all are learnt."""
 QUESTIONS = 6
 """Most questions about a picture in one batch."""
 _READABLE = 6.0
 """Letters so high, in pixels of the shrunk picture, can be read."""
-_BATCH = (8, 64)
+_BATCH = (4, 64)
 _CROWDED = (0.7, 0.15)
 """Share of batches of pictures full of words, at the beginning and from half of the training on."""
+_CROWD_HEIGHTS = (18, 30)
+"""Bounds of the letters' height in these at the beginning, in pixels: about the side of a token."""
 _TALLEST = 60
-"""Letters in these are up to so high, in pixels of the shrunk picture."""
+"""Letters in these are at last up to so high."""
 _ALL_RUNGS_FROM = 0.15
 """Progress from which on the dearest rung is learnt too."""
 
 
-def random_size(rng: np.random.Generator) -> tuple[int, int]:
-    """(width, height) in pixels: at most the dearest rung's area, at most 1.8 times as wide as high."""
+def random_size(rng: np.random.Generator, style: Style, dearest: int) -> tuple[int, int]:
+    """(width, height) in pixels: at most the dearest rung's area, at most 1.8 times as long as wide."""
     while True:
-        width, height = (round(float(side)) for side in np.exp(rng.uniform(*np.log(SIDES), 2)))
-        if max(width, height) <= 1.8 * min(width, height) and width * height <= RUNGS[-1] * TOKEN_SIDE**2:
+        width, height = (round(float(side)) for side in np.exp(rng.uniform(*np.log(style.sides), 2)))
+        if max(width, height) <= 1.8 * min(width, height) and width * height <= dearest * TOKEN_SIDE**2:
             return width, height
 
 
-def random_height(rng: np.random.Generator, size: tuple[int, int], least: float = SMALLEST) -> int:
-    """Height of letters in pixels: log-uniform from `least` to LARGEST of the longer side."""
-    most = LARGEST * max(size)
-    return round(float(np.exp(rng.uniform(math.log(min(max(least, SMALLEST), most)), math.log(most)))))
-
-
-def _learnt_height(rng: np.random.Generator, size: tuple[int, int], budget: int, progress: float) -> int:
-    """Mostly what the budget shows legibly; at first with much to spare."""
-    if rng.random() < 0.1:
-        return random_height(rng, size)
-    shrink = fitted(size, budget)[0] / size[0]
-    spare = 1 + 1.5 * max(0.0, 1 - progress / 0.4)
-    return random_height(rng, size, _READABLE * spare / shrink)
-
-
-def _crowd_heights(progress: float) -> tuple[float, float]:
-    """Bounds of the letters' height in pictures full of words: about a token's side at first."""
-    early = max(0.0, 1 - progress / 0.3)
-    return _READABLE + 12 * early, _TALLEST - 26 * early
+def random_height(rng: np.random.Generator, size: tuple[int, int], style: Style, least: float = 0.0) -> int:
+    """Height of letters in pixels: log-uniform from `least` or the style's smallest to its largest."""
+    most = style.largest * max(size)
+    return round(float(np.exp(rng.uniform(math.log(min(max(least, style.smallest), most)), math.log(most)))))
 
 
 def pack(tokenizer: Any, drawings: Sequence[Drawing], rng: np.random.Generator | None = None) -> Any:
@@ -83,35 +66,33 @@ def pack(tokenizer: Any, drawings: Sequence[Drawing], rng: np.random.Generator |
 class Batches(Dataset[dict[str, Any]]):
     """An endless stream of batches, by index."""
 
-    def __init__(self, tokenizer: Any, seed: int, tokens: int, largest: int = RUNGS[-1]) -> None:
+    def __init__(
+        self, tokenizer: Any, seed: int, tokens: int, rungs: Sequence[int] = RUNGS, style: Style = DEFAULT
+    ) -> None:
         """
         Args:
             tokenizer: the model's.
             seed: of the drawings.
             tokens: visual tokens of a batch, about.
-            largest: budgets above this one are not learnt.
+            rungs: budgets to learn, smallest first.
+            style: of the drawings.
         """
-        self.tokenizer, self.seed, self.tokens, self.largest = tokenizer, seed, tokens, largest
+        self.tokenizer, self.seed, self.tokens, self.rungs, self.style = tokenizer, seed, tokens, rungs, style
         self.progress = torch.zeros(1).share_memory_()
         """From 0 to 1; whoever trains sets it, and the processes that draw see it."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rng, progress = np.random.default_rng((self.seed, index)), float(self.progress)
         crowded = rng.random() < max(_CROWDED[1], _CROWDED[0] * (1 - progress / 0.5))
-        late = progress >= _ALL_RUNGS_FROM
-        fit = [rung for rung in RUNGS if rung <= self.largest and (late or rung < RUNGS[-1])]
-        rungs = fit[1:] if crowded and len(fit) > 1 else fit  # the smallest has room for few words
-        shares = np.array([SHARES[RUNGS.index(rung)] for rung in rungs])
-        budget = int(rng.choice(rungs, p=shares / shares.sum()))
-        size = random_size(rng)
-        width, height = shown = fitted(size, budget)
+        budget = self._budget(rng, progress, crowded)
+        size = random_size(rng, self.style, self.rungs[-1])
+        width, height = fitted(size, budget)
         grid = height // TOKEN_SIDE, width // TOKEN_SIDE
         count = int(np.clip(self.tokens // (grid[0] * grid[1]), *_BATCH))
         if crowded:  # drawn as it is shown: nothing is shrunk that nobody is asked about
-            drawings = [draw_crowd(rng, shown, _crowd_heights(progress), grid) for _ in range(count)]
+            drawings = [self._crowd(rng, (width, height), grid, progress) for _ in range(count)]
         else:
-            heights = [_learnt_height(rng, size, budget, progress) for _ in range(count)]
-            drawings = [draw_boards(rng, size, height, grid) for height in heights]
+            drawings = [self._boards(rng, size, grid, width / size[0], progress) for _ in range(count)]
         text = None if crowded else vars(pack(self.tokenizer, drawings, rng))
         return {
             "budget": budget,
@@ -119,6 +100,34 @@ class Batches(Dataset[dict[str, Any]]):
             "dense": np.stack([dense_labels(drawing.canvas) for drawing in drawings]),
             "text": text and {name: part.numpy() for name, part in text.items()},
         }
+
+    def _budget(self, rng: np.random.Generator, progress: float, crowded: bool) -> int:
+        """A rung; the dearest are twice as likely as the smallest, but the dearest not at first."""
+        rungs = list(self.rungs) if progress >= _ALL_RUNGS_FROM else list(self.rungs[:-1] or self.rungs)
+        if crowded and len(rungs) > 1:
+            del rungs[0]  # it has room for few words
+        shares = np.linspace(1, 2, len(rungs))
+        return int(rng.choice(rungs, p=shares / shares.sum()))
+
+    def _crowd(
+        self, rng: np.random.Generator, size: tuple[int, int], grid: tuple[int, int], progress: float
+    ) -> Drawing:
+        early = max(0.0, 1 - progress / 0.3)
+        heights = np.array([_READABLE, _TALLEST]) * (1 - early) + np.array(_CROWD_HEIGHTS) * early
+        return draw_crowd(rng, size, (heights[0], heights[1]), grid, self.style, 0.5 + 0.5 * early)
+
+    def _boards(
+        self,
+        rng: np.random.Generator,
+        size: tuple[int, int],
+        grid: tuple[int, int],
+        shrink: float,
+        progress: float,
+    ) -> Drawing:
+        """Letters are mostly such as the budget shows legibly; at first with much to spare."""
+        spare = 1 + 1.5 * max(0.0, 1 - progress / 0.4)
+        least = _READABLE * spare / shrink if rng.random() < 0.9 else 0.0
+        return draw_boards(rng, size, random_height(rng, size, self.style, least), grid, self.style)
 
 
 def loader(batches: Batches, first: int, workers: int) -> DataLoader[dict[str, Any]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from m3score.calibration.drawings.boards import READING, draw_boards
+from m3score.calibration.drawings.boards import DEFAULT, READING, Style, draw_boards
 from m3score.calibration.drawings.drawing import Drawing
 from m3score.calibration.training.dynamic.batches import pack, random_height, random_size
 from m3score.calibration.training.dynamic.objective import TrainingModule
@@ -22,14 +23,23 @@ _HEIGHTS = (0.02, 0.04, 0.08)
 """Bounds of the table's columns: the letters' height as a share of the picture's mean side."""
 
 
-def unseen(seed: int, index: int, count: int = 1) -> list[Drawing]:
+def unseen(
+    seed: int, index: int, count: int = 1, style: Style = DEFAULT, dearest: int = RUNGS[-1]
+) -> list[Drawing]:
     """Pictures of one size, drawn from a stream of their own."""
     rng = np.random.default_rng((seed, index))
-    size = random_size(rng)
-    return [draw_boards(rng, size, random_height(rng, size)) for _ in range(count)]
+    size = random_size(rng, style, dearest)
+    return [draw_boards(rng, size, random_height(rng, size, style), style=style) for _ in range(count)]
 
 
-def accuracy(network: TrainingModule, tokenizer: Any, device: str, pictures: int) -> dict[str, Any]:
+def accuracy(
+    network: TrainingModule,
+    tokenizer: Any,
+    device: str,
+    pictures: int,
+    rungs: Sequence[int] = RUNGS,
+    style: Style = DEFAULT,
+) -> dict[str, Any]:
     """Share of right answers (exact match), by budget: of all questions, of reading by height, of counting.
 
     Args:
@@ -37,12 +47,14 @@ def accuracy(network: TrainingModule, tokenizer: Any, device: str, pictures: int
         tokenizer: the model's.
         device: where the network is.
         pictures: how many, in eights of one size.
+        rungs: budgets, smallest first.
+        style: of the drawings.
     """
     hits: dict[tuple[str, int], list[bool]] = defaultdict(list)
     for index in range(max(1, pictures // _TOGETHER)):
-        drawings = unseen(UNSEEN, index, min(pictures, _TOGETHER))
+        drawings = unseen(UNSEEN, index, min(pictures, _TOGETHER), style, rungs[-1])
         text = {name: part.to(device) for name, part in vars(pack(tokenizer, drawings)).items()}
-        for budget in RUNGS:
+        for budget in rungs:
             seen = [np.asarray(at_budget(drawing.image, budget)) for drawing in drawings]
             with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
                 right = network.right(torch.from_numpy(np.stack(seen)).to(device), text)
@@ -51,8 +63,8 @@ def accuracy(network: TrainingModule, tokenizer: Any, device: str, pictures: int
                     for name in ("all", _kind(drawing, question)):
                         hits[name, budget].append(hit)
     return {
-        name: {str(budget): round(float(np.mean(hits[name, budget])), 4) for budget in RUNGS}
-        | {"questions": len(hits[name, RUNGS[0]])}
+        name: {str(budget): round(float(np.mean(hits[name, budget])), 4) for budget in rungs}
+        | {"questions": len(hits[name, rungs[0]])}
         for name in sorted({name for name, _ in hits})
     }
 

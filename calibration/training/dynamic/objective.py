@@ -21,7 +21,10 @@ from m3score.calibration.training.tiny.dense_labels import soft_loss
 from m3score.calibration.training.tiny.objective import allowed_attention
 from m3score.models.m3.conversation import NOT_SUPERVISED
 
-SYMBOLS_UNTIL = 0.4
+APART_UNTIL = 0.3
+"""Progress until which the tower learns from pictures full of words alone, and the language model from
+symbols alone."""
+SYMBOLS_UNTIL = 0.5
 """Progress at which the language model has learnt from symbols for the last time."""
 _SPARSE = 0.12
 """Letters cover small parts of a token; shares count for this much more than they cover."""
@@ -138,6 +141,9 @@ class TrainingModule(nn.Module):
             progress: of the training, from 0 to 1.
         """
         grid = pixels.shape[1] // TOKEN_SIDE, pixels.shape[2] // TOKEN_SIDE
+        if text is not None and progress < APART_UNTIL:
+            loss = self.answers(self.symbols(dense, noise=0.1), text, grid)
+            return {"symbols": loss, "loss": loss}
         visual = encode(self.model.model.visual, pixels)
         losses = self.heads(visual, dense)
         target = self.symbols(dense).detach()

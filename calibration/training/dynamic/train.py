@@ -25,12 +25,18 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
+from m3score.calibration.drawings.boards import DEFAULT, Style
 from m3score.calibration.training.dynamic.batches import Batches, loader
 from m3score.calibration.training.dynamic.evaluate import accuracy
 from m3score.calibration.training.dynamic.model import build_model, save_model
 from m3score.calibration.training.dynamic.objective import TrainingModule
 from m3score.calibration.training.dynamic.processing import RUNGS, build_tokenizer, save_processor
 
+SMALL_RUNGS = (4, 16, 64, 256)
+SMALL = Style(
+    sides=(180, 460), smallest=10, largest=0.2, pages=0.0, words=0.0, digits=(2, 3), coloured_ink=0.0
+)
+"""What two processor cores learn in half an hour."""
 CHECKPOINT = "checkpoint.safetensors"
 
 
@@ -45,7 +51,9 @@ class Plan:
     rate: float = 1.5e-3
     tokens: int = 16384
     """Visual tokens of a batch, about."""
-    largest: int = RUNGS[-1]
+    rungs: tuple[int, ...] = RUNGS
+    """Budgets to learn, smallest first."""
+    style: Style = DEFAULT
     workers: int = 0
     save_every: float = 60.0
     """Seconds between checkpoints."""
@@ -169,7 +177,9 @@ class Log:
         if batch["text"] is None:
             named = {f"crowd_{name}": value for name, value in losses.items()}
         else:
-            named = {**losses, f"answer_{batch['budget']}": losses["answer"]}
+            named = {**losses}
+            if "answer" in losses:
+                named[f"answer_{batch['budget']}"] = losses["answer"]
         for name, value in named.items():
             self.sums[name] = self.sums.get(name, 0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
@@ -211,7 +221,7 @@ def train(plan: Plan, out: Path, device: str, console: Console) -> Run:
     transformers_logging.disable_progress_bar()
     run = start(plan, out, device)
     run.network.train()
-    batches = Batches(run.tokenizer, plan.seed, plan.tokens, plan.largest)
+    batches = Batches(run.tokenizer, plan.seed, plan.tokens, plan.rungs, plan.style)
     batches.progress.fill_(run.progress)
     log, clock, saved = Log(run, console), time.monotonic() - run.seconds, time.monotonic()
     for batch, waited in _timed(iter(loader(batches, run.step, plan.workers))):
@@ -236,7 +246,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of weights and drawings.")] = 0,
     rate: Annotated[float, typer.Option(help="The highest learning rate.")] = 1.5e-3,
     tokens: Annotated[int, typer.Option(min=64, help="Visual tokens of a batch, about.")] = 16384,
-    largest: Annotated[int, typer.Option(help="Learn no budget above this one.")] = RUNGS[-1],
+    small: Annotated[bool, typer.Option(help="The small recipe, for a CPU: signs with numbers.")] = False,
     heads: Annotated[int, typer.Option(min=1, help="Of attention, each 64 wide.")] = 4,
     tower_layers: Annotated[int, typer.Option(min=1, help="Of the vision tower.")] = 6,
     layers: Annotated[int, typer.Option(min=1, help="Of the language model.")] = 4,
@@ -251,11 +261,11 @@ def main(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     sizes = (("heads", heads), ("tower_layers", tower_layers), ("layers", layers))
     drawn_by = (os.cpu_count() or 1) - 1 if workers is None else workers
-    run = train(
-        Plan(minutes, steps, seed, rate, tokens, largest, drawn_by, sizes=sizes), out, device, console
-    )
+    rungs, style = (SMALL_RUNGS, SMALL) if small else (RUNGS, DEFAULT)
+    plan = Plan(minutes, steps, seed, rate, tokens, rungs, style, drawn_by, sizes=sizes)
+    run = train(plan, out, device, console)
     run.network.eval()
-    figures = accuracy(run.network, run.tokenizer, device, pictures)
+    figures = accuracy(run.network, run.tokenizer, device, pictures, rungs, style)
     (out / "accuracy.json").write_text(json.dumps(figures, indent=2) + "\n")
     console.print_json(data=figures)
 

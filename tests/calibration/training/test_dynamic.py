@@ -203,7 +203,9 @@ def _weights(run) -> torch.Tensor:
 
 
 def test_a_run_that_was_killed_goes_on_to_where_an_undisturbed_one_ends(tmp_path, monkeypatch):
-    plan = Plan(steps=4, seed=2, tokens=64, largest=16, save_every=0, log_every=0, sizes=tuple(SMALL.items()))
+    plan = Plan(
+        steps=4, seed=2, tokens=64, rungs=(16, 64), save_every=0, log_every=0, sizes=tuple(SMALL.items())
+    )
     console = Console(quiet=True)
     whole = training.train(plan, tmp_path / "whole", "cpu", console)
     take_step = training.take_step
