@@ -1,12 +1,12 @@
-"""A model of dynamic resolution on drawn signs and pages, from its answers to a certified predictor.
+"""A model of dynamic resolution on drawn signs, from its answers to a certified predictor.
 
-    python -m m3score.calibration.training.dynamic.train --out runs/dynamic --minutes 5
-    python tests/benchmarks/dynamic.py draw pictures --count 4000 --seed 11      # to calibrate on
-    python tests/benchmarks/dynamic.py draw fresh --count 1000 --seed 12         # to judge on
-    m3score rank fresh --model runs/dynamic/model --questions fresh/asked.jsonl --rungs 16,64,256,1024 \
+    python -m m3score.calibration.training.dynamic.train --small --out runs/dynamic --minutes 40
+    python tests/benchmarks/dynamic.py draw pictures --small --count 1000 --seed 11      # to calibrate on
+    python tests/benchmarks/dynamic.py draw fresh --small --count 400 --seed 12          # to judge on
+    m3score rank fresh --model runs/dynamic/model --questions fresh/asked.jsonl --rungs 4,16,64,256 \
         --out scores.csv --traces traces.parquet
     m3score calibrate pictures --model runs/dynamic/model --questions pictures/asked.jsonl \
-        --rungs 16,64,256,1024 --out dynamic.predictor
+        --rungs 4,16,64,256 --out dynamic.predictor
     python tests/benchmarks/dynamic.py figures fresh --traces traces.parquet --predictor dynamic.predictor
 
 `figures` shows accuracy by budget, how letters' height and the required budget go together, and what the
@@ -29,20 +29,20 @@ from scipy.stats import spearmanr
 from m3score.calibration.drawings.boards import READING
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-COUNTING_SHARE = 0.15
-"""Of the questions; the others ask to read."""
 
 
-def _draw(index: int, folder: Path, seed: int) -> dict[str, object]:
+def _draw(index: int, folder: Path, seed: int, small: bool, counting_share: float) -> dict[str, object]:
     """One picture as a file, and one question about it."""
     from m3score.calibration.training.dynamic.evaluate import unseen
+    from m3score.calibration.training.dynamic.train import recipe
 
-    drawing = unseen(seed, index)[0]
+    rungs, style = recipe(small)
+    drawing = unseen(seed, index, 1, style, rungs[-1])[0]
     name = f"{index:05d}.png"
     drawing.image.save(folder / name, compress_level=1)
     rng = np.random.default_rng((seed, index, 1))
     *reading, counting = drawing.questions
-    asked = counting if rng.random() < COUNTING_SHARE or not reading else reading[rng.integers(len(reading))]
+    asked = counting if rng.random() < counting_share or not reading else reading[rng.integers(len(reading))]
     side = (drawing.image.width * drawing.image.height) ** 0.5
     return {
         "image": name,
@@ -60,11 +60,13 @@ def draw(
     count: Annotated[int, typer.Option(min=1)] = 1000,
     seed: Annotated[int, typer.Option(help="Any but those of training and of evaluate.py.")] = 11,
     first: Annotated[int, typer.Option(help="Index of the first picture.")] = 0,
+    small: Annotated[bool, typer.Option(help="Pictures of the small recipe.")] = False,
+    counting: Annotated[float, typer.Option(help="Share of questions to count, not to read.")] = 0.15,
     processes: Annotated[int, typer.Option(min=1)] = 1,
 ) -> None:
     """Draw pictures and questions that nothing was learnt from: files, asked.jsonl, drawn.csv."""
     folder.mkdir(parents=True, exist_ok=True)
-    work = partial(_draw, folder=folder, seed=seed)
+    work = partial(_draw, folder=folder, seed=seed, small=small, counting_share=counting)
     with ProcessPoolExecutor(processes) as pool:
         rows = list(pool.map(work, range(first, first + count), chunksize=16))
     with (folder / "asked.jsonl").open("w") as file:
@@ -146,16 +148,12 @@ def figures(
         )
     typer.echo(need["required"].value_counts().sort_index().to_string())
     if predictor is not None:
-        from m3score import load_predictor
+        from m3score import predict_scale
 
-        router = load_predictor(predictor)
         asked = [json.loads(line) for line in (folder / "asked.jsonl").read_text().splitlines()]
-        chosen = pd.Series(
-            {
-                row["image"]: router.predict(folder / row["image"], row["question"], max_drop=max_drop).tokens
-                for row in asked
-            }
-        )
+        files, questions = [folder / row["image"] for row in asked], [row["question"] for row in asked]
+        budgets = predict_scale(files, questions, max_drop=max_drop, predictor=predictor)
+        chosen = pd.Series(budgets, index=[row["image"] for row in asked])
         typer.echo(chosen.value_counts().sort_index().to_string())
         typer.echo(json.dumps({name: round(value, 4) for name, value in routed(answers, chosen).items()}))
 

@@ -30,8 +30,10 @@ QUESTIONS = 6
 _READABLE = 6.0
 """Letters so high, in pixels of the shrunk picture, can be read."""
 _BATCH = (4, 64)
-_CROWDED = (0.7, 0.15)
+_CROWDED = (0.85, 0.15)
 """Share of batches of pictures full of words, at the beginning and from half of the training on."""
+_CROWD_BUDGET = 64
+"""Smaller ones have no room for many words."""
 _CROWD_HEIGHTS = (18, 30)
 """Bounds of the letters' height in these at the beginning, in pixels: about the side of a token."""
 _TALLEST = 60
@@ -104,8 +106,8 @@ class Batches(Dataset[dict[str, Any]]):
     def _budget(self, rng: np.random.Generator, progress: float, crowded: bool) -> int:
         """A rung; the dearest are twice as likely as the smallest, but the dearest not at first."""
         rungs = list(self.rungs) if progress >= _ALL_RUNGS_FROM else list(self.rungs[:-1] or self.rungs)
-        if crowded and len(rungs) > 1:
-            del rungs[0]  # it has room for few words
+        if crowded:
+            rungs = [rung for rung in rungs if rung >= _CROWD_BUDGET] or rungs[-1:]
         shares = np.linspace(1, 2, len(rungs))
         return int(rng.choice(rungs, p=shares / shares.sum()))
 

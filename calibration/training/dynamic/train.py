@@ -40,6 +40,11 @@ SMALL = Style(
 CHECKPOINT = "checkpoint.safetensors"
 
 
+def recipe(small: bool) -> tuple[tuple[int, ...], Style]:
+    """The rungs that are learnt, and what pictures have in them."""
+    return (SMALL_RUNGS, SMALL) if small else (RUNGS, DEFAULT)
+
+
 @dataclass(frozen=True)
 class Plan:
     """How long to train, on what, and how fast."""
@@ -261,7 +266,7 @@ def main(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     sizes = (("heads", heads), ("tower_layers", tower_layers), ("layers", layers))
     drawn_by = (os.cpu_count() or 1) - 1 if workers is None else workers
-    rungs, style = (SMALL_RUNGS, SMALL) if small else (RUNGS, DEFAULT)
+    rungs, style = recipe(small)
     plan = Plan(minutes, steps, seed, rate, tokens, rungs, style, drawn_by, sizes=sizes)
     run = train(plan, out, device, console)
     run.network.eval()
