@@ -2,13 +2,15 @@
 
     python -m m3score.calibration.training.dynamic.train --small --out runs/dynamic --minutes 40
     python tests/benchmarks/dynamic.py draw pictures --small --count 1000 --seed 11      # to calibrate on
-    python tests/benchmarks/dynamic.py draw fresh --small --count 400 --seed 12          # to judge on
-    m3score rank fresh --model runs/dynamic/model --questions fresh/asked.jsonl --rungs 4,16,64,256 \
+    python tests/benchmarks/dynamic.py draw fresh --small --count 600 --seed 12          # to judge on
+    m3score rank fresh --model runs/dynamic/model --questions fresh/asked.jsonl --rungs 4,16,64,256 \\
         --out scores.csv --traces traces.parquet
-    m3score calibrate pictures --model runs/dynamic/model --questions pictures/asked.jsonl \
-        --rungs 4,16,64,256 --out dynamic.predictor
+    python tests/benchmarks/dynamic.py labels pictures --model runs/dynamic/model --rungs 4,16,64,256 \\
+        --out labels
+    m3score calibrate labels --shares 0.5,0.45,0.05 --out dynamic.predictor
     python tests/benchmarks/dynamic.py figures fresh --traces traces.parquet --predictor dynamic.predictor
 
+(m3score calibrate pictures --model ... --questions ... does both, but takes vision scores as well.)
 `figures` shows accuracy by budget, how letters' height and the required budget go together, and what the
 predictor's choices keep and save on the fresh pictures. docs/training.md has the figures.
 """
@@ -127,7 +129,7 @@ def accuracy_table(answers: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([(100 * table.astype(float)).round(1).join(counts), mean.round(1)])
 
 
-def routed(answers: pd.DataFrame, chosen: pd.Series) -> dict[str, float]:
+def routing(answers: pd.DataFrame, chosen: pd.Series) -> dict[str, float]:
     """What the predictor's budgets give on pictures, beside the finest budget for all.
 
     Args:
@@ -139,12 +141,13 @@ def routed(answers: pd.DataFrame, chosen: pd.Series) -> dict[str, float]:
     places = right.columns.get_indexer(chosen.reindex(right.index))
     rows = np.arange(len(right))
     finest, tokens = right.iloc[:, -1].mean(), seen.iloc[:, -1].mean()
-    own, paid = right.to_numpy()[rows, places].mean(), seen.to_numpy()[rows, places].mean()
+    routed, paid = right.to_numpy()[rows, places], seen.to_numpy()[rows, places].mean()
+    wronged = ((right.iloc[:, -1] == 1) & (routed == 0)).mean()
     return {
-        "pictures": len(right),
+        "pictures": float(len(right)),
         "accuracy_finest": finest,
-        "accuracy_routed": own,
-        "lost": finest - own,
+        "accuracy_routed": routed.mean(),
+        "wronged": wronged,  # right at the finest budget, wrong at the predicted one: what is promised
         "tokens_finest": tokens,
         "tokens_routed": paid,
         "saved": 1 - paid / tokens,
@@ -178,7 +181,7 @@ def figures(
         budgets = predict_scale(files, questions, max_drop=max_drop, predictor=predictor)
         chosen = pd.Series(budgets, index=[row["image"] for row in asked])
         typer.echo(chosen.value_counts().sort_index().to_string())
-        typer.echo(json.dumps({name: round(value, 4) for name, value in routed(answers, chosen).items()}))
+        typer.echo(json.dumps({name: round(value, 4) for name, value in routing(answers, chosen).items()}))
 
 
 if __name__ == "__main__":
