@@ -124,10 +124,10 @@ def signs(canvas: Canvas, height: int, style: Style) -> list[DrawnQuestion]:
     taken: list[tuple[int, ...]] = []
     said: list[tuple[str, str]] = []
     for colour in map(str, rng.permutation(COLOUR_NAMES)[: int(rng.integers(1, MOST_BOARDS + 1))]):
-        word = _sign_word(rng, height, canvas.size[0], style)
+        word = _sign_word(rng, height, canvas.image.width, style)
         pads = [int(rng.uniform(0.2, 0.6) * height) + 2 for _ in range(2)]
         wanted = word.size[0] + 2 * pads[0], word.size[1] + 2 * pads[1]
-        box = _free_box(rng, canvas.size, wanted, taken)
+        box = _free_box(rng, canvas.image.size, wanted, taken)
         if box is None:
             continue
         taken.append(box)
@@ -156,7 +156,7 @@ def _sign_word(rng: np.random.Generator, height: int, width: int, style: Style) 
 def page(canvas: Canvas, height: int, style: Style) -> list[DrawnQuestion]:
     """A sheet with lines of "KEY: value"."""
     rng = canvas.rng
-    width, tall = canvas.size
+    width, tall = canvas.image.size
     leading = height * rng.uniform(1.5, 2.1)
     count = int(rng.integers(1, max(1, min(MOST_LINES, int((tall - 2 * height) / leading))) + 1))
     sheet_width = min(width - 4, round(rng.uniform(10, 12) * height) + 20)
@@ -193,7 +193,7 @@ def crowd(canvas: Canvas, heights: tuple[float, float], style: Style, plain_shar
         stretch, spacing = rng.uniform(0.8, 1.15), float(rng.uniform(0, 0.15))
         word = render_word(text, height, bold=bold, stretch=stretch, spacing=spacing)
         pad = int(rng.uniform(0.15, 0.4) * height) + 1
-        box = _free_box(rng, canvas.size, (word.size[0] + 2 * pad, word.size[1] + 2 * pad), taken)
+        box = _free_box(rng, canvas.image.size, (word.size[0] + 2 * pad, word.size[1] + 2 * pad), taken)
         if box is None:
             missed += 1
             continue
@@ -206,11 +206,10 @@ def crowd(canvas: Canvas, heights: tuple[float, float], style: Style, plain_shar
 
 
 def _with_backdrop(rng: np.random.Generator, size: tuple[int, int], grid: tuple[int, int]) -> Canvas:
-    canvas = Canvas(rng, size, (grid[1] * CELLS, grid[0] * CELLS))
     backdrop = Canvas(rng)
     paint_backdrop(backdrop, plain=0.5)
-    canvas.image = backdrop.image.resize(size, Image.Resampling.BILINEAR)
-    return canvas
+    glyphs, objects = (Image.new("L", (grid[1] * CELLS, grid[0] * CELLS), 0) for _ in range(2))
+    return Canvas(rng, backdrop.image.resize(size, Image.Resampling.BILINEAR), glyphs, objects)
 
 
 def draw_crowd(
@@ -260,7 +259,7 @@ def draw_boards(
 
 def dense_labels(canvas: Canvas) -> np.ndarray:
     """What is in each visual token: (rows * columns, LABEL_WIDTH) uint8, coverage from 0 to 255."""
-    rows, columns = canvas.map_size[1] // CELLS, canvas.map_size[0] // CELLS
+    rows, columns = canvas.glyphs.height // CELLS, canvas.glyphs.width // CELLS
     out = np.zeros((rows * columns, LABEL_WIDTH), np.uint8)
     coverage(canvas.glyphs, CELLS, out[:, :GLYPH_CLASSES])
     coverage(canvas.objects, CELLS, out[:, GLYPH_CLASSES:])

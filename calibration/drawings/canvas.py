@@ -117,23 +117,15 @@ class Canvas:
     """A picture being drawn, with the class maps that record what is where."""
 
     rng: np.random.Generator
-    size: tuple[int, int] = (SIZE, SIZE)
-    """Width and height of the picture, in pixels."""
-    map_size: tuple[int, int] = (_MAP, _MAP)
-    """Columns and rows of the class maps."""
-    image: Image.Image = field(init=False)
-    glyphs: Image.Image = field(init=False)
-    objects: Image.Image = field(init=False)
+    image: Image.Image = field(default_factory=lambda: Image.new("RGB", (SIZE, SIZE)))
+    glyphs: Image.Image = field(default_factory=lambda: Image.new("L", (_MAP, _MAP), 0))
+    objects: Image.Image = field(default_factory=lambda: Image.new("L", (_MAP, _MAP), 0))
     centres: list[tuple[int, float, float]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.image = Image.new("RGB", self.size)
-        self.glyphs, self.objects = (Image.new("L", self.map_size, 0) for _ in range(2))
 
     def mark(self, draw_on: str, shape: str, xy: object, label: int) -> None:
         """Draw one primitive (an ImageDraw method's name) on a class map; xy in picture pixels."""
         target = getattr(self, draw_on)
-        scale = np.divide(self.map_size, self.size)
+        scale = np.divide(target.size, self.image.size)
         points = (np.asarray(xy, dtype=float).reshape(-1, 2) * scale).ravel().tolist()
         getattr(ImageDraw.Draw(target), shape)(points, fill=label + 1)
 
@@ -175,8 +167,8 @@ def coverage(classes: Image.Image, side: int, out: np.ndarray) -> None:
         out: (patches, classes) uint8, written to; patches in rows from the top left.
     """
     rows, columns = classes.height // side, classes.width // side
-    cells = np.asarray(classes).reshape(rows, side, columns, side).transpose(0, 2, 1, 3)
-    cells = cells.reshape(rows * columns, -1)
+    grid = np.asarray(classes).reshape(rows, side, columns, side).transpose(0, 2, 1, 3)
+    cells = grid.reshape(rows * columns, -1)
     patch, cell = np.nonzero(cells)
     where = patch * out.shape[1] + cells[patch, cell].astype(int) - 1
     counts = np.bincount(where, minlength=out.size).reshape(out.shape)

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -79,7 +80,9 @@ def build_tokenizer(vocabulary: int = 480) -> Qwen2Tokenizer:
     )
     trained.train_from_iterator(_corpus(), trainer)
     state = json.loads(trained.to_str())["model"]
-    merges = [tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in state["merges"]]
+    merges: Any = [
+        tuple(pair) if isinstance(pair, list) else tuple(pair.split(" ")) for pair in state["merges"]
+    ]
     return Qwen2Tokenizer(
         vocab=state["vocab"],
         merges=merges,
