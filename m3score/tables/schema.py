@@ -49,6 +49,7 @@ _TRACE_KINDS = {
     "references": "list",
     "options": "list",
     "model": "text",
+    "agreement_from": "text?",
     "width": "int",
     "height": "int",
     "error": "text?",
@@ -94,6 +95,10 @@ _SCORER_KINDS = {
     "cat_compression": "int",
     "alit_tokens": "int",
     "alit_error": "float",
+    "visual_tokens": "int",
+    "model": "text?",
+    "ladder": "text?",
+    "agreement_from": "text?",
 }
 SCORES = TableKind("score table", _SCORE_KINDS, ("path", "complexity"), optional=_SCORER_KINDS)
 PREDICTIONS = TableKind(
