@@ -91,9 +91,9 @@ def select(
         sample: this many rows, or a share of them, at random.
         per_level: this many rows of every level of the ladder at random, or all if there are fewer.
         token_budget: most visual tokens of the selected rows in total: each counts those that it has at its
-            level, where the table says so (visual_tokens), and else its level. The cheapest rows come first, which
-            gives the most rows; with per_level, one of each level in turn; with top, bottom and sample, in
-            their order.
+            level, where the table says so (visual_tokens), and else its level. The cheapest rows come first,
+            which gives the most rows; with per_level, one of each level in turn; with top, bottom and sample,
+            in their order.
         level: the column of levels and costs; by default the first of LEVEL_COLUMNS that has a value.
         unsolved: rows that no scale solves are left out ("exclude"): the model does not know, which is not
             complex. "include" takes them, as the finest scale where tokens matter; "only" takes nothing else.

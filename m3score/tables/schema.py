@@ -49,9 +49,9 @@ _TRACE_KINDS = {
     "references": "list",
     "options": "list",
     "model": "text",
-    "agreement_from": "text?",
     "width": "int",
     "height": "int",
+    "agreement_from": "text?",
     "error": "text?",
 }
 SCORE_COLUMNS: tuple[str, ...] = tuple(_SCORE_KINDS)
