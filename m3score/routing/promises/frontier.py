@@ -122,7 +122,7 @@ def _raised(sufficient: np.ndarray, ladder: Sequence[int], rule: str, spent: np.
         least = float(costs[:, 0].mean())
         more = costs[np.arange(len(costs)), level[which]] - costs[:, 0]
         kinds, gain, counts = kinds[which], gain[which], np.ones(len(costs), int)
-    order = np.argsort(more, kind="stable")
+    order = np.lexsort((np.arange(len(more)) if spent is None else which, more))
     paid, won = (np.append(0, np.cumsum((what * counts)[order])) for what in (more, gain))
     answered = kinds[:, 0] @ counts + won  # whole numbers, so that equal shares are equal
     return upper_hull(least + paid / counts.sum(), answered / counts.sum())
