@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,7 +18,7 @@ from PIL import Image
 from m3score.images.decode import open_image
 from m3score.images.given import ImageSource
 from m3score.models.inference.batching import MemoryGuard
-from m3score.models.m3.tower import patch_features
+from m3score.models.m3.tower import in_threads, patch_features
 from m3score.models.vision.complexity import VisionScore, score_pictures
 from m3score.models.vision.prepare import Prepared, prepare, stretched_tiles
 from m3score.models.vision.reader import read
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 _OWN_DRAWINGS = "m3score.calibration.drawings.reference"
 """Whoever draws lives above this room, so it is known by name, and only if drawings are needed."""
+_IN_A_THREAD = 4
+"""Pictures that a thread of a CPU takes from pixels to score; fewer are slower, more take more memory."""
 
 
 class VisionMeter:
@@ -64,6 +67,12 @@ class VisionMeter:
         return self._guard.map(self._score, ready, self.model.images_per_pass())
 
     def _score(self, images: Sequence[Prepared]) -> list[VisionScore]:
+        if self.model.device.type != "cpu":
+            return self._together(images)
+        parts = [images[start : start + _IN_A_THREAD] for start in range(0, len(images), _IN_A_THREAD)]
+        return list(chain.from_iterable(in_threads(self._together, parts)))
+
+    def _together(self, images: Sequence[Prepared]) -> list[VisionScore]:
         features = patch_features(self.model, [image.tiles for image in images])
         readings = read([image.luminance for image in images])
         return score_pictures(features, readings, self._whitening, self.model.ladder)
