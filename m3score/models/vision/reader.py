@@ -45,8 +45,8 @@ _SCALE = 10.0
 """Pixels; the net tells the logarithm of the height as a multiple of it."""
 MAP_SIDE = 24
 _MULTIPLE = 64
-"""Pixels; sides are continued to multiples of it, so that the net's products, which oneDNN prepares and keeps for
-every shape, come in few shapes: that takes tens of megabytes less than sides as they come."""
+"""Pixels; sides are continued to multiples of it, so that the net's products come in few shapes. oneDNN
+prepares each shape and keeps it, which takes tens of megabytes for sides as they come."""
 _ASSET = "assets/reader.safetensors"
 
 
