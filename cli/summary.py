@@ -132,6 +132,10 @@ def _show_figures(tally: Tally, console: Console, rule: str) -> None:
         console.print(histogram([(str(tokens), tally.predicted[tokens]) for tokens in tally.ladder]))
         mean = sum(tokens * count for tokens, count in tally.predicted.items()) / tally.scored
         console.print(f"Mean {mean:.1f} of {finest} tokens.")
+        for reason, count in tally.reasons.most_common():
+            console.print(f"{count:,} of {tally.scored:,} got the finest scale: {plain(reason)}.")
+        if tally.reasons:
+            console.print("`m3score calibrate` makes a predictor for pictures like these.")
     else:
         held = "the scale that holds their effective tokens"
         title = held if mode is Mode.vision else f"visual tokens needed per grid (rule: {rule})"
