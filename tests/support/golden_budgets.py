@@ -59,7 +59,7 @@ def stored() -> dict[str, Any]:
 
 def main(types: list[str]) -> None:
     """Ask the processors of these types, and write the file."""
-    from tests.support.torchvision import mend_torchvision
+    from m3score.models.torchvision import mend_torchvision
 
     mend_torchvision()
     from tests.support.stock_checkpoints import make_checkpoint

@@ -27,9 +27,6 @@ from m3score.models.stock.inference import Network, Pair, answer_pairs
 from m3score.models.stock.prompts import Prompter
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from m3score.models.vision.complexity import VisionScore
     from m3score.models.vision.meter import VisionMeter
 

@@ -36,6 +36,7 @@ class M3Describer:
 
     def __init__(self, folder: Path, device: Any, dtype: Any) -> None:
         from m3score.models.loading import load_model
+from m3score.models.torchvision import mend_torchvision
 
         self._model = load_model(str(folder), device=device, dtype=dtype)
 
@@ -50,6 +51,7 @@ class ChatDescriber:
     """Any image-text-to-text model with a chat template."""
 
     def __init__(self, folder: Path, device: Any, dtype: Any) -> None:
+        mend_torchvision()
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         self._processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
@@ -83,6 +85,7 @@ class Rater:
     """A text model: with its chat template, or without one given the prompt as it is."""
 
     def __init__(self, folder: Path, device: Any, dtype: Any) -> None:
+        mend_torchvision()
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self._tokenizer = _ready(AutoTokenizer.from_pretrained(folder, local_files_only=True))
