@@ -18,6 +18,7 @@ from PIL import Image
 from m3score.common.errors import M3ScoreError, first_line
 from m3score.models import hub
 from m3score.models.placing import no_progress_bars, resolve_device, resolve_dtype
+from m3score.models.torchvision import mend_torchvision
 from m3score.scoring.scorers.cat_prompts import Prompts, Rating, parse_rating
 
 _FILES = ("*.json", "*.model", "*.txt", "*.jinja", "*.safetensors")
@@ -36,7 +37,6 @@ class M3Describer:
 
     def __init__(self, folder: Path, device: Any, dtype: Any) -> None:
         from m3score.models.loading import load_model
-from m3score.models.torchvision import mend_torchvision
 
         self._model = load_model(str(folder), device=device, dtype=dtype)
 
