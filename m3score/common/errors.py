@@ -36,7 +36,7 @@ class OutputError(M3ScoreError):
 
 
 class StopRunError(M3ScoreError):
-    """Nothing that follows can work either: a server is gone, say. The run stops, and what is done is kept."""
+    """Nothing that follows can work either: a server is gone, say. The run stops; what is done is kept."""
 
     transient = True
 

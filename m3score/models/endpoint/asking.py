@@ -105,9 +105,16 @@ class Asking:
             forced = asked.forced[budget].result() if budget in asked.forced else None
             found[budget] = 1.0 if reply is finest else agreement(finest, reply, forced)
         return tuple(
-            ScaleAnswer(budget, tokens[shows], replies[shows].text, found[shows], replies[shows].logprob, replies[shows].cut)
+            ScaleAnswer(
+                tokens=budget,
+                visual_tokens=tokens[shows],
+                answer=replies[shows].text,
+                agreement=found[shows],
+                logprob=replies[shows].logprob,
+                cut=replies[shows].cut,
+            )
             for budget, shows in asked.pair.shown.items()
-        )  # fmt: skip
+        )
 
     def _read(self, look: Look, question: str, draft: Reply, prompt_tokens: int) -> Any:
         try:

@@ -70,14 +70,17 @@ class Client:
         headers = {"User-Agent": f"m3score/{__version__}"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
+        proxy = _proxy(self.url)
         try:
             self._http = httpx.Client(
+                # Reading certificates takes a moment, and plain connections have none.
+                verify=self.url.startswith("https:") or proxy is not None,
                 headers=headers,
                 timeout=httpx.Timeout(self._timeout, connect=min(self._timeout, 10.0)),
                 limits=httpx.Limits(max_connections=None, max_keepalive_connections=64),
                 follow_redirects=False,
                 trust_env=False,
-                proxy=_proxy(self.url),
+                proxy=proxy,
             )
         except (ValueError, UnicodeError, ImportError) as error:  # a key or proxy that no header can hold
             raise M3ScoreError(
@@ -190,7 +193,8 @@ class Client:
             return M3ScoreError(f"the server failed again and again ({problem})", transient=True)
         if problem.startswith("429"):
             return StopRunError(
-                f"{self.url} limits the rate again and again ({problem}): run again later, with less --concurrency."
+                f"{self.url} limits the rate again and again ({problem}): run again later, "
+                "with less --concurrency."
             )
         return StopRunError(f"{self.url} does not answer ({problem}): is the server running there?")
 

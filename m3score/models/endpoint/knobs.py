@@ -44,7 +44,8 @@ class Knob:
         fields = self.spellings[self.spelling](family.processor_kwargs(budget))
         if fields is None:
             raise M3ScoreError(
-                f"--knob {self.name} has no word for a budget of {family.name}: {', '.join(KNOBS)} are the knobs."
+                f"--knob {self.name} has no word for a budget of {family.name}: the knobs are "
+                f"{', '.join(KNOBS)}."
             )
         return Look(picture, *fields)
 

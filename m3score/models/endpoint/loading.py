@@ -13,7 +13,7 @@ from m3score.models.endpoint.chat import TOP, Chat
 from m3score.models.endpoint.client import Client
 from m3score.models.endpoint.knobs import DETAILS, KNOBS, Knob, find_knob
 from m3score.models.endpoint.model import EndpointModel
-from m3score.models.endpoint.probe import find_model, probe
+from m3score.models.endpoint.probe import ask_without_picture, find_model, probe
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +58,13 @@ def load_endpoint(
     client = Client(url, key_env=key_env, timeout=timeout)
     try:
         name, listed = find_model(client, model)
-        turned = find_knob(knob or _usual_knob(client, listed))
-        known = _family(name, listed, family, turned)
-        ladder = _ladder(known, rungs, turned)
         extras = {} if thinking else {"chat_template_kwargs": {"enable_thinking": False}}
         chat = Chat(client, name, extras)
         chat.top = top_logprobs or None
-        findings = probe(chat, turned, known, ladder, listed)
+        text = ask_without_picture(chat, listed)
+        turned = find_knob(knob or _usual_knob(client, listed))
+        known = _family(name, listed, family, turned)
+        findings = probe(chat, turned, known, _ladder(known, rungs, turned), text)
     except BaseException:
         client.close()
         raise
@@ -94,7 +94,8 @@ def _family(name: str, listed: Mapping[str, Any], wanted: str | None, knob: Knob
     found = guess_family(name) or guess_family(str(listed.get("root", "")))
     if found is None:
         raise M3ScoreError(
-            f"the name {name} does not say what family the model is of: give --family, one of {', '.join(family_names())}."
+            f"the name {name} does not say what family the model is of: give --family, one of "
+            f"{', '.join(family_names())}."
         )
     return found()
 

@@ -118,6 +118,9 @@ class EndpointModel:
             }
         found = [self._kept[key][1] for key in keys]
         good: list[Answers] = []
+        if len(images) == 1:  # nothing smaller will be handed over
+            for key in keys:
+                self._kept.pop(key, None)
         for outcome in found:
             if isinstance(outcome, M3ScoreError):
                 raise outcome
@@ -198,8 +201,8 @@ class EndpointModel:
             if not self._told:
                 self._told = True
                 logger.warning(
-                    "%s counts other visual tokens than expected of a picture of %dx%d pixels; what it counts "
-                    "is used.",
+                    "%s counts other visual tokens than expected of a picture of %dx%d pixels; what it "
+                    "counts is used.",
                     self.name,
                     *size,
                 )

@@ -40,6 +40,13 @@ class RungCount:
     measured: int | None
     """Prompt tokens with the picture less those without it; None where the server counts none."""
 
+    @property
+    def plausible(self) -> bool:
+        """Whether what was measured is what was expected, with a few tokens around it or between tiles."""
+        if self.expected is None or self.measured is None:
+            return True
+        return -2 <= self.measured - self.expected <= 16 + self.expected // 4
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -103,7 +110,7 @@ def _names(listed: Any) -> str:
 
 
 def probe(
-    chat: Chat, knob: Knob, family: Family | None, ladder: tuple[int, ...] | None, listed: Mapping[str, Any]
+    chat: Chat, knob: Knob, family: Family | None, ladder: tuple[int, ...] | None, text: Reply
 ) -> Findings:
     """Find out what the server can do.
 
@@ -112,12 +119,11 @@ def probe(
         knob: in its first spelling.
         family: None for the knob `detail`.
         ladder: None: that of the family, or of `detail`, by what the largest picture costs.
-        listed: see find_model.
+        text: of ask_without_picture.
 
     Raises:
-        StopRunError: nothing can be asked: no such model, no pictures allowed, or a knob that does nothing.
+        StopRunError: nothing can be asked: no pictures are taken, or the knob does nothing.
     """
-    text = _without_picture(chat, listed)
     if ladder is None:
         ladder = family.ladder() if family else _ladder_of_detail(chat, knob, text)
     size = _size(knob, family, ladder)
@@ -155,8 +161,16 @@ def draw(size: tuple[int, int]) -> Image.Image:
 # ---- is there a model that takes pictures? --------------------------------------------------------------
 
 
-def _without_picture(chat: Chat, listed: Mapping[str, Any]) -> Reply:
-    """The reply to a question alone: the first request that the model gets."""
+def ask_without_picture(chat: Chat, listed: Mapping[str, Any]) -> Reply:
+    """The reply to a question alone: the first request that the model gets.
+
+    Args:
+        chat: with the model.
+        listed: see find_model.
+
+    Raises:
+        StopRunError: there is no such model, or it can't be asked.
+    """
     url = chat.client.url
     try:
         return chat.ask(Look(), QUESTIONS[0], 1)
@@ -259,23 +273,18 @@ def _check(asking: _Asking, knob: Knob, counts: list[RungCount]) -> None:
         return
     known = [one for one in measured if one is not None]
     if max(known) <= 0:
-        raise StopRunError(
-            f"{url}: model {asking.chat.model} reads no visual tokens of {where}: it reads text only."
-        )
+        raise StopRunError(f"{url}: model {asking.chat.model} reads no visual tokens of {where}: text only.")
     if len(counts) > 1 and len(set(known)) == 1:
         raise _KnobError(
             f"{url} ignores --knob {knob.name}: {where} costs {known[0]} tokens whatever the budget, "
             f"{counts[0].budget} or {counts[-1].budget}."
         )
     for count in counts:
-        around = (count.measured or 0) - (
-            count.expected if count.expected is not None else count.measured or 0
-        )
-        if not -2 <= around <= 16 + (count.expected or 0) // 4:
+        if not count.plausible and asking.family is not None:
             raise _KnobError(
-                f"{url}: with --knob {knob.name} and a budget of {count.budget}, {where} costs {count.measured} "
-                f"tokens, and not the {count.expected} of {asking.family.name if asking.family else ''}: is it "
-                "another --family, or has the server limits of its own?"
+                f"{url}: with --knob {knob.name} and a budget of {count.budget}, {where} costs "
+                f"{count.measured} tokens, and not the {count.expected} of {asking.family.name}: is it another "
+                "--family, or has the server limits of its own?"
             )
 
 
