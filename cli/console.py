@@ -74,7 +74,7 @@ def load(
     with console.status(f"Loading {name} ..."):
         from transformers.utils import logging as transformers_logging
 
-        from m3score.models.m3.model import load_model
+        from m3score.models.loading import load_model
 
         transformers_logging.disable_progress_bar()  # one bar per shard says less than the line above
         bits = cast('Literal["4bit", "8bit"] | None', quantize)  # load_model checks it

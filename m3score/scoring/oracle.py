@@ -331,7 +331,7 @@ def score(
 
 
 def _loaded(model: str | Path) -> LadderAnswerer:
-    from m3score.models.m3.model import load_model  # the one way from here to torch
+    from m3score.models.loading import load_model  # the one way from here to torch
 
     return load_model(model)
 

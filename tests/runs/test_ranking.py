@@ -204,7 +204,7 @@ def test_options_are_checked_before_anything_runs(
     folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], told: str
 ) -> None:
     monkeypatch.setattr(
-        "m3score.models.m3.model.load_model", lambda *_, **__: pytest.fail("a model was loaded")
+        "m3score.models.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded")
     )
     monkeypatch.setattr(
         "m3score.runs.request.find_images", lambda *_, **__: pytest.fail("images were looked for")

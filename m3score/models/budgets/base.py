@@ -130,9 +130,9 @@ class SteppedFamily(Family):
         return self.steps()[budget]
 
 
-def given(settings: Mapping[str, Any], *names: str) -> Any:
-    """The first of these settings that is there and not None; otherwise None."""
-    return next((settings[name] for name in names if settings.get(name) is not None), None)
+def number(settings: Mapping[str, Any], *names: str) -> int | None:
+    """The first of these settings that is there and not None, as a whole number; otherwise None."""
+    return next((int(settings[name]) for name in names if settings.get(name) is not None), None)
 
 
 def known(**values: Any) -> dict[str, Any]:
@@ -143,5 +143,5 @@ def known(**values: Any) -> dict[str, Any]:
 def side_of(value: Any) -> int | None:
     """The side of a square given as a number, as {"height", "width"} or as {"longest_edge"}; or None."""
     if isinstance(value, Mapping):
-        value = given(value, "height", "longest_edge", "shortest_edge")
+        return number(value, "height", "longest_edge", "shortest_edge")
     return None if value is None else int(value)

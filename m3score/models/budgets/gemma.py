@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from m3score.common.errors import M3ScoreError
-from m3score.models.budgets.base import Size, Square, SteppedFamily, given, known, side_of
+from m3score.models.budgets.base import Size, Square, SteppedFamily, known, number, side_of
 
 _SOFT_TOKENS = (70, 140, 280, 560, 1120)
 
@@ -38,14 +38,15 @@ class Gemma3(SteppedFamily):
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
         """See Family."""
-        crops = given(settings, "pan_and_scan_max_num_crops") or 4
+        crops = number(settings, "pan_and_scan_max_num_crops") or 4
+        ratio = settings.get("pan_and_scan_min_ratio_to_activate")
         return cls(
             **known(
                 image_side=side_of(settings.get("size")),
-                image_tokens=given(settings, "image_seq_length"),
-                crops=int(crops) if settings.get("do_pan_and_scan") else None,
-                least_crop=given(settings, "pan_and_scan_min_crop_size"),
-                least_ratio=given(settings, "pan_and_scan_min_ratio_to_activate"),
+                image_tokens=number(settings, "image_seq_length"),
+                crops=crops if settings.get("do_pan_and_scan") else None,
+                least_crop=number(settings, "pan_and_scan_min_crop_size"),
+                least_ratio=None if ratio is None else float(ratio),
             )
         )
 
@@ -106,7 +107,7 @@ class Gemma4(SteppedFamily):
         return cls(
             **known(
                 token_side=int(patch) * int(pooled or 3) if patch else None,
-                max_soft_tokens=given(settings, "max_soft_tokens"),
+                max_soft_tokens=number(settings, "max_soft_tokens"),
             )
         )
 

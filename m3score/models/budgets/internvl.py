@@ -1,7 +1,7 @@
 """InternVL: a picture is stretched to a grid of square tiles, with a thumbnail beside them.
 
-Of the grids with at most so many tiles that one is taken whose shape is nearest the picture's; of equally near
-ones a larger one, unless it has over twice the picture's pixels. One tile has no thumbnail beside it.
+Of the grids with at most so many tiles the one whose shape is nearest to the picture's is taken; of equally
+near ones a larger one, unless it has over twice the picture's pixels. One tile has no thumbnail beside it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Self
 
-from m3score.models.budgets.base import Size, Square, SteppedFamily, given, known, side_of
+from m3score.models.budgets.base import Size, Square, SteppedFamily, known, number, side_of
 
 _LARGEST = 40
 _PATCHES = (1, 4, 6)
@@ -37,9 +37,9 @@ class InternVL(SteppedFamily):
         return cls(
             **known(
                 tile_side=side_of(settings.get("size")),
-                tile_tokens=given(settings, "image_seq_length"),
-                max_patches=given(settings, "max_patches"),
-                min_patches=given(settings, "min_patches"),
+                tile_tokens=number(settings, "image_seq_length"),
+                max_patches=number(settings, "max_patches"),
+                min_patches=number(settings, "min_patches"),
             )
         )
 

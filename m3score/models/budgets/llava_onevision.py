@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, Self
 
-from m3score.models.budgets.base import Size, Square, SteppedFamily, given, known, side_of
+from m3score.models.budgets.base import Size, Square, SteppedFamily, known, number, side_of
 
 _TILES = (1, 2, 4, 9)
 _TOLERATED = 1.1
@@ -51,7 +51,7 @@ class LlavaOnevision(SteppedFamily):
         return cls(
             **known(
                 tile_side=side_of(settings.get("size")),
-                tile_tokens=given(settings, "num_image_tokens"),
+                tile_tokens=number(settings, "num_image_tokens"),
                 canvases=tuple((int(width), int(height)) for height, width in points) if points else None,
                 most_tiles=int(shape.rpartition("_")[2]) if shape else None,
                 without_class_token=strategy == "default" if strategy else None,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from m3score.common.errors import M3ScoreError
-from m3score.models.budgets.base import Family, Size, Square, given, known
+from m3score.models.budgets.base import Family, Size, Square, known, number
 
 LONGEST_RATIO = 200
 """A picture may be this many times as long as wide."""
@@ -49,8 +49,8 @@ class QwenVL(Family):
         return cls(
             **known(
                 token_side=int(patch) * int(merge or 2) if patch else None,
-                least=given({**size, **_pixels(settings)}, "min_pixels", "shortest_edge"),
-                most=given({**size, **_pixels(settings)}, "max_pixels", "longest_edge"),
+                least=number({**size, **_pixels(settings)}, "min_pixels", "shortest_edge"),
+                most=number({**size, **_pixels(settings)}, "max_pixels", "longest_edge"),
             )
         )
 
@@ -80,9 +80,10 @@ class QwenVL(Family):
         return width * height // self.token_side**2
 
     def client_size(self, size: Size, budget: int) -> Size:
-        """See Family. Sent without loss, as PNG, the picture is not resized again."""
-        self.check_budget(budget)
-        return self._resized(size, self.least, max(self.least, min(self.most, budget * self.token_side**2)))
+        """See Family. Sent without loss, as PNG, the picture is not resized again. It may overstep a budget
+        that is hardly more than what the server enlarges pictures to."""
+        least, most = self._bounds(budget)
+        return self._resized(self._resized(size, least, min(self.most, most)), self.least, self.most)
 
     def square(self) -> Square:
         """See Family."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from m3score.models.budgets.base import Size, Square, SteppedFamily, given, known, side_of
+from m3score.models.budgets.base import Size, Square, SteppedFamily, known, number, side_of
 
 _LONGEST = 4096
 """Pixels that no side exceeds."""
@@ -36,7 +36,7 @@ class SmolVLM(SteppedFamily):
         return cls(
             **known(
                 tile_side=side_of(settings.get("max_image_size")),
-                tile_tokens=given(settings, "image_seq_len"),
+                tile_tokens=number(settings, "image_seq_len"),
                 longest_edge=side_of(settings.get("size")),
             )
         )

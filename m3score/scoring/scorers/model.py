@@ -204,7 +204,7 @@ def loaded_model(model: Any, loading: Mapping[str, Any]) -> Any:
     """A model: loaded, with these arguments of load_model, if it is a name."""
     if not isinstance(model, str | os.PathLike):
         return model
-    from m3score.models.m3.model import load_model
+    from m3score.models.loading import load_model
 
     return load_model(os.fspath(model), **loading)
 

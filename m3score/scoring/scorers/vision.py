@@ -45,7 +45,7 @@ class VisionScorer:
             raise M3ScoreError("this model has no vision tower to look with: give a question.")
         self.name = str(options.model if isinstance(options.model, str) else self.model.name)
         self._meter = self.model.vision_meter
-        self.ladder: tuple[int, ...] = tuple(self.model.ladder)
+        self.ladder: tuple[int, ...] = tuple(self.model.vision_ladder)
         self.columns = (*COLUMNS, *kept_columns(self.ladder))
         self.batch_size = images_at_once(self.model, options.batch_size)
         self.block = BLOCK_BATCHES * self.batch_size
@@ -72,8 +72,8 @@ class VisionScorer:
             self.batch_size,
             limits=limits,
             workers=workers,
-            prepare=partial(prepare, config=self.model.config),
-            preparation=preparation(self.model.config),
+            prepare=partial(prepare, shape=self.model.vision_shape),
+            preparation=preparation(self.model.vision_shape),
         )
         yield from score_batches(opened, self._rows)
 
