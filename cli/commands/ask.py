@@ -51,6 +51,7 @@ def ask(
     dtype: options.DtypeOption = choices.Dtype.auto,
     quantize: options.Quantize = None,
     revision: options.Revision = None,
+    rungs: options.Rungs = None,
     max_new_tokens: options.MaxNewTokens = 32,
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
@@ -71,13 +72,16 @@ def ask(
     check_question(Question(question))
     console = set_up(quiet=quiet, verbose=verbose)
     opened = open_visual(image, frames)
-    answerer = load(model, device=device, dtype=dtype, quantize=quantize, revision=revision, console=console)
+    answerer = load(
+        model, device=device, dtype=dtype, quantize=quantize, revision=revision, rungs=rungs, console=console
+    )
     if tokens is not None and tokens not in answerer.ladder:
         scales = ", ".join(map(str, answerer.ladder))
         raise M3ScoreError(f"--tokens {tokens} is no scale of {model}; it has {scales}.")
     if isinstance(opened, Frames):
         check_frames(frames, answerer, tokens)
-    looked: Any = answerer.encode(opened)
+    encode = getattr(answerer, "encode", None)  # a model that can look once, and answer often
+    looked: Any = encode(opened) if encode else opened
     if not every:
         typer.echo(answerer.answer(looked, question, tokens, max_new_tokens=max_new_tokens))
         return
@@ -91,10 +95,10 @@ def ask(
         for row in rows:
             typer.echo(json.dumps(row.to_dict(), ensure_ascii=False))
     else:
-        _show(rows, answer)
+        _show(rows, answer, "Tokens/grid" if encode else "Budget")
 
 
-def _show(rows: Sequence[TraceRow], references: Sequence[str]) -> None:
+def _show(rows: Sequence[TraceRow], references: Sequence[str], scale: str) -> None:
     """A column per scale, finest first; a tick where the answer is right (or that of the finest scale)."""
     from rich.console import Console
     from rich.table import Table
@@ -103,7 +107,7 @@ def _show(rows: Sequence[TraceRow], references: Sequence[str]) -> None:
     table = Table(
         title=plain(finest_first[0].question), title_justify="left", title_style="bold", show_lines=True
     )
-    table.add_column("Tokens/grid", style="dim", no_wrap=True)
+    table.add_column(scale, style="dim", no_wrap=True)
     for row in finest_first:
         table.add_column(str(row.tokens), justify="center", overflow="fold", ratio=1)
     for label, cell in _lines(finest_first, references).items():

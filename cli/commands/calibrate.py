@@ -153,6 +153,7 @@ def calibrate(
     dtype: options.DtypeOption = choices.Dtype.auto,
     quantize: options.Quantize = None,
     revision: options.Revision = None,
+    rungs: options.Rungs = None,
     batch_size: BatchSizeOption = None,
     max_new_tokens: options.MaxNewTokens = 32,
     workers: options.Workers = None,
@@ -168,7 +169,7 @@ def calibrate(
     console = set_up(quiet=quiet, verbose=verbose)
     _check(out, work, collect_only, overwrite, max_drop, confidence)
     from m3score.calibration.predictor import calibrate as steps
-    from m3score.models.fingerprint import fingerprint
+    from m3score.models.fingerprint import calibration_identity
 
     fitting = steps.FitOptions(
         _shares(shares), sufficiency.value, max_drop, confidence, per.value, seed, workers
@@ -186,10 +187,11 @@ def calibrate(
             limit, features.value, max_new_tokens, batch_size or "auto", workers, overwrite
         )
         answerer = load(
-            model, device=device, dtype=dtype, quantize=quantize, revision=revision, console=console
-        )
+            model, device=device, dtype=dtype, quantize=quantize, revision=revision, rungs=rungs,
+            console=console,
+        )  # fmt: skip
         watch = partial(_watched, console)
-        steps.collect_labels(found, folders, answerer, fingerprint(model), collecting, watch)
+        steps.collect_labels(found, folders, answerer, calibration_identity(answerer), collecting, watch)
     if collect_only or out is None:
         _say_collected(list(folders.values()), console)
         return

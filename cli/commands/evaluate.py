@@ -157,6 +157,7 @@ def evaluate(
     dtype: options.DtypeOption = choices.Dtype.auto,
     quantize: options.Quantize = None,
     revision: options.Revision = None,
+    rungs: options.Rungs = None,
     batch_size: BatchSizeOption = None,
     workers: options.Workers = None,
     overwrite: options.Overwrite = False,
@@ -174,7 +175,7 @@ def evaluate(
         return
     if not tasks:
         raise M3ScoreError("name a task; m3score evaluate --list shows them.")
-    loading = {"device": device, "dtype": dtype, "quantize": quantize, "revision": revision}
+    loading = {"device": device, "dtype": dtype, "quantize": quantize, "revision": revision, "rungs": rungs}
     if DRAWN in tasks:
         if len(set(tasks)) > 1:
             raise M3ScoreError("drawn is judged by itself: leave the other tasks out, or it.")
@@ -283,10 +284,10 @@ def _judge(
 ) -> list[BenchmarkResult]:
     from m3score.calibration.benchmarks.evaluate import evaluate_task
     from m3score.cli.progress import progress, repeat
-    from m3score.models.fingerprint import fingerprint
+    from m3score.models.fingerprint import calibration_identity
 
     answerer = load(model, console=console, **loading)
-    prints = fingerprint(model)
+    prints = calibration_identity(answerer)
     judged = []
     for source, folder in zip(sources, folders, strict=True):
         count = min(source.count(), asking.limit or source.count())

@@ -57,6 +57,7 @@ def rank(
     dtype: options.DtypeOption = choices.Dtype.auto,
     quantize: options.Quantize = None,
     revision: options.Revision = None,
+    rungs: options.Rungs = None,
     batch_size: options.BatchSize = None,
     max_new_tokens: options.MaxNewTokens = 32,
     question: options.AskedOfAll = None,

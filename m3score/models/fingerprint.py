@@ -14,6 +14,7 @@ from typing import Any
 
 from m3score.common.errors import M3ScoreError
 from m3score.models import hub
+from m3score.models.base import LadderAnswerer
 
 BLOCKS = 64
 """Blocks of a file that are hashed; a file with no more bytes than these is hashed whole."""
@@ -41,6 +42,14 @@ def fingerprint(name_or_path: str | Path) -> str:
     except OSError as error:
         raise M3ScoreError(f"{folder}: cannot read the weights ({error.strerror or error}).") from error
     return digest.hexdigest()
+
+
+def calibration_identity(model: LadderAnswerer) -> str:
+    """What labels and predictors say of the model that they belong to: its `identity`.
+
+    An M3 model's is that of its weights alone, which its files tell without loading it.
+    """
+    return str(getattr(model, "calibration_identity", None) or model.identity)
 
 
 def hash_of_tensors(hf_model: Any) -> str:

@@ -7,7 +7,7 @@ to ask the processor for it, and how many tokens a picture of a given size then 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
@@ -128,6 +128,22 @@ class SteppedFamily(Family):
         """What the family's knob says for a budget."""
         self.check_budget(budget)
         return self.steps()[budget]
+
+
+def parse_rungs(rungs: str | Sequence[int] | None) -> tuple[int, ...] | None:
+    """Budgets as the command line has them, "64,256,1024", or as a sequence; None stays None.
+
+    M3ScoreError for what is no list of numbers of tokens.
+    """
+    if rungs is None:
+        return None
+    try:
+        budgets = tuple(int(one) for one in (rungs.split(",") if isinstance(rungs, str) else rungs))
+    except (TypeError, ValueError):
+        budgets = ()
+    if not budgets or min(budgets) < 1:
+        raise M3ScoreError(f"--rungs needs budgets of visual tokens such as 64,256,1024, not {rungs!r}.")
+    return budgets
 
 
 def number(settings: Mapping[str, Any], *names: str) -> int | None:

@@ -34,7 +34,6 @@ from m3score.models.m3.preprocess import (
     tiles_from_worker,
     tiles_in_worker,
 )
-from m3score.models.m3.tower import patch_features
 from m3score.models.m3.vision_features import vision_feature_names, vision_statistics
 
 _TILES_AT_ONCE = 32
@@ -135,20 +134,6 @@ class Embedder:
     def images_per_pass(self) -> int:
         """Images that the vision tower is given at once."""
         return max(1, _TILES_AT_ONCE // self.most_tiles())
-
-    @property
-    def vision_shape(self) -> M3Config:
-        """What the vision tower looks at when there is no question."""
-        return self.config
-
-    @property
-    def vision_ladder(self) -> tuple[int, ...]:
-        """Visual tokens per grid to which the tower's features are pooled, coarsest first."""
-        return self.ladder
-
-    def patch_features(self, images: Sequence[Tiles]) -> list[torch.Tensor]:
-        """Features of the patches of preprocessed pictures: see tower.py."""
-        return patch_features(self, images)
 
     def most_tiles(self) -> int:
         """The most grids that an image can have."""

@@ -24,6 +24,8 @@ from m3score.models.inference.batching import MemoryGuard, free_memory
 from m3score.models.m3 import loading
 from m3score.models.m3.config import M3Config
 from m3score.models.m3.encoder import Embedder, EncodedImage
+from m3score.models.m3.preprocess import Tiles
+from m3score.models.m3.tower import patch_features
 from m3score.models.placing import no_progress_bars
 
 if TYPE_CHECKING:
@@ -77,6 +79,11 @@ class M3Model(Embedder):
         """SHA-256 (hexadecimal) over the weights alone, see `identity`."""
         return fingerprint(self._folder) if self._folder else hash_of_tensors(self.hf_model)
 
+    @property
+    def calibration_identity(self) -> str:
+        """See fingerprint.calibration_identity."""
+        return self.weights_identity
+
     @cached_property
     def vision_meter(self) -> VisionMeter:
         """What `vision_score` scores with: the model's statistics over drawings are in it."""
@@ -102,6 +109,20 @@ class M3Model(Embedder):
         many = isinstance(images, list | tuple)
         scores = self.vision_meter.score(images if many else [images])
         return scores if many else scores[0]
+
+    @property
+    def vision_shape(self) -> M3Config:
+        """What the vision tower looks at when there is no question."""
+        return self.config
+
+    @property
+    def vision_ladder(self) -> tuple[int, ...]:
+        """Visual tokens per grid to which the tower's features are pooled, coarsest first."""
+        return self.ladder
+
+    def patch_features(self, images: Sequence[Tiles]) -> list[torch.Tensor]:
+        """Features of the patches of preprocessed pictures: see tower.py."""
+        return patch_features(self, images)
 
     @torch.no_grad()
     def logits(

@@ -16,6 +16,8 @@ from m3score.common.limits import Limits
 from m3score.data.item import ImageItem
 from m3score.data.loader import QuestionBook, Questions
 from m3score.data.questions import Question, read_questions
+from m3score.models.budgets.base import parse_rungs
+from m3score.models.fingerprint import calibration_identity
 from m3score.scoring.base import BLOCK_BATCHES, ScorerOptions
 from m3score.scoring.scorers.model_stream import (
     RankedImage,
@@ -46,9 +48,12 @@ class LoadedOptions(ScorerOptions):
     dtype: str = "auto"
     quantize: str | None = None
     revision: str | None = None
+    rungs: str | Sequence[int] | None = None
+    """The ladder of budgets, such as "64,256,1024", of a model that is no M3 model."""
 
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)
+        parse_rungs(self.rungs)
 
     def check_portable(self) -> None:
         """See ScorerOptions."""
@@ -58,7 +63,10 @@ class LoadedOptions(ScorerOptions):
     def load(self) -> Any:
         """The model; one that is loaded already as it is."""
         names = ("device", "dtype", "quantize", "revision")
-        return loaded_model(self.model, {name: getattr(self, name) for name in names})
+        told = {name: getattr(self, name) for name in names}
+        if self.rungs is not None:  # others' stand-ins of load_model need not know of it
+            told["rungs"] = parse_rungs(self.rungs)
+        return loaded_model(self.model, told)
 
 
 @dataclass(frozen=True)
@@ -174,7 +182,7 @@ class ModelScorer:
     def identity(self) -> Mapping[str, Any]:
         """The model's weights and all that it is told."""
         return {
-            "--model": identity_of(self.name, self.options.revision),
+            "--model": calibration_identity(self.model),
             "--device": str(getattr(self.model, "device", "cpu")).partition(":")[0],
             "--dtype": str(getattr(self.model, "dtype", self.options.dtype)),
             **self.options.identity(),
@@ -207,14 +215,3 @@ def loaded_model(model: Any, loading: Mapping[str, Any]) -> Any:
     from m3score.models.loading import load_model
 
     return load_model(os.fspath(model), **loading)
-
-
-def identity_of(model: str, revision: str | None = None) -> str:
-    """What a model's answers depend on: its weights, whatever it is called."""
-    from m3score.models import hub
-    from m3score.models.fingerprint import fingerprint
-
-    try:
-        return fingerprint(hub.locate(model, revision))
-    except M3ScoreError:  # loaded by other means
-        return model

@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
 from m3score.data.item import ImageItem
+from m3score.models.fingerprint import calibration_identity
 from m3score.models.vision.prepare import Prepared, preparation, prepare
 from m3score.scoring.base import BLOCK_BATCHES, Scored, open_batches, score_batches
-from m3score.scoring.scorers.model import LoadedOptions, identity_of
+from m3score.scoring.scorers.model import LoadedOptions
 from m3score.scoring.scorers.model_stream import images_at_once
 
 COLUMNS = ("distinct_tokens", "reading_tokens", "letter_height")
@@ -57,7 +58,7 @@ class VisionScorer:
 
         return {
             "version": VERSION,
-            "--model": identity_of(self.name, self.options.revision),
+            "--model": calibration_identity(self.model),
             "--device": str(self.model.device).partition(":")[0],
             "--dtype": str(self.model.dtype),
             "--quantize": self.options.quantize,
