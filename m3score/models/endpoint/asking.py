@@ -75,13 +75,13 @@ class Asking:
         )
 
     def compare(self, asked: _Asked) -> None:
-        """Make the budgets whose answers differ read the finest answer."""
-        if not self._force:
-            return
+        """Wait for the replies, and make the budgets whose answers differ read the finest answer."""
         try:
             finest, replies = _replies(asked)
         except M3ScoreError:
             return  # `finish` says so
+        if not self._force:
+            return
         for budget, reply in replies.items():
             if reply.prompt_tokens is not None and differs(finest, reply):
                 asked.forced[budget] = self._submit(

@@ -64,9 +64,10 @@ class EndpointModel:
         """Pictures to hand over at once, so that all requests have something to do."""
         return max(_LEAST_IMAGES, self.concurrency)
 
-    def encode(self, image: ImageSource) -> Image.Image:
-        """The picture, upright and RGB: the server does the rest."""
-        return open_image(image)
+    @property
+    def url(self) -> str:
+        """Of the server."""
+        return self.chat.client.url
 
     def count_visual_tokens(self, size: tuple[int, int], budget: int) -> int:
         """See LadderAnswerer. Without a family the server is shown a blank picture of that size."""
@@ -142,11 +143,14 @@ class EndpointModel:
         pictures = {id(image): Picture(open_image(image)) for image, _ in asked}
         pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="m3score-ask")
         asking = Asking(self.chat, pool, max_new_tokens, force=self.agreement_from == "forced")
+        begun: list[Any] = []
         try:
-            begun = [_or_error(self._pair, pictures[id(image)], text, asking) for image, text in asked]
-            for one in begun:
-                if not isinstance(one, M3ScoreError):
-                    asking.compare(one)
+            # A few pairs ahead: were all begun at once, none would be done before all are nearly done.
+            for number in range(len(asked)):
+                for image, text in asked[len(begun) : number + 1 + self.concurrency // 2]:
+                    begun.append(_or_error(self._pair, pictures[id(image)], text, asking))
+                if not isinstance(begun[number], M3ScoreError):
+                    asking.compare(begun[number])
             return [
                 one if isinstance(one, M3ScoreError) else _or_error(self._finish, asking, one, image.size)
                 for one, (image, _) in zip(begun, asked, strict=True)

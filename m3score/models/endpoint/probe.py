@@ -273,7 +273,7 @@ def _check(asking: _Asking, knob: Knob, counts: list[RungCount]) -> None:
         return
     known = [one for one in measured if one is not None]
     if max(known) <= 0:
-        raise StopRunError(f"{url}: model {asking.chat.model} reads no visual tokens of {where}: text only.")
+        raise StopRunError(f"{url}: model {asking.chat.model} reads no tokens of {where}: text only.")
     if len(counts) > 1 and len(set(known)) == 1:
         raise _KnobError(
             f"{url} ignores --knob {knob.name}: {where} costs {known[0]} tokens whatever the budget, "
@@ -283,8 +283,8 @@ def _check(asking: _Asking, knob: Knob, counts: list[RungCount]) -> None:
         if not count.plausible and asking.family is not None:
             raise _KnobError(
                 f"{url}: with --knob {knob.name} and a budget of {count.budget}, {where} costs "
-                f"{count.measured} tokens, and not the {count.expected} of {asking.family.name}: is it another "
-                "--family, or has the server limits of its own?"
+                f"{count.measured} tokens, and not the {count.expected} of {asking.family.name}: is it "
+                "another --family, or has the server limits of its own?"
             )
 
 

@@ -178,5 +178,5 @@ def test_a_model_that_reads_text_only_and_says_nothing(stub: Stub) -> None:
             body["messages"][0]["content"] = body["messages"][0]["content"][1]["text"]
 
     stub.before = blind
-    with pytest.raises(M3ScoreError, match="reads no visual tokens of a picture of 640x480 pixels"):
+    with pytest.raises(M3ScoreError, match="reads no tokens of a picture of 640x480 pixels"):
         _load(stub)
