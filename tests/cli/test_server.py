@@ -41,6 +41,7 @@ def test_rank(stub: Stub, pictures: Path) -> None:
     table = pd.read_csv("s.csv")
     assert list(table["required_tokens"].dropna()) == [256, 256, 256]  # 320x200 pixels: 54 and then 77 tokens
     assert "not an image" in table["error"].dropna().iloc[0]
+    assert set(table["agreement_from"].dropna()) == {"forced"} and set(table["model"].dropna()) == {stub.name}
     traces = pd.read_json("t.jsonl", lines=True)
     assert list(traces["visual_tokens"].dropna().unique()) == [60, 77]
     assert "at these prices" in result.output and "0% fewer" in result.output

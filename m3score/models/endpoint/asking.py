@@ -16,7 +16,6 @@ from m3score.common.errors import M3ScoreError, StopRunError
 from m3score.data.normal_form import consistent
 from m3score.models.base import ScaleAnswer
 from m3score.models.endpoint.chat import Chat, Look, Reply
-from m3score.models.endpoint.client import RefusedError
 from m3score.models.endpoint.distributions import (
     Distribution,
     forced_agreement,
@@ -83,9 +82,9 @@ class Asking:
         if not self._force:
             return
         for budget, reply in replies.items():
-            if reply.prompt_tokens is not None and differs(finest, reply):
+            if leaves_open(finest, reply):
                 asked.forced[budget] = self._submit(
-                    self._read, asked.pair.looks[budget], asked.pair.question, finest, reply.prompt_tokens
+                    self._read, asked.pair.looks[budget], asked.pair.question, finest, reply
                 )
 
     def finish(self, asked: _Asked, visual: Callable[[Mapping[int, Reply]], Mapping[int, int]]) -> Answers:
@@ -116,11 +115,15 @@ class Asking:
             for budget, shows in asked.pair.shown.items()
         )
 
-    def _read(self, look: Look, question: str, draft: Reply, prompt_tokens: int) -> Any:
-        try:
-            return self._chat.force(look, question, draft, prompt_tokens)
-        except RefusedError:  # the plain answer is there: its shared beginning has to do
-            return None
+    def _read(self, look: Look, question: str, draft: Reply, plain: Reply) -> list[Distribution]:
+        forced = None
+        if plain.prompt_tokens is not None:
+            forced = self._chat.force(look, question, draft, plain.prompt_tokens)
+        if not forced:
+            raise M3ScoreError(
+                "the server no longer reports what it would say after the finest answer", transient=True
+            )
+        return forced
 
     def _submit(self, work: Callable[..., Any], *given: Any) -> Future[Any]:
         return self._pool.submit(self._unless_stopped, work, *given)
@@ -151,12 +154,11 @@ def check_answered(reply: Reply) -> None:
         )
 
 
-def differs(finest: Reply, other: Reply) -> bool:
-    """Whether another answer's tokens, as far as they are known, are not those of the finest one."""
+def leaves_open(finest: Reply, other: Reply) -> bool:
+    """Whether the finest answer goes on after the first token in which another answer differs."""
     if finest.positions is None or other.positions is None:
         return False
-    shared = shared_length(finest.positions, other.positions)
-    return not shared == len(finest.positions) == len(other.positions)
+    return shared_length(finest.positions, other.positions) < len(finest.positions) - 1
 
 
 def agreement(finest: Reply, other: Reply, forced: list[Distribution] | None) -> float:
