@@ -308,3 +308,21 @@ class StockMind:
                 )
                 given[name] = torch.cat([given[name], added], dim=1)
         return torch.log_softmax(self.model(**given).logits[0].float(), dim=-1)
+
+
+def readable(hf_model: Any, tokenizer: Any, sureness: float = 1.0) -> None:
+    """Make a tiny random checkpoint answer with letters that a text keeps: from "!" to "~", and the end.
+
+    Args:
+        hf_model: changed in place.
+        tokenizer: that of stock_checkpoints.
+        sureness: a factor of the logits.
+    """
+    import torch
+
+    kept = {tokenizer.convert_tokens_to_ids(chr(code)) for code in range(ord("!"), ord("~") + 1)}
+    kept.add(tokenizer.eos_token_id)
+    with torch.no_grad():
+        weights = hf_model.get_output_embeddings().weight
+        weights *= sureness
+        weights[[row for row in range(len(weights)) if row not in kept]] = 0  # a logit of 0: never the best

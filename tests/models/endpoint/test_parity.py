@@ -8,33 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from m3score.models.endpoint.loading import load_endpoint
 from m3score.models.stock.model import StockModel
-from tests.support.endpoint import StockMind, Stub, serving
+from tests.support.endpoint import StockMind, Stub, readable, serving
 
 RUNGS = (16, 64, 256)
 QUESTIONS = ("What is it?", "Which color?")
-
-
-def readable(model: StockModel) -> StockModel:
-    """The model with answers of letters that a text keeps: bytes from "!" to "~", and the end."""
-    tokenizer = model.processor.tokenizer
-    kept = {tokenizer.convert_tokens_to_ids(chr(code)) for code in range(ord("!"), ord("~") + 1)}
-    kept.add(tokenizer.eos_token_id)
-    with torch.no_grad():
-        weights = model.hf_model.get_output_embeddings().weight
-        weights[[row for row in range(len(weights)) if row not in kept]] = 0  # a logit of 0: never the best
-    return model
 
 
 @pytest.fixture(scope="module")
 def stock(stock_folder: Callable[[str], Path]) -> StockModel:
     from m3score.models.loading import load_model
 
-    return readable(load_model(stock_folder("qwen2_5_vl"), device="cpu", rungs=RUNGS))
+    model: StockModel = load_model(stock_folder("qwen2_5_vl"), device="cpu", rungs=RUNGS)
+    readable(model.hf_model, model.processor.tokenizer)
+    return model
 
 
 @pytest.fixture(scope="module")
