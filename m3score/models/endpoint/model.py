@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 from PIL import Image
@@ -15,6 +15,7 @@ from m3score.images.given import ImageSource
 from m3score.models.budgets.base import Family
 from m3score.models.endpoint.asking import Answers, Asking, Pair, check_answered
 from m3score.models.endpoint.chat import Chat, Look, Picture, Reply
+from m3score.models.endpoint.pool import DaemonPool
 from m3score.models.endpoint.probe import Findings
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class EndpointModel:
         self.concurrency = concurrency
         self.name = chat.model
         self.identity = findings.identity(chat, family)
-        self._alone: dict[str, int | None] = {}
+        self._alone: dict[str, Future[Reply]] = {}
         self._kept: dict[_Key, tuple[Image.Image, Answers | M3ScoreError]] = {}
         self._told = False
 
@@ -83,7 +84,8 @@ class EndpointModel:
         """Answer greedily, at one budget; None for the finest."""
         budget = self.ladder[-1] if tokens is None else tokens
         self._check(budget)
-        reply = self.chat.ask(self._look(Picture(open_image(image)), budget), question, max_new_tokens)
+        look = self._look(Picture(open_image(image)), budget)
+        reply = self.chat.ask(look, _plain(question), max_new_tokens)
         check_answered(reply)
         return reply.text
 
@@ -108,7 +110,9 @@ class EndpointModel:
             raise M3ScoreError(f"There are {len(images)} images, but questions for {len(questions)}.")
         if max_new_tokens < 1:
             raise M3ScoreError(f"max_new_tokens is {max_new_tokens}; it must be at least 1.")
-        asked = [(image, text) for image, group in zip(images, questions, strict=True) for text in group]
+        asked = [
+            (image, _plain(text)) for image, group in zip(images, questions, strict=True) for text in group
+        ]
         keys = [(id(image), text, max_new_tokens) for image, text in asked]
         again = len(set(keys)) < len(self._kept) and all(key in self._kept for key in keys)
         if not again:
@@ -141,7 +145,7 @@ class EndpointModel:
         self, asked: Sequence[tuple[Image.Image, str]], max_new_tokens: int
     ) -> list[Answers | M3ScoreError]:
         pictures = {id(image): Picture(open_image(image)) for image, _ in asked}
-        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="m3score-ask")
+        pool = DaemonPool(min(self.concurrency, len(asked) * len(self.ladder)), "m3score-ask")
         asking = Asking(self.chat, pool, max_new_tokens, force=self.agreement_from == "forced")
         begun: list[Any] = []
         try:
@@ -155,11 +159,11 @@ class EndpointModel:
                 one if isinstance(one, M3ScoreError) else _or_error(self._finish, asking, one, image.size)
                 for one, (image, _) in zip(begun, asked, strict=True)
             ]
-        except BaseException:  # Ctrl-C: whoever waits for a reply has to give up too
+        except BaseException:  # Ctrl-C: whoever waits for another attempt has to give up too
             self.chat.client.interrupt()
             raise
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown()
 
     def _pair(self, picture: Picture, question: str, asking: Asking) -> Any:
         """The requests of one question about one picture, begun."""
@@ -171,6 +175,8 @@ class EndpointModel:
             else next(finer for finer in finest_first if finer == budget or same(family, size, budget, finer))
             for budget in self.ladder
         }
+        if family is None:
+            self._alone.setdefault(question, asking.submit(self.chat.ask, Look(), question, 1))
         looks = {budget: self._look(picture, budget) for budget in dict.fromkeys(shown.values())}
         return asking.begin(Pair(question, looks, shown))
 
@@ -215,9 +221,18 @@ class EndpointModel:
 
     def _text_tokens(self, question: str) -> int | None:
         """Prompt tokens of a question without a picture."""
-        if question not in self._alone:
-            self._alone[question] = self.chat.ask(Look(), question, 1).prompt_tokens
-        return self._alone[question]
+        known = self._alone.get(question)
+        if known is not None and not known.cancelled() and known.exception() is None:
+            return known.result().prompt_tokens
+        reply: Future[Reply] = Future()
+        reply.set_result(self.chat.ask(Look(), question, 1))
+        self._alone[question] = reply
+        return reply.result().prompt_tokens
+
+
+def _plain(question: str) -> str:
+    """A question as models in this process are asked it: without marks that stand for a picture."""
+    return question.replace("<image>", "").strip()
 
 
 def _less(tokens: int | None, others: int | None) -> int:

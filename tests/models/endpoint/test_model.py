@@ -14,7 +14,7 @@ from m3score.common.errors import M3ScoreError, StopRunError
 from m3score.data.loader import in_halves
 from m3score.models.endpoint.loading import load_endpoint
 from m3score.models.endpoint.model import EndpointModel
-from tests.support.endpoint import Answered, Stub, ToyMind, refusal, serving
+from tests.support.endpoint import Answered, Stub, ToyMind, as_json, read_chat, refusal, serving
 
 LARGE = Image.new("RGB", (640, 480), "red")
 
@@ -122,8 +122,6 @@ def test_one_bad_picture_costs_its_own_result_and_nothing_is_asked_twice(stub: S
 
 
 def _too_large(body: Any, width: int) -> Answered | None:
-    from tests.support.endpoint import read_chat
-
     image = read_chat(body["messages"])[0] if body else None
     return refusal(413, "too big") if image and image.width == width else None
 
@@ -142,8 +140,6 @@ def test_a_model_that_is_still_thinking(stub: Stub) -> None:
     stub.thoughts = "Let me see."
     model = _load(stub)
     empty = {"choices": [{"message": {"content": None, "reasoning": "hm"}, "finish_reason": "length"}]}
-    from tests.support.endpoint import as_json
-
     stub.before = lambda path, body: as_json(200, empty)
     with pytest.raises(M3ScoreError, match="still thinking when it was cut: give --no-thinking"):
         _answers(model)
@@ -151,9 +147,32 @@ def test_a_model_that_is_still_thinking(stub: Stub) -> None:
 
 @pytest.mark.parametrize("found", [{"choices": []}, {"choices": [{}]}, [], {"object": "error"}, "text"])
 def test_what_is_no_chat_completion(stub: Stub, found: Any) -> None:
-    from tests.support.endpoint import as_json
-
     model = _load(stub)
     stub.before = lambda path, body: as_json(200, found)
     with pytest.raises(M3ScoreError, match="no chat completion"):
         _answers(model)
+
+
+def test_ctrl_c_waits_for_no_reply(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _load(stub)
+    stub.before = lambda path, body: time.sleep(2)
+
+    def interrupt(asking: Any, asked: Any) -> None:
+        time.sleep(0.2)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("m3score.models.endpoint.asking.Asking.compare", interrupt)
+        begun = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            _answers(model)
+    assert time.monotonic() - begun < 1.5
+    stub.before = lambda path, body: None
+    assert _answers(model)[-1][2] == "yes"
+
+
+@pytest.mark.parametrize("raw", ["<think>Is it?</think> yes", "Is it?</think>\n\nyes", "yes"])
+def test_thoughts_are_no_part_of_an_answer(stub: Stub, raw: str) -> None:
+    model = _load(stub)
+    stub.before = lambda path, body: as_json(200, {"choices": [{"message": {"content": raw}}]})
+    assert model.answer(LARGE, "What?") == "yes"
