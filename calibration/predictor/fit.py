@@ -251,9 +251,10 @@ def better_by_gains(gains: Gains, X: np.ndarray, predicted: np.ndarray, calibrat
         if not len(known) or not len(fresh):
             return False
         chances = SufficiencyCurve.of(predicted[known], calibrate.sufficient[known]).at(predicted[fresh])
+        judged = calibrate.take(fresh)
         for i, utility in enumerate((learnt[fresh], chances)):
-            curve = frontier.priced(utility, calibrate.sufficient[fresh], calibrate.ladder)
-            scores[i] += curve.log_mean(calibrate.ladder[0], calibrate.ladder[-1])
+            curve = frontier.priced(utility, judged.sufficient, judged.ladder, judged.exact())
+            scores[i] += curve.log_mean(*judged.ends())
     return bool(scores[0] > scores[1])
 
 
@@ -277,8 +278,8 @@ def compare(X: np.ndarray, labels: Labels, seed: int, say: Callable[[str], None]
         found = Tried(name, way, 0.0, 0.0)
         predicted = _out_of_fold(X, labels, target, unsolved, found.options, seed)
         chances = SufficiencyCurve.of(predicted, labels.sufficient).at(predicted)
-        curve = frontier.priced(chances, labels.sufficient, labels.ladder)
-        score = curve.log_mean(labels.ladder[0], labels.ladder[-1])
+        curve = frontier.priced(chances, labels.sufficient, labels.ladder, labels.exact())
+        score = curve.log_mean(*labels.ends())
         rank = float(spearman(predicted[~unsolved], target[~unsolved], RANKED))
         return replace(found, mean_accuracy=score, spearman=rank)
 
@@ -362,7 +363,7 @@ def small_loss_margin(predicted: np.ndarray, labels: Labels, loss: float = SMALL
     floor = float(labels.sufficient[:, -1].mean()) - loss
     for margin in all_margins(labels.ladder):
         levels = route_levels(predicted, float(margin), labels.ladder)
-        tokens, accuracy = frontier.outcome(levels, labels.sufficient, labels.ladder)
+        tokens, accuracy = frontier.outcome(levels, labels.sufficient, labels.ladder, labels.exact())
         if accuracy >= floor and tokens < spent:
             best, spent = float(margin), tokens
     return best

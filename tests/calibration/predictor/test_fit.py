@@ -58,6 +58,7 @@ def made_up(images: int, seed: int, noise: float = 0.5, model: str = "made up") 
         sufficient=sufficient,
         by_truth=np.ones(len(rows), bool),
         sources=np.array([f"stream {seed}"] * len(rows), object),
+        spent=np.tile(np.array(LADDER, float), (len(rows), 1)),
     )
 
 
