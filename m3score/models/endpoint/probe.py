@@ -30,6 +30,10 @@ _SAME = 0.98
 """Least agreement of an answer with itself when it is forced; numbers of a server vary a little."""
 
 
+LARGE = (1024, 1024)
+"""By whose costs the rungs of `detail` are called: more pixels cost no more at OpenAI."""
+
+
 @dataclass(frozen=True)
 class RungCount:
     """Visual tokens of the probe's picture at one rung."""
@@ -93,7 +97,9 @@ def find_model(client: Client, wanted: str | None) -> tuple[str, Mapping[str, An
         entries = [entry for entry in found["data"] if isinstance(entry, dict) and "id" in entry]
     except (RefusedError, KeyError, TypeError):
         if wanted is None:
-            raise M3ScoreError(f"{client.url} does not list its models: give --model NAME.") from None
+            raise M3ScoreError(
+                f"{client.url} does not list its models: give --model NAME, or is the address to end in /v1?"
+            ) from None
         return wanted, {}
     listed = {str(entry["id"]): entry for entry in entries}
     if wanted is None:
@@ -215,9 +221,10 @@ class _Asking:
             self.chat.ask(Look(self.picture), QUESTIONS[0], 1)
         except RefusedError as refused:
             size = "{}x{}".format(*self.picture.image.size)
+            hint = "." if "length" in refused.said else ": is it a model that reads pictures?"
             raise StopRunError(
                 f"{self.chat.client.url}: model {self.chat.model} takes no picture of {size} pixels "
-                f"({refused.status}: {refused.said}): is it a model that reads pictures?"
+                f"({refused.status}: {refused.said}){hint}"
             ) from None
 
     def visual(self, reply: Reply) -> int | None:
@@ -308,7 +315,7 @@ def _size(knob: Knob, family: Family | None, ladder: tuple[int, ...]) -> tuple[i
 def _ladder_of_detail(chat: Chat, knob: Knob, text: Reply) -> tuple[int, ...]:
     """The rungs of `detail`: what a large picture costs at low and at high."""
     names = (0, 1)  # the knob looks its word up by place
-    asking = _Asking(chat, None, names, Picture(draw((2048, 2048))), text)
+    asking = _Asking(chat, None, names, Picture(draw(LARGE)), text)
     _, counts = _counted(asking, knob)
     low, high = sorted(count.measured or 0 for count in counts)
     return low, high

@@ -94,7 +94,7 @@ def test_detail_has_two_rungs_by_what_a_large_picture_costs(stub: Stub) -> None:
     stub.owner, stub.before = "openai", detailed
     model = _load(stub)
     assert model.findings.knob.name == "detail"
-    assert model.ladder == (66, 5331)
+    assert model.ladder == (66, 1371)
     assert model.count_visual_tokens((640, 480), model.ladder[0]) == 56
     assert model.count_visual_tokens((640, 480), model.ladder[1]) == 393
 
