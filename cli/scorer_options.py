@@ -109,6 +109,7 @@ _OF_SCORERS = (
     *("question", "questions", "answers", "rule", "sufficiency", "frames"),
     *("budget", "max_model_images", "predictor", "max_drop", "confidence", "per", "mean_tokens"),
     *("cat_llm", "cat_prompts", "alit_model", "alit_threshold"),
+    *("endpoint", "knob", "family", "key_env", "concurrency", "timeout", "thinking", "price_in", "price_out"),
 )
 """Options of commands that belong to scorers."""
 
