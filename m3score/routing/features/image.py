@@ -30,8 +30,8 @@ MEANINGS: dict[str, str] = {
     "aspect": "ln(width / height)",
     "aspect_long": "ln of the longer over the shorter side",
     "pixels": "ln of the number of the picture's pixels",
-    # At the picture's own size, in bands of 32 rows (native.py).
-    "native_2048": "luminance lost when the longest side is made 2048 pixels, in log rms; 0 if it is no longer",
+    # At the picture's own size (native.py).
+    "native_2048": "luminance lost when the longest side is made 2048 pixels, in log rms; 0 below",
     "native_1024": "the same for 1024 pixels",
     "native_512": "the same for 512 pixels",
     "letters": "ln(1 + about how many letters), by how often dark and light take turns in both directions",
@@ -147,7 +147,7 @@ def image_features(
     values |= measures.spread(cells) | measures.edges(square, levels)
     values |= measures.strokes(square, levels, cells) | measures.colours(square)
     values |= measures.steps(square) | measures.order(square, levels)
-    values |= native(opened.bands, opened.size)
+    values |= native(opened.cells, opened.size)
     return np.array([values[name] for name in IMAGE_FEATURES], np.float32)
 
 
