@@ -52,9 +52,7 @@ def write_card(fitted: Fitted, confidence: float, max_drop: float, notes: str = 
         "",
         "## Data",
         "",
-        *(
-            f"- {name}{_seeds(data, name)}: {count:,} questions" for name, count in data["sources"].items()
-        ),
+        *(f"- {name}{_seeds(data, name)}: {count:,} questions" for name, count in data["sources"].items()),
         f"- in all {data['images']:,} images with {data['questions']:,} questions, "
         f"{data['judged_by_truth']:.0%} of them judged by a known answer and the others by consistency; "
         f"{data['failed_images']:,} images failed",

@@ -124,8 +124,8 @@ class Sampled:
     """Upright, mode RGB or RGBX."""
     size: tuple[int, int]
     """Its (width, height) in full, in pixels."""
-    cells: np.ndarray | None = None
-    """Of its luminance at full size, see reduce.sampled_cells; None if not asked for."""
+    cells: np.ndarray
+    """Of its luminance at full size, see reduce.sampled_cells; (0, 0) if not asked for."""
 
 
 def _open(
@@ -211,7 +211,7 @@ def _sampled(whole: Image.Image, orientation: int, want: _Wanted) -> Sampled:
     return Sampled(
         image=small if small.mode == "RGB" or want.cells else small.convert("RGB"),
         size=whole.size[::-1] if orientation in SIDEWAYS else whole.size,
-        cells=sampled_cells(whole, orientation) if want.cells else None,
+        cells=sampled_cells(whole, orientation) if want.cells else np.zeros((0, 0), np.uint8),
     )
 
 

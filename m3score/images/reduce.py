@@ -38,7 +38,7 @@ _UPRIGHT = {
 CELL = 32
 """Pixels a side of the cells in which a picture is looked at in its own size."""
 CELLS_DOWN, CELLS_ACROSS = 8, 32
-"""Cells at most. Twice as many rows told no more of 1,400 pictures, and took twice as long."""
+"""Cells at most. Twice as many rows of them told little more of 1,400 pictures, and took twice as long."""
 
 QUICK = 1 << 17
 """Pixels of a JPEG from which it is worth another decoder's while."""
@@ -102,7 +102,7 @@ def sampled_cells(image: Image.Image, orientation: int = 1) -> np.ndarray:
         orientation: EXIF's, of how it is stored.
 
     Returns:
-        uint8 (rows, columns), both multiples of CELL. A picture below CELL pixels is continued to be as large.
+        uint8 (rows, columns), both multiples of CELL; a picture below CELL pixels is continued to that.
     """
     sideways = orientation in SIDEWAYS
     width, height = image.size[::-1] if sideways else image.size
@@ -110,25 +110,23 @@ def sampled_cells(image: Image.Image, orientation: int = 1) -> np.ndarray:
     lefts = _spread(width, CELLS_ACROSS)
     if orientation == 1 and len(tops) < CELLS_DOWN:  # whole, but for a rim at most
         grey = np.asarray(image.convert("L"))
-        bands = [grey[tops[0] : tops[0] + len(tops) * CELL]]
+        bands = [grey[: len(tops) * CELL]]
     else:
         bands = [_band(image, orientation, top, min(height, top + CELL)) for top in tops]
     if len(lefts) == CELLS_ACROSS:
         bands = [np.concatenate([band[:, left : left + CELL] for left in lefts], axis=1) for band in bands]
     else:
-        bands = [band[:, lefts[0] : lefts[0] + len(lefts) * CELL] for band in bands]
+        bands = [band[:, : len(lefts) * CELL] for band in bands]
     cells = np.concatenate(bands) if len(bands) > 1 else bands[0]
     below, right = (max(0, CELL - length) for length in cells.shape)
     return np.pad(cells, ((0, below), (0, right)), mode="edge") if below or right else cells
 
 
 def _spread(length: int, most: int) -> list[int]:
-    """Where cells begin along a side of so many pixels: side by side in its middle, or with equal gaps."""
-    count = length // CELL
-    if count < most:
-        first = max(0, length - max(1, count) * CELL) // 2
-        return [first + k * CELL for k in range(max(1, count))]
-    return [(length - CELL) * k // (most - 1) for k in range(most)]
+    """Where cells begin along a side of so many pixels: at multiples of CELL, with gaps in a long one."""
+    count = max(1, length // CELL)
+    chosen = range(count) if count < most else ((count - 1) * k // (most - 1) for k in range(most))
+    return [CELL * k for k in chosen]
 
 
 def _band(image: Image.Image, orientation: int, top: int, bottom: int) -> np.ndarray:

@@ -4,8 +4,9 @@ numpy and Pillow only; deterministic: the same file gives the same numbers. A pr
 FEATURE_VERSION and to the names below; whoever changes what a number means raises the version.
 
 Pictures are looked at as the model sees them (see patch_grid.py): in a square of 24 cells a side, at 12
-pixels a cell; and, for what is too fine for that, at their own size (see native.py). They hang on the pixels alone: a path, its bytes, the opened picture and its array agree. The
-byte size of a file is never used: files are re-encoded.
+pixels a cell; and at their own size (see native.py), for what is too fine for that. They hang on the pixels
+alone: a path, its bytes, the opened picture and its array agree. The byte size of a file is never used: files
+are re-encoded.
 """
 
 from __future__ import annotations

@@ -33,14 +33,14 @@ def native(cells: np.ndarray, size: tuple[int, int]) -> dict[str, float]:
     lost = _lost(rows[::2], max(size))  # half of them say enough
     return {
         "pixels": math.log(size[0] * size[1]),
-        **{f"native_{side}": log_rms(energy) for side, energy in zip(SIDES, lost, strict=True)},
+        **{f"native_{side}": loss for side, loss in zip(SIDES, lost, strict=True)},
         "letters": math.log1p(letters * size[0] * size[1]),
         "letters_share": share,
     }
 
 
 def _lost(rows: np.ndarray, longest: int) -> list[float]:
-    """The mean square that is lost when the longest side is made as small as each of SIDES.
+    """What is lost when the longest side is made as small as each of SIDES, in log rms.
 
     Measured at whole halvings and interpolated in between, so that it changes little where size does.
     """
@@ -55,7 +55,8 @@ def _lost(rows: np.ndarray, longest: int) -> list[float]:
         means = pairs[:, ::2] + pairs[:, 1::2]
         means *= np.float32(0.25)
         energies.append(_mean_square(means))
-    return np.interp(halvings, range(len(energies)), [energies[0] - energy for energy in energies]).tolist()
+    lost = [log_rms(energies[0] - energy) for energy in energies]
+    return np.interp(halvings, range(len(lost)), lost).tolist()
 
 
 def _mean_square(values: np.ndarray) -> float:
@@ -85,7 +86,7 @@ def _letters(rows: np.ndarray) -> tuple[float, float]:
 
 
 def _counts(there: np.ndarray) -> np.ndarray:
-    """How often a column of a cell is true: (rows of cells, pixels, columns) -> uint8 (rows of cells, columns)."""
+    """(rows of cells, pixels, columns) -> uint8 (rows of cells, columns): how many are true."""
     return np.add.reduce(there.view(np.uint8), axis=1, dtype=np.uint8)
 
 
