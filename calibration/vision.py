@@ -13,7 +13,7 @@ from rich.console import Console
 
 from m3score.calibration.drawings.reference import reference
 from m3score.models.fingerprint import fingerprint
-from m3score.models.m3.model import load_model
+from m3score.models.loading import load_model
 from m3score.models.vision.meter import encoder
 from m3score.models.vision.whitening import measure
 

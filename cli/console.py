@@ -8,15 +8,13 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
     from typing import Literal
-
-    from m3score.models.m3.model import M3Model
 
 USAGE = 2
 """Exit code: the command was not understood, or nothing could be done."""
@@ -68,17 +66,21 @@ def load(
     dtype: str,
     quantize: str | None,
     revision: str | None,
+    rungs: str | None = None,
     console: Console,
-) -> M3Model:
+) -> Any:
     """load_model, with a sign of life on stderr."""
+    from m3score.models.budgets.base import parse_rungs
+
+    told = {} if rungs is None else {"rungs": parse_rungs(rungs)}
     with console.status(f"Loading {name} ..."):
         from transformers.utils import logging as transformers_logging
 
-        from m3score.models.m3.model import load_model
+        from m3score.models.loading import load_model
 
         transformers_logging.disable_progress_bar()  # one bar per shard says less than the line above
         bits = cast('Literal["4bit", "8bit"] | None', quantize)  # load_model checks it
-        return load_model(name, device=device, dtype=dtype, quantize=bits, revision=revision)
+        return load_model(name, device=device, dtype=dtype, quantize=bits, revision=revision, **told)
 
 
 @contextmanager

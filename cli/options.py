@@ -97,7 +97,8 @@ Model = Annotated[
         "-m",
         envvar="M3SCORE_MODEL",
         metavar="NAME",
-        help="A bundled model, a Hugging Face hub id such as mucai/llava-v1.5-7b-m3, or a folder.",
+        help="A bundled model, a Hugging Face hub id such as mucai/llava-v1.5-7b-m3 or "
+        "Qwen/Qwen2.5-VL-3B-Instruct, or a folder.",
         rich_help_panel=MODEL,
     ),
 ]
@@ -120,6 +121,16 @@ Revision = Annotated[
     str | None,
     typer.Option(
         "--revision", metavar="REV", help="Branch, tag or commit of a hub model.", rich_help_panel=MODEL
+    ),
+]
+Rungs = Annotated[
+    str | None,
+    typer.Option(
+        "--rungs",
+        metavar="N,N,...",
+        help="The ladder: budgets of visual tokens, for a model that is no M3 model.",
+        show_default="those of the model's family",
+        rich_help_panel=MODEL,
     ),
 ]
 MaxNewTokens = Annotated[

@@ -105,10 +105,11 @@ AlitThreshold = Annotated[
 _FIELDS = {"answers": "coarse_answers"}
 """Where an option and the field of a scorer's options class are called differently."""
 _OF_SCORERS = (
-    *("model", "device", "dtype", "quantize", "revision", "batch_size", "max_new_tokens"),
+    *("model", "device", "dtype", "quantize", "revision", "rungs", "batch_size", "max_new_tokens"),
     *("question", "questions", "answers", "rule", "sufficiency", "frames"),
     *("budget", "max_model_images", "predictor", "max_drop", "confidence", "per", "mean_tokens"),
     *("cat_llm", "cat_prompts", "alit_model", "alit_threshold"),
+    *("endpoint", "knob", "family", "key_env", "concurrency", "timeout", "thinking", "price_in", "price_out"),
 )
 """Options of commands that belong to scorers."""
 

@@ -72,6 +72,8 @@ def show_outcome(outcome: Outcome, console: Console, *, rule: str, ranked: bool 
     if outcome.notes:
         console.print("\n" + "\n".join(map(plain, outcome.notes)))
     show_summary(tally, console, rule=rule, ranked=ranked, means=not outcome.notes)
+    if outcome.costs:
+        console.print("\n" + "\n".join(map(plain, outcome.costs)))
 
 
 def leave(outcome: Outcome, out: Path | None, console: Console) -> None:

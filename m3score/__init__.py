@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from m3score._version import __version__
     from m3score.analysis.select import select
     from m3score.common.errors import M3ScoreError
-    from m3score.models.m3.model import load_model
+    from m3score.models.endpoint.loading import load_endpoint
+    from m3score.models.loading import load_model
     from m3score.routing.hf_map import map_batch, map_features
     from m3score.routing.predict import predict_complexity, predict_scale
     from m3score.routing.predictor import Predictor
@@ -31,6 +32,7 @@ __all__ = [
     "M3ScoreError",
     "Predictor",
     "__version__",
+    "load_endpoint",
     "load_model",
     "load_predictor",
     "map_batch",
@@ -47,7 +49,8 @@ _WHERE = {
     "__version__": "m3score._version",
     "M3ScoreError": "m3score.common.errors",
     "Predictor": "m3score.routing.predictor",
-    "load_model": "m3score.models.m3.model",
+    "load_endpoint": "m3score.models.endpoint.loading",
+    "load_model": "m3score.models.loading",
     "load_predictor": "m3score.routing.registry",
     "map_batch": "m3score.routing.hf_map",
     "map_features": "m3score.routing.hf_map",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -32,3 +34,14 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         image.save(folder / f"{name}.png")
     (folder / "broken.png").write_bytes(b"no picture")
     return folder
+
+
+@pytest.fixture(scope="session")
+def stock_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Folders of tiny random checkpoints, made once per session, by family; see stock_checkpoints."""
+    from tests.support.torchvision import mend_torchvision
+
+    mend_torchvision()
+    from tests.support.stock_checkpoints import make_checkpoint
+
+    return cache(lambda family: make_checkpoint(family, tmp_path_factory.mktemp("stock") / family))

@@ -142,7 +142,7 @@ def _take(browser: Any, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    from m3score.models.m3.model import load_model
+    from m3score.models.loading import load_model
 
     target, wanted = Path(sys.argv[1]).absolute(), sys.argv[2:] or ["report", "asked", "demo"]
     target.mkdir(parents=True, exist_ok=True)

@@ -216,7 +216,7 @@ def _looked_at(
     """Items with their features, their vision score and what the model said, in order; max_new_tokens None:
     nothing is asked."""
     prepare = getattr(answerer, "tiles", None)  # a model that preprocesses images lets the workers do it
-    looks = answerer.config if vision and hasattr(answerer, "vision_score") else None
+    looks = answerer.vision_shape if vision and hasattr(answerer, "vision_score") else None
     passed: list[_Looked] = []
 
     def started() -> Iterator[_Looked]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m3score.cli import choices, options
-from m3score.cli.console import load, plain, set_up
+from m3score.cli.console import plain, set_up
 from m3score.cli.scorer_options import as_utf8
+from m3score.cli.server import Server, load_answerer, takes_server
 from m3score.common.errors import M3ScoreError
 
 if TYPE_CHECKING:
@@ -20,9 +21,12 @@ EPILOG = """Examples:
 
 m3score ask photo.jpg "How many dogs are there?" --tokens 36
 
-m3score ask photo.jpg "How many dogs are there?" --all --answer 3"""
+m3score ask photo.jpg "How many dogs are there?" --all --answer 3
+
+m3score ask photo.jpg "How many dogs are there?" --all --endpoint http://localhost:8000/v1"""
 
 
+@takes_server
 def ask(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image or a video.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="Asked word for word.")],
@@ -51,6 +55,8 @@ def ask(
     dtype: options.DtypeOption = choices.Dtype.auto,
     quantize: options.Quantize = None,
     revision: options.Revision = None,
+    rungs: options.Rungs = None,
+    server: Server | None = None,
     max_new_tokens: options.MaxNewTokens = 32,
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
@@ -71,13 +77,17 @@ def ask(
     check_question(Question(question))
     console = set_up(quiet=quiet, verbose=verbose)
     opened = open_visual(image, frames)
-    answerer = load(model, device=device, dtype=dtype, quantize=quantize, revision=revision, console=console)
+    answerer = load_answerer(
+        model, server, device=device, dtype=dtype, quantize=quantize, revision=revision, rungs=rungs,
+        console=console,
+    )  # fmt: skip
     if tokens is not None and tokens not in answerer.ladder:
         scales = ", ".join(map(str, answerer.ladder))
         raise M3ScoreError(f"--tokens {tokens} is no scale of {model}; it has {scales}.")
     if isinstance(opened, Frames):
         check_frames(frames, answerer, tokens)
-    looked: Any = answerer.encode(opened)
+    encode = getattr(answerer, "encode", None)  # a model that can look once, and answer often
+    looked: Any = encode(opened) if encode else opened
     if not every:
         typer.echo(answerer.answer(looked, question, tokens, max_new_tokens=max_new_tokens))
         return
@@ -91,10 +101,10 @@ def ask(
         for row in rows:
             typer.echo(json.dumps(row.to_dict(), ensure_ascii=False))
     else:
-        _show(rows, answer)
+        _show(rows, answer, "Tokens/grid" if encode else "Budget")
 
 
-def _show(rows: Sequence[TraceRow], references: Sequence[str]) -> None:
+def _show(rows: Sequence[TraceRow], references: Sequence[str], scale: str) -> None:
     """A column per scale, finest first; a tick where the answer is right (or that of the finest scale)."""
     from rich.console import Console
     from rich.table import Table
@@ -103,7 +113,7 @@ def _show(rows: Sequence[TraceRow], references: Sequence[str]) -> None:
     table = Table(
         title=plain(finest_first[0].question), title_justify="left", title_style="bold", show_lines=True
     )
-    table.add_column("Tokens/grid", style="dim", no_wrap=True)
+    table.add_column(scale, style="dim", no_wrap=True)
     for row in finest_first:
         table.add_column(str(row.tokens), justify="center", overflow="fold", ratio=1)
     for label, cell in _lines(finest_first, references).items():

@@ -12,8 +12,9 @@ import typer
 from rich.console import Console
 
 from m3score.cli import choices, options
-from m3score.cli.console import INTERRUPTED, SOME_FAILED, load, plain, set_up, sigterm_as_interrupt
+from m3score.cli.console import INTERRUPTED, SOME_FAILED, plain, set_up, sigterm_as_interrupt
 from m3score.cli.progress import progress, repeat
+from m3score.cli.server import Server, load_answerer, takes_server
 from m3score.common.errors import M3ScoreError
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ BatchSizeOption = Annotated[
 ]
 
 
+@takes_server
 def calibrate(
     sources: SourcesArgument,
     out: OutOption = None,
@@ -153,6 +155,8 @@ def calibrate(
     dtype: options.DtypeOption = choices.Dtype.auto,
     quantize: options.Quantize = None,
     revision: options.Revision = None,
+    rungs: options.Rungs = None,
+    server: Server | None = None,
     batch_size: BatchSizeOption = None,
     max_new_tokens: options.MaxNewTokens = 32,
     workers: options.Workers = None,
@@ -168,7 +172,7 @@ def calibrate(
     console = set_up(quiet=quiet, verbose=verbose)
     _check(out, work, collect_only, overwrite, max_drop, confidence)
     from m3score.calibration.predictor import calibrate as steps
-    from m3score.models.fingerprint import fingerprint
+    from m3score.models.fingerprint import calibration_identity
 
     fitting = steps.FitOptions(
         _shares(shares), sufficiency.value, max_drop, confidence, per.value, seed, workers
@@ -185,11 +189,12 @@ def calibrate(
         collecting = steps.CollectOptions(
             limit, features.value, max_new_tokens, batch_size or "auto", workers, overwrite
         )
-        answerer = load(
-            model, device=device, dtype=dtype, quantize=quantize, revision=revision, console=console
-        )
+        answerer = load_answerer(
+            model, server, device=device, dtype=dtype, quantize=quantize, revision=revision, rungs=rungs,
+            console=console,
+        )  # fmt: skip
         watch = partial(_watched, console)
-        steps.collect_labels(found, folders, answerer, fingerprint(model), collecting, watch)
+        steps.collect_labels(found, folders, answerer, calibration_identity(answerer), collecting, watch)
     if collect_only or out is None:
         _say_collected(list(folders.values()), console)
         return

@@ -103,6 +103,10 @@ ByOption = Annotated[
         help="complexity, required, effective or predicted (tokens), or any other column of numbers.",
     ),
 ]
+AnywayOption = Annotated[
+    bool,
+    typer.Option("--anyway", help="Compare ranks across models, ladders and sources of agreement too."),
+]
 ShowOption = Annotated[int, typer.Option("--show", min=0, help="How many of the images that moved most.")]
 ConfidenceOption = Annotated[
     float, typer.Option("--confidence", metavar="SHARE", help="Of the intervals of the correlations.")
@@ -146,6 +150,7 @@ def compare(
     limit: LimitOption = None,
     ratings: RatingsOption = None,
     by: ByOption = "complexity",
+    anyway: AnywayOption = False,
     show: ShowOption = 10,
     confidence: ConfidenceOption = 0.95,
     seed: SeedOption = 0,
@@ -186,7 +191,7 @@ def compare(
     with files as paths:
         tables = {name: read_compact(path, SCORES) for name, path in zip(names_of(paths), paths, strict=True)}
     with console.status("Comparing ..."):
-        found = compare_tables(tables, rated, by=by, confidence=confidence, seed=seed)
+        found = compare_tables(tables, rated, by=by, confidence=confidence, seed=seed, anyway=anyway)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:

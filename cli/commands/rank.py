@@ -11,6 +11,7 @@ from m3score.cli import choices, options, scorer_options
 from m3score.cli.commands.report import check_page, page_of_run
 from m3score.cli.console import plain, set_up
 from m3score.cli.progress import carry_out
+from m3score.cli.server import takes_server
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import MAX_PIXELS, SECONDS, Limits
 
@@ -28,6 +29,8 @@ m3score rank "data/shard-{0000..0099}.tar" --out scores.parquet
 
 m3score rank --dataset user/pictures --split test --streaming --limit 1000 --out scores.csv
 
+m3score rank photos/ --endpoint http://localhost:8000/v1 --questions asked.jsonl --out scores.csv
+
 m3score rank photos/ --scorer predictor --out scores.csv
 
 m3score rank photos/ --scorer cascade --budget 10% --out scores.csv
@@ -35,6 +38,7 @@ m3score rank photos/ --scorer cascade --budget 10% --out scores.csv
 m3score rank photos/ --scorer cat --model llava-hf/llava-1.5-7b-hf --cat-llm Qwen/Qwen2.5-7B-Instruct"""
 
 
+@takes_server
 def rank(
     ctx: typer.Context,
     paths: options.Paths = None,
@@ -57,6 +61,7 @@ def rank(
     dtype: options.DtypeOption = choices.Dtype.auto,
     quantize: options.Quantize = None,
     revision: options.Revision = None,
+    rungs: options.Rungs = None,
     batch_size: options.BatchSize = None,
     max_new_tokens: options.MaxNewTokens = 32,
     question: options.AskedOfAll = None,
@@ -104,7 +109,8 @@ def rank(
         streaming=streaming, max_bytes=limits.max_embedded_bytes,
     )  # fmt: skip
     if scorer is None:
-        scorer = default_scorer({"question": question, "questions": questions}, inputs)
+        asked = {name: ctx.params[name] for name in ("question", "questions", "endpoint")}
+        scorer = default_scorer(asked, inputs)
     request = request_for(
         scorer, scorer_options.given_to_scorer(ctx, option_names(scorer), scorer_option), inputs, target,
         spelled=scorer_options.spelled, limits=limits, workers=workers, anew=overwrite,

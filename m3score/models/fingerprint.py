@@ -10,13 +10,17 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 from m3score.common.errors import M3ScoreError
 from m3score.models import hub
+from m3score.models.base import LadderAnswerer
 
 BLOCKS = 64
 """Blocks of a file that are hashed; a file with no more bytes than these is hashed whole."""
 BLOCK_BYTES = 1 << 16
+
+_HASHED_VALUES = 4096
 
 _PATTERNS = ("*.safetensors", "pytorch_model*.bin")  # the first that exists, as in transformers
 
@@ -37,6 +41,24 @@ def fingerprint(name_or_path: str | Path) -> str:
             _add(digest, path)
     except OSError as error:
         raise M3ScoreError(f"{folder}: cannot read the weights ({error.strerror or error}).") from error
+    return digest.hexdigest()
+
+
+def calibration_identity(model: LadderAnswerer) -> str:
+    """What labels and predictors say of the model that they belong to: its `identity`.
+
+    An M3 model's is that of its weights alone, which its files tell without loading it.
+    """
+    return str(getattr(model, "calibration_identity", None) or model.identity)
+
+
+def hash_of_tensors(hf_model: Any) -> str:
+    """Hash of every tensor's name, shape and some evenly spaced values."""
+    digest = hashlib.sha256()
+    for name, tensor in hf_model.state_dict().items():
+        flat = tensor.detach().reshape(-1)
+        some = flat[:: max(1, len(flat) // _HASHED_VALUES)].float().cpu().numpy()
+        digest.update(f"{name} {tuple(tensor.shape)}".encode() + some.tobytes())
     return digest.hexdigest()
 
 

@@ -18,9 +18,11 @@ BUNDLED = ("m3-tiny",)
 """Models inside the package; they load without a network."""
 AUTHORS = ("mucai/llava-v1.5-7b-m3", "mucai/llava-next-vicuna-7b-m3")
 """The checkpoints that the M3 paper's authors published, on the hub."""
+STOCK = "Qwen/Qwen2.5-VL-3B-Instruct"
+"""An example of a model that was not trained for a ladder of visual tokens."""
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_SMALL_FILES = ("*.json", "*.model")
+_SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt")
 
 
 def locate(name_or_path: str | Path, revision: str | None = None) -> Path:
@@ -45,7 +47,8 @@ def locate(name_or_path: str | Path, revision: str | None = None) -> Path:
         return folder
     raise M3ScoreError(
         f"There is no model {name!r}. Bundled: {', '.join(BUNDLED)}. Also allowed: a folder with a LLaVA-M3 "
-        f"checkpoint (the authors' format or transformers'), or a hub id such as {AUTHORS[0]}."
+        "checkpoint (the authors' format or transformers') or with another vision language model of a family "
+        f"that m3score knows, or a hub id such as {AUTHORS[0]} or {STOCK}."
     )
 
 

@@ -1,191 +1,83 @@
-"""From a name to a model in memory: its files, its device, its dtype.
-
-Knows both on-disk formats, and the keys of transformers' own (checkpoint.py reads the authors'). Placing,
-casting and quantising are done by transformers' from_pretrained.
-"""
+"""From a name to a model in memory: which kind it is, and who loads it."""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
-import torch
+from m3score.common.errors import M3ScoreError
+from m3score.models import hub, placing
+from m3score.models.budgets.table import read_family
+from m3score.models.m3.checkpoint import is_llava
+from m3score.models.m3.model import M3Model, load_m3
+from m3score.models.stock.model import load_stock
 
-from m3score.common.errors import M3ScoreError, MissingExtraError, first_line
-from m3score.models import hub
-from m3score.models.m3.checkpoint import LlavaCheckpoint, is_llava, read_tokenizer
-from m3score.models.m3.config import M3Config
+if TYPE_CHECKING:
+    import torch
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_QUANTIZE = ("4bit", "8bit")
-# Small beside the language model, and decisive for the quality of every scale.
-_NEVER_QUANTIZED = ["model.vision_tower", "model.multi_modal_projector", "lm_head"]
-
-
-@dataclass(frozen=True)
-class ModelParts:
-    """The parts of an M3Model."""
-
-    hf_model: Any
-    tokenizer: Any
-    config: M3Config
-    folder: Path
-    """Where the weights were read."""
+M3_TYPES = ("llava", "llava_next")
+"""`model_type` of M3 models in transformers' format."""
 
 
-def load(
+@overload
+def load_model(
+    name_or_path: Literal["m3-tiny"],
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    quantize: Literal["4bit", "8bit"] | None = None,
+    revision: str | None = None,
+    rungs: None = None,
+) -> M3Model: ...
+
+
+@overload
+def load_model(
     name_or_path: str | Path,
-    *,
-    device: str | torch.device,
-    dtype: str | torch.dtype,
-    quantize: str | None,
-    revision: str | None,
-) -> ModelParts:
-    """Load a model's parts; the arguments are those of m3score.load_model.
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    quantize: Literal["4bit", "8bit"] | None = None,
+    revision: str | None = None,
+    rungs: Sequence[int] | None = None,
+) -> Any: ...
 
-    Options are checked before anything is downloaded.
+
+def load_model(
+    name_or_path: str | Path,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    quantize: Literal["4bit", "8bit"] | None = None,
+    revision: str | None = None,
+    rungs: Sequence[int] | None = None,
+) -> Any:
+    """Load a model: a Matryoshka multimodal model, or another vision language model of a known family.
+
+    Args:
+        name_or_path: a bundled model ("m3-tiny"), a folder or a hub id. A Matryoshka model is in the M3
+            authors' format (such as "mucai/llava-v1.5-7b-m3") or in transformers' (model_type llava or
+            llava_next, as `M3Model.save` writes it). Any other model's type belongs to a family of
+            models/budgets, such as "Qwen/Qwen2.5-VL-3B-Instruct".
+        device: "auto" (cuda, else mps, else cpu) or a torch device.
+        dtype: "auto" (bfloat16 or float16 on a GPU, float32 on a CPU), "float32", "float16" or "bfloat16".
+        quantize: "4bit" or "8bit": the language model's weights in fewer bits, through bitsandbytes.
+        revision: branch, tag or commit on the hub.
+        rungs: the ladder of budgets of visual tokens, for a model that is no Matryoshka model; by default
+            its family's. A Matryoshka model has the ladder that it was trained with.
+
+    Returns:
+        An M3Model, or a StockModel.
+
+    Raises:
+        M3ScoreError: the model can't be loaded; the sentence names what is allowed.
+        MissingExtraError: a package is needed that is not installed.
     """
-    place = resolve_device(device)
-    options: dict[str, Any] = {"device_map": {"": place}, "dtype": resolve_dtype(dtype, place)}
-    if quantize is not None:
-        options["quantization_config"] = _quantization(quantize, options["dtype"])
+    options = placing.options(device, dtype, quantize)  # wrong ones are told of before a download
     folder = hub.locate(name_or_path, revision)
     config = hub.read_json(folder / "config.json")
-    with _one_sentence(folder), no_progress_bars():
-        if is_llava(config):
-            checkpoint = LlavaCheckpoint(folder)
-            m3_config = checkpoint.m3_config()
-            hf_model, report = checkpoint.load(m3_config, **options)
-        else:
-            m3_config = read_m3_config(folder, config)
-            hf_model, report = _load_transformers(folder, config, options)
-        tokenizer = read_tokenizer(folder)
-    if missing := sorted(report["missing_keys"]):
-        raise M3ScoreError(f"{folder} lacks {len(missing)} of the model's tensors, {missing[0]} among them.")
-    return ModelParts(hf_model.eval(), tokenizer, m3_config, folder)
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """The device of that name; "auto" is cuda, else mps, else cpu. M3ScoreError if it is not available."""
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-    except RuntimeError as error:
-        raise M3ScoreError(f"{device!r} is no device: use auto, cpu, cuda, cuda:1 or mps.") from error
-    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
-        raise M3ScoreError(
-            f"Device {str(device)!r} isn't available here ({torch.cuda.device_count()} CUDA devices)."
-        )
-    if place.type == "mps" and not torch.backends.mps.is_available():
-        raise M3ScoreError("Device 'mps' isn't available here.")
-    if place.type not in ("cpu", "cuda", "mps"):
-        raise M3ScoreError(f"{str(device)!r} is no device to run on: use auto, cpu, cuda, cuda:1 or mps.")
-    return place
-
-
-def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype of that name; "auto": float32 on a CPU, on a GPU bfloat16 if supported, else float16."""
-    if isinstance(dtype, torch.dtype) and dtype in _DTYPES.values():
-        return dtype
-    if dtype == "auto":
-        if device.type == "cpu":
-            return torch.float32
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float16
-    if dtype not in _DTYPES:
-        raise M3ScoreError(f"{str(dtype)!r} is no dtype: use auto, {', '.join(_DTYPES)}.")
-    return _DTYPES[str(dtype)]
-
-
-def _quantization(quantize: str, dtype: torch.dtype) -> Any:
-    if quantize not in _QUANTIZE:
-        raise M3ScoreError(
-            f"quantize is {quantize!r}; it must be one of {', '.join(map(repr, _QUANTIZE))}, or None."
-        )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingExtraError(f"Loading in {quantize}", "quantize")
-    from transformers import BitsAndBytesConfig
-
-    if quantize == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=_NEVER_QUANTIZED)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=_NEVER_QUANTIZED,
-    )
-
-
-def read_m3_config(folder: Path, config: Mapping[str, Any]) -> M3Config:
-    """The M3Config of a folder in transformers' format: its `m3score` entry, else LLaVA's own keys.
-
-    M3ScoreError if the model is not a LLaVA.
-    """
     model_type = config.get("model_type")
-    if model_type not in ("llava", "llava_next"):
-        raise M3ScoreError(
-            f"{folder} holds a model of type {model_type!r}; an M3 model is llava_llama (the authors' "
-            "format), llava or llava_next (transformers')."
-        )
-    vision = {"image_size": 336, "patch_size": 14} | dict(config.get("vision_config") or {})
-    preprocessor = hub.read_json_if_there(folder / "preprocessor_config.json")
-    entry = {
-        "ladder": config.get("matryoshka_vis_token_scale"),
-        "image_aspect_ratio": config.get("image_aspect_ratio"),
-        "image_mean": preprocessor.get("image_mean"),
-        "image_std": preprocessor.get("image_std"),
-        "max_length": config.get("tokenizer_model_max_length"),
-    }
-    if model_type == "llava_next":  # transformers has (height, width)
-        entry["image_grid_pinpoints"] = [
-            (width, height) for height, width in config.get("image_grid_pinpoints", ())
-        ]
-        entry |= {"image_aspect_ratio": "anyres", "merge": "spatial_unpad", "max_length": 4096}
-    given = {key: value for key, value in (config.get("m3score") or {}).items() if value is not None}
-    return M3Config.from_dict(
-        entry | given, image_size=int(vision["image_size"]), patch_size=int(vision["patch_size"])
-    )
-
-
-def _load_transformers(
-    folder: Path, config: Mapping[str, Any], options: dict[str, Any]
-) -> tuple[Any, dict[str, Any]]:
-    from transformers import LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
-
-    unpadded = config["model_type"] == "llava_next"
-    kind: Any = LlavaNextForConditionalGeneration if unpadded else LlavaForConditionalGeneration
-    return kind.from_pretrained(folder, output_loading_info=True, local_files_only=True, **options)
-
-
-@contextmanager
-def _one_sentence(folder: Path) -> Iterator[None]:
-    """Turn what transformers raises about files and options into an M3ScoreError."""
-    try:
-        yield
-    except (M3ScoreError, torch.OutOfMemoryError):
-        raise
-    except (OSError, ValueError, RuntimeError, ImportError, TypeError, KeyError) as error:
-        reason = first_line(error)
-        raise M3ScoreError(f"The model in {folder} can't be loaded: {reason}") from error
-
-
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Switch transformers' progress bars off, which it draws even for tiny models."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    if is_llava(config) or model_type in M3_TYPES:
+        if rungs is not None:
+            raise M3ScoreError(f"{name_or_path} has the ladder that it was trained with: leave rungs out.")
+        return load_m3(folder, options, str(name_or_path))
+    family = read_family(folder, model_type)
+    return load_stock(folder, family, options, str(name_or_path), rungs)

@@ -18,6 +18,7 @@ from m3score.routing.predictor import Predictor
 from m3score.routing.promises.certify import PROMISES, check_levels
 from m3score.routing.registry import load_predictor, predictor_digest
 from m3score.scoring.base import Scored, ScorerOptions
+from m3score.scoring.oracle import ladder_text
 from m3score.scoring.rules import check_choice, effective_tokens_of
 
 MAX_DROP, CONFIDENCE = 0.02, 0.95
@@ -119,6 +120,8 @@ class PredictorScorer:
             "complexity": complexity,
             "effective_tokens": effective,
             "predicted_tokens": one.tokens,
+            "model": self.predictor.model,
+            "ladder": ladder_text(self.ladder),
             "error": one.error,
         }
 

@@ -58,6 +58,8 @@ class Outcome:
     """Images that the options say something about and that were not among the inputs."""
     skipped: Mapping[str, int]
     """Files that were not taken for images, by suffix."""
+    costs: Sequence[str] = ()
+    """What the server of the model counted, in sentences for people."""
     notes: Sequence[str] = ()
     """What a run of its own kind has to say, for people."""
     journal: Path | None = None
@@ -220,6 +222,7 @@ class Run:
             passes=self.passes,
             unused=self.request.options.unused(),
             skipped=dict(self.request.inputs.skipped),
+            costs=self.handle.costs(),
             notes=self.notes(tally),
             journal=self.journal.path if kept and self.interrupted else None,
             rows=rows,

@@ -212,9 +212,9 @@ def default_scorer(given: Mapping[str, Any], inputs: Inputs) -> str:
     """The scorer where none is named.
 
     "model" where a question is asked, by the options or by the inputs themselves (the first decides), and of
-    a model that can only answer; else "vision".
+    a model that can only answer, as one behind a server; else "vision".
     """
-    asked = any(given.get(name) is not None for name in ("question", "questions"))
+    asked = any(given.get(name) is not None for name in ("question", "questions", "endpoint"))
     model = given.get("model")
     only_answers = model is not None and not isinstance(model, str) and not hasattr(model, "vision_score")
     return "model" if asked or only_answers or inputs.ask() else "vision"

@@ -51,6 +51,7 @@ _TRACE_KINDS = {
     "model": "text",
     "width": "int",
     "height": "int",
+    "agreement_from": "text?",
     "error": "text?",
 }
 SCORE_COLUMNS: tuple[str, ...] = tuple(_SCORE_KINDS)
@@ -94,6 +95,10 @@ _SCORER_KINDS = {
     "cat_compression": "int",
     "alit_tokens": "int",
     "alit_error": "float",
+    "visual_tokens": "int",
+    "model": "text?",
+    "ladder": "text?",
+    "agreement_from": "text?",
 }
 SCORES = TableKind("score table", _SCORE_KINDS, ("path", "complexity"), optional=_SCORER_KINDS)
 PREDICTIONS = TableKind(

@@ -351,7 +351,7 @@ def test_a_router_is_judged_on_the_pictures_it_can_open(tmp_path: Path) -> None:
 
 
 def test_rank_writes_a_report_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("m3score.models.m3.model.load_model", lambda name, **options: FakeAnswerer())
+    monkeypatch.setattr("m3score.models.loading.load_model", lambda name, **options: FakeAnswerer())
     (tmp_path / "in").mkdir()
     folder_of_pictures(tmp_path / "in", 3)
     command = ["rank", str(tmp_path / "in"), "--question", "What is it?"]

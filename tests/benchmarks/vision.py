@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from scipy.stats import spearmanr
 
 from m3score.images.decode import open_image
-from m3score.models.m3.model import load_model
+from m3score.models.loading import load_model
 from m3score.models.vision.complexity import VisionScore
 from m3score.models.vision.meter import VisionMeter
 

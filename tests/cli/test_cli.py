@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeAnswerer:
     """The model that every command loads."""
     model = FakeAnswerer()
-    monkeypatch.setattr("m3score.models.m3.model.load_model", lambda name, **options: model)
+    monkeypatch.setattr("m3score.models.loading.load_model", lambda name, **options: model)
     return model
 
 
@@ -278,7 +278,7 @@ def test_model_from_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatc
         loaded.append(name)
         return FakeAnswerer()
 
-    monkeypatch.setattr("m3score.models.m3.model.load_model", load)
+    monkeypatch.setattr("m3score.models.loading.load_model", load)
     monkeypatch.setenv("M3SCORE_MODEL", "from-the-environment")
     run("rank", *ASKED, folder)
     run("rank", *ASKED, folder, "--model", "from-the-flag")
@@ -321,7 +321,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 from m3score.cli.main import main
-from m3score.models.m3 import model
+from m3score.models import loading
 from tests.support.fakes import FakeAnswerer
 
 class Slow(FakeAnswerer):
@@ -331,7 +331,7 @@ class Slow(FakeAnswerer):
             time.sleep(30)
         return super().answer_ladder(*arguments, **options)
 
-model.load_model = lambda name, **options: Slow()
+loading.load_model = lambda name, **options: Slow()
 main()
 """
 

@@ -157,7 +157,7 @@ def test_how_many_images_a_promise_needs_is_said_before_anything_is_asked(
     labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "m3score.cli.commands.calibrate.load", lambda *a, **k: pytest.fail("a model was loaded")
+        "m3score.cli.commands.calibrate.load_answerer", lambda *a, **k: pytest.fail("a model was loaded")
     )
     out = tmp_path / "a.predictor"
     said = refused("calibrate", "drawn", "--limit", 100, "--out", out)

@@ -164,7 +164,7 @@ def test_copies_are_bounded_and_removed(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_page_of_a_shard_has_its_pictures_and_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m3score.models.m3.model.load_model", lambda name, **options: FakeAnswerer())
+    monkeypatch.setattr("m3score.models.loading.load_model", lambda name, **options: FakeAnswerer())
     shard = write_shard(tmp_path / "s.tar", ["a.png", "b.png"])
     out = ["--out", str(tmp_path / "scores.csv"), "--report", str(tmp_path / "report.html")]
     result = CliRunner().invoke(app, ["rank", str(shard), "--scorer", "model", *out])

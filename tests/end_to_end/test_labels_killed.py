@@ -25,7 +25,7 @@ SCRIPT = """
 import os, time
 from m3score.calibration.predictor import collect
 from m3score.cli.main import main
-from m3score.models.m3 import model
+from m3score.models import loading
 from tests.support.fakes import FakeAnswerer
 
 class Model(FakeAnswerer):
@@ -36,7 +36,7 @@ class Model(FakeAnswerer):
         return super().answer_ladder(images, questions, **options)
 
 collect.SECONDS_PER_SHARD = 0.2
-model.load_model = lambda name, **options: Model()
+loading.load_model = lambda name, **options: Model()
 main()
 """
 

@@ -26,7 +26,8 @@ from transformers import (
 
 from m3score import load_model
 from m3score.common.errors import M3ScoreError, MissingExtraError
-from m3score.models import hub, loading
+from m3score.models import hub, placing
+from m3score.models.m3 import loading
 from m3score.models.m3.checkpoint import LlavaCheckpoint
 from m3score.models.m3.config import M3Config
 from m3score.models.m3.model import M3Model
@@ -300,8 +301,8 @@ def test_pickles_may_hold_tensors_only(tmp_path: Path) -> None:
 
 def test_dtypes() -> None:
     cpu = torch.device("cpu")
-    assert loading.resolve_dtype("auto", cpu) is torch.float32
-    assert loading.resolve_dtype("bfloat16", cpu) is torch.bfloat16
+    assert placing.resolve_dtype("auto", cpu) is torch.float32
+    assert placing.resolve_dtype("bfloat16", cpu) is torch.bfloat16
     half = load_model(CHECKPOINTS / NEXT, device="cpu", dtype="bfloat16")
     image = half.encode(picture("gray_336x336"))
     assert image.features.dtype is torch.bfloat16

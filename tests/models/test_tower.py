@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
+from m3score.models.loading import load_model
 from m3score.models.m3 import tower as towers
-from m3score.models.m3.model import load_model
 from m3score.models.m3.tower import FastTower, fast_tower, patch_features
 from tests.support.goldens import LLAVA, NEXT, model, picture
 

@@ -122,7 +122,7 @@ def test_where_the_model_failed_the_predictors_score_stays(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = FakeAnswerer(fail=lambda image: np.asarray(image)[0, 0, 0] % 3 == 0)
-    monkeypatch.setattr("m3score.models.m3.model.load_model", lambda *_, **__: model)
+    monkeypatch.setattr("m3score.models.loading.load_model", lambda *_, **__: model)
     result = CliRunner().invoke(app, [str(one) for one in command(home, tmp_path / "s.csv")])
     table = pd.read_csv(tmp_path / "s.csv")
     failed = 24 - (table["scorer"] == "model").sum()

@@ -50,7 +50,7 @@ def stop_after(images: int) -> Callable[[Progress], None]:
 def test_command_and_call_write_the_same_tables(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("m3score.models.m3.model.load_model", lambda *_, **__: FakeAnswerer())
+    monkeypatch.setattr("m3score.models.loading.load_model", lambda *_, **__: FakeAnswerer())
     asked = ("--question", "How many?", "--rule", "first", "--batch-size", 4)
     invoke("rank", folder, "--out", tmp_path / "a.csv", "--traces", tmp_path / "a.jsonl", *asked)
     told = m3score.rank(

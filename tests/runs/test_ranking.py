@@ -55,7 +55,8 @@ def test_table_is_sorted_with_one_row_per_input(folder: Path) -> None:
             "monotone",
         ),
         *agreements,
-        *("questions", "cut_questions", "width", "height", "error"),
+        *("questions", "cut_questions", "width", "height"),
+        *("visual_tokens", "model", "ladder", "agreement_from", "error"),
     ]
     assert [Path(path).stem for path in table["path"]] == [
         *("white", "light", "mid", "dim", "dark"),
@@ -204,7 +205,7 @@ def test_options_are_checked_before_anything_runs(
     folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], told: str
 ) -> None:
     monkeypatch.setattr(
-        "m3score.models.m3.model.load_model", lambda *_, **__: pytest.fail("a model was loaded")
+        "m3score.models.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded")
     )
     monkeypatch.setattr(
         "m3score.runs.request.find_images", lambda *_, **__: pytest.fail("images were looked for")
@@ -268,7 +269,13 @@ def test_traces_are_written_with_errors(folder: Path, tmp_path: Path) -> None:
 
 def test_other_ladders(folder: Path) -> None:
     table = rank(folder / "white.png", model=FakeAnswerer(ladder=(4, 16)))
-    assert [name for name in table.columns if name.startswith("agreement")] == ["agreement_4", "agreement_16"]
+    assert [name for name in table.columns if name.startswith("agreement_")] == [
+        "agreement_4",
+        "agreement_16",
+        "agreement_from",
+    ]
+    assert table["ladder"].tolist() == ["4,16"] and table["model"].tolist() == ["fake"]
+    assert table["agreement_from"].tolist() == ["logits"] and table["visual_tokens"].tolist() == [16]
     assert table["required_tokens"].tolist() == [16]
 
 

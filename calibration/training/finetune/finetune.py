@@ -40,7 +40,8 @@ from m3score.calibration.training.finetune.instructions import (
 from m3score.calibration.training.finetune.trainer import FinetuneModule, InstructionTrainer, ResumeCallback
 from m3score.calibration.training.tiny.train import ProgressBar, last_whole_checkpoint
 from m3score.common.errors import M3ScoreError, MissingExtraError
-from m3score.models import loading
+from m3score.models import hub, placing
+from m3score.models.m3 import loading
 from m3score.models.m3.ladder import make_ladder
 from m3score.models.m3.model import M3Model
 
@@ -173,9 +174,8 @@ def _load(config: FinetuneConfig) -> loading.ModelParts:
     sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
     if sharded and config.lora:
         raise M3ScoreError("LoRA needs no sharding: start it with torchrun, without an FSDP configuration.")
-    parts = loading.load(
-        config.model, device="cpu" if sharded else place, dtype=dtype, quantize=None, revision=None
-    )
+    options = placing.options("cpu" if sharded else place, dtype, None)
+    parts = loading.load(hub.locate(config.model), options)
     parts.hf_model.set_attn_implementation({"text_config": config.attention, "vision_config": "sdpa"})
     if config.lora:
         parts.hf_model.model.multi_modal_projector.float()

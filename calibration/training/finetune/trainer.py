@@ -21,7 +21,7 @@ from m3score.calibration.training.finetune.config import FinetuneConfig
 from m3score.calibration.training.finetune.instructions import Conversations
 from m3score.calibration.training.finetune.packing import summed_losses
 from m3score.common.errors import M3ScoreError
-from m3score.models import loading
+from m3score.models.m3 import loading
 from m3score.models.m3.encoder import Embedder
 
 

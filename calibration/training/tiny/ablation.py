@@ -83,7 +83,7 @@ def main(
 ) -> None:
     """Train the models, evaluate them, and write the table."""
     from m3score.calibration.benchmarks.evaluate import evaluate_drawn
-    from m3score.models.m3.model import load_model
+    from m3score.models.loading import load_model
 
     if not start.is_file():
         raise M3ScoreError(f"--start {start}: no such file; give a stage's done.safetensors.")

@@ -6,15 +6,15 @@ that answer at the coarser scales.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from m3score.common.errors import M3ScoreError
 from m3score.models.base import ScaleAnswer
 from m3score.models.inference.batching import MemoryGuard
 from m3score.models.inference.generation import LadderModel, Pair, check_max_new_tokens, greedy_pairs
-from m3score.models.inference.verification import Verdict, verify
+from m3score.models.inference.verdicts import agreed, scale_answer
+from m3score.models.inference.verification import verify
 
 
 def answer_ladder(
@@ -44,12 +44,7 @@ def answer_ladder(
     Returns:
         Per image, per question: one ScaleAnswer per scale, coarsest first.
     """
-    if len(images) != len(questions):
-        raise M3ScoreError(f"There are {len(images)} images, but questions for {len(questions)}.")
     check_max_new_tokens(max_new_tokens)
-    # Similar lengths together: a batch is padded to its longest prompt.
-    order = sorted(range(len(images)), key=lambda index: model.most_visual_tokens(images[index]))
-    pairs = [(index, question) for index in order for question in questions[index]]
     encoded: dict[int, Any] = {}
 
     def run(batch: Sequence[tuple[int, str]]) -> list[tuple[ScaleAnswer, ...]]:
@@ -61,7 +56,43 @@ def answer_ladder(
         asked = [(encoded[index], question) for index, question in batch]
         return _answer_pairs(model, asked, max_new_tokens, decode_coarse)
 
-    answered = iter((guard or MemoryGuard()).map(run, pairs, batch_size))
+    return batched(
+        run,
+        images,
+        questions,
+        length=lambda index: model.most_visual_tokens(images[index]),
+        batch_size=batch_size,
+        guard=guard or MemoryGuard(),
+    )
+
+
+def batched(
+    run: Callable[[Sequence[tuple[int, str]]], list[tuple[ScaleAnswer, ...]]],
+    images: Sequence[Any],
+    questions: Sequence[Sequence[str]],
+    *,
+    length: Callable[[int], int],
+    batch_size: int,
+    guard: MemoryGuard,
+) -> list[list[tuple[ScaleAnswer, ...]]]:
+    """Answer each image's questions in batches.
+
+    Args:
+        run: answers (index of an image, question) pairs.
+        images: all images.
+        questions: per image, its questions.
+        length: how long the prompt of the image with that index is.
+        batch_size, guard: as in answer_ladder.
+
+    Returns:
+        Per image, per question: what `run` answered.
+    """
+    if len(images) != len(questions):
+        raise M3ScoreError(f"There are {len(images)} images, but questions for {len(questions)}.")
+    # Similar lengths together: a batch is padded to its longest prompt.
+    order = sorted(range(len(images)), key=length)
+    pairs = [(index, question) for index in order for question in questions[index]]
+    answered = iter(guard.map(run, pairs, batch_size))
     by_image = {index: [next(answered) for _ in questions[index]] for index in order}
     return [by_image[index] for index in range(len(images))]
 
@@ -74,24 +105,18 @@ def _answer_pairs(
     finest = greedy_pairs(model, pairs, top, max_new_tokens, keep_distributions=True)
     checked = verify(model, pairs, coarser, finest, max_new_tokens, decode_coarse=decode_coarse)
     for verdicts, own in zip(checked, finest, strict=True):
-        verdicts.append(Verdict(1.0, own.ids, own.logprob, len(own.ids)))
+        verdicts.append(agreed(own))
     return [
         tuple(
-            _scale_answer(model, encoded, tokens, verdict, known=decode_coarse or not verdict.differs)
+            scale_answer(
+                verdict,
+                tokens,
+                model.visual_token_count(encoded, tokens),
+                model.decode,
+                model.stop_ids,
+                known=decode_coarse or not verdict.differs,
+            )
             for tokens, verdict in zip(model.ladder, verdicts, strict=True)
         )
         for (encoded, _), verdicts in zip(pairs, checked, strict=True)
     ]
-
-
-def _scale_answer(
-    model: LadderModel, encoded: Any, tokens: int, verdict: Verdict, *, known: bool
-) -> ScaleAnswer:
-    return ScaleAnswer(
-        tokens=tokens,
-        visual_tokens=model.visual_token_count(encoded, tokens),
-        answer=model.decode(verdict.ids) if known else None,
-        agreement=verdict.agreement,
-        logprob=verdict.logprob if known else math.nan,
-        cut=known and verdict.ids[-1] not in model.stop_ids,
-    )

@@ -7,53 +7,29 @@ it has to decode, in one batch with all others that must. (This is the verificat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate, groupby
+from dataclasses import replace
 
 import torch
 
-from m3score.common.errors import M3ScoreError
 from m3score.common.profiling import stage
 from m3score.models.inference.generation import (
     Decoded,
     LadderModel,
     Pair,
     build_prompt_forest,
-    check_number,
     continue_decoding,
     is_finished,
 )
 from m3score.models.inference.prompt_tree import Leaf, PromptTrees
+from m3score.models.inference.verdicts import Verdict, groups_to_judge, judge
 
-_LOGITS_AT_ONCE = 2**24
-"""Logits compared at once: 64 MB in float32."""
 _PACKED_TOKENS = {"cpu": 256, "cuda": 4096}
 """Visual tokens of one image that several scales may share a row with, per kind of device.
 
 Scales in one row save passes and padding. But masked attention computes values that it then discards, and
 their number grows with the square of the row's length.
 """
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A scale's own answer, and its agreement with the finest scale's answer."""
-
-    agreement: float
-    """Mean of 1 - total variation distance over the finest answer's positions, in [0, 1]."""
-    ids: list[int]
-    """The scale's own answer; up to and with the first token that differs, until it is decoded further."""
-    logprob: float
-    """Log-probability (nats) of these ids."""
-    shared: int
-    """How many leading tokens it shares with the finest scale's answer."""
-
-    @property
-    def differs(self) -> bool:
-        """Whether the scale's own answer differs from the finest scale's."""
-        return self.shared < len(self.ids)
 
 
 class _Reading:
@@ -71,27 +47,13 @@ class _Reading:
 
     def _compare(self) -> Iterator[Verdict]:
         """Compare each leaf's distributions over the draft with the finest scale's."""
-        known = [answer.log_probs for answer in self._drafts if answer.log_probs is not None]
-        if len(known) < len(self._drafts):
-            raise M3ScoreError("The finest answers were decoded without their distributions.")
-        ends = list(accumulate(log_probs.numel() for log_probs in known))
-        for _, group in groupby(range(len(known)), key=lambda n: (ends[n] - 1) // _LOGITS_AT_ONCE):
-            chosen = list(group)
-            lengths = [len(known[number]) for number in chosen]
+        for chosen in groups_to_judge(self._drafts):
             parts = []
-            for number, length in zip(chosen, lengths, strict=True):
+            for number in chosen:
                 row, node = self.leaves[number]
                 stop = len(self._forest[row][node].embeddings)
-                parts.append((row, node, stop - length, stop))
-            log_probs = torch.log_softmax(self.trees.logits(parts), dim=-1)
-            best, choice = (values.tolist() for values in log_probs.max(dim=-1))
-            reference = torch.cat([known[number] for number in chosen])
-            distance = ((log_probs.exp_() - reference.exp_()).abs_().sum(dim=-1) / 2).tolist()
-            start = 0
-            for number, length in zip(chosen, lengths, strict=True):
-                part = slice(start, start + length)
-                yield _verdict(self._drafts[number].ids, choice[part], best[part], distance[part])
-                start += length
+                parts.append((row, node, stop - len(self._drafts[number].ids), stop))
+            yield from judge(self.trees.logits(parts), [self._drafts[number] for number in chosen])
 
     def forget_drafts(self, numbers: Sequence[int]) -> list[Leaf]:
         """Remove from these leaves the draft tokens after the shared ones; returns the leaves."""
@@ -100,15 +62,6 @@ class _Reading:
             prompt = len(self._forest[row][node].embeddings) - (len(self._drafts[number].ids) - 1)
             self.trees.forget((row, node), prompt + self.verdicts[number].shared)
         return chosen
-
-
-def _verdict(draft: list[int], own: list[int], logprobs: list[float], distance: list[float]) -> Verdict:
-    """The verdict, with the scale's own tokens up to and with the first that differs."""
-    agreement = 1 - math.fsum(distance) / len(distance)
-    check_number(agreement)
-    shared = next((i for i, (a, b) in enumerate(zip(own, draft, strict=True)) if a != b), len(own))
-    ids = own[: shared + 1]
-    return Verdict(min(1.0, max(0.0, agreement)), ids, sum(logprobs[: len(ids)]), shared)
 
 
 @torch.no_grad()

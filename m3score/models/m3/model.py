@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -17,13 +17,16 @@ import torch
 
 from m3score.common.errors import M3ScoreError
 from m3score.images.given import ImageSource
-from m3score.models import loading
 from m3score.models.base import ScaleAnswer
-from m3score.models.fingerprint import fingerprint
+from m3score.models.fingerprint import fingerprint, hash_of_tensors
 from m3score.models.inference import answering, generation
 from m3score.models.inference.batching import MemoryGuard, free_memory
+from m3score.models.m3 import loading
 from m3score.models.m3.config import M3Config
 from m3score.models.m3.encoder import Embedder, EncodedImage
+from m3score.models.m3.preprocess import Tiles
+from m3score.models.m3.tower import patch_features
+from m3score.models.placing import no_progress_bars
 
 if TYPE_CHECKING:
     from m3score.models.vision.complexity import VisionScore
@@ -34,7 +37,6 @@ _POSITIONS_AT_ONCE = {"cpu": 16_384, "cuda": 65_536}
 _SHARE_OF_FREE_MEMORY = 0.5
 """Share of the free memory that a batch is planned to use; the rest covers what the estimate leaves out."""
 _PAIRS_AT_ONCE = 256
-_HASHED_VALUES = 4096
 _LOGITS_AT_ONCE = 2**26
 """Logits of the finest answers that are kept in a batch: 256 MB in float32."""
 
@@ -75,7 +77,12 @@ class M3Model(Embedder):
     @cached_property
     def weights_identity(self) -> str:
         """SHA-256 (hexadecimal) over the weights alone, see `identity`."""
-        return fingerprint(self._folder) if self._folder else _hash_of_tensors(self.hf_model)
+        return fingerprint(self._folder) if self._folder else hash_of_tensors(self.hf_model)
+
+    @property
+    def calibration_identity(self) -> str:
+        """See fingerprint.calibration_identity."""
+        return self.weights_identity
 
     @cached_property
     def vision_meter(self) -> VisionMeter:
@@ -102,6 +109,20 @@ class M3Model(Embedder):
         many = isinstance(images, list | tuple)
         scores = self.vision_meter.score(images if many else [images])
         return scores if many else scores[0]
+
+    @property
+    def vision_shape(self) -> M3Config:
+        """What the vision tower looks at when there is no question."""
+        return self.config
+
+    @property
+    def vision_ladder(self) -> tuple[int, ...]:
+        """Visual tokens per grid to which the tower's features are pooled, coarsest first."""
+        return self.ladder
+
+    def patch_features(self, images: Sequence[Tiles]) -> list[torch.Tensor]:
+        """Features of the patches of preprocessed pictures: see tower.py."""
+        return patch_features(self, images)
 
     @torch.no_grad()
     def logits(
@@ -266,22 +287,12 @@ class M3Model(Embedder):
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         self.hf_model.config.m3score = self.config.to_dict()
-        with loading.no_progress_bars():
+        with no_progress_bars():
             self.hf_model.save_pretrained(target)
         self.tokenizer.save_pretrained(target)
         (target / "preprocessor_config.json").write_text(
             json.dumps(self.config.preprocessor_config(), indent=2)
         )
-
-
-def _hash_of_tensors(hf_model: Any) -> str:
-    """Hash of every tensor's name, shape and up to _HASHED_VALUES evenly spaced values."""
-    digest = hashlib.sha256()
-    for name, tensor in hf_model.state_dict().items():
-        flat = tensor.detach().reshape(-1)
-        some = flat[:: max(1, len(flat) // _HASHED_VALUES)].float().cpu().numpy()
-        digest.update(f"{name} {tuple(tensor.shape)}".encode() + some.tobytes())
-    return digest.hexdigest()
 
 
 def _stop_ids(hf_model: Any, tokenizer: Any) -> frozenset[int]:
@@ -294,27 +305,13 @@ def _stop_ids(hf_model: Any, tokenizer: Any) -> frozenset[int]:
     return frozenset([configured] if isinstance(configured, int) else configured)
 
 
-def load_model(
-    name_or_path: str | Path,
-    device: str | torch.device = "auto",
-    dtype: str | torch.dtype = "auto",
-    quantize: Literal["4bit", "8bit"] | None = None,
-    revision: str | None = None,
-) -> M3Model:
-    """Load a Matryoshka multimodal model.
+def load_m3(folder: Path, options: Mapping[str, Any], name: str) -> M3Model:
+    """Load the M3 model in a folder.
 
     Args:
-        name_or_path: a bundled model ("m3-tiny"), a folder or a hub id; in the M3 authors' format (such as
-            "mucai/llava-v1.5-7b-m3") or in transformers' (model_type llava or llava_next, as `M3Model.save`
-            writes it).
-        device: "auto" (cuda, else mps, else cpu) or a torch device.
-        dtype: "auto" (bfloat16 or float16 on a GPU, float32 on a CPU), "float32", "float16" or "bfloat16".
-        quantize: "4bit" or "8bit": the language model's weights in fewer bits, through bitsandbytes.
-        revision: branch, tag or commit on the hub.
-
-    Raises:
-        M3ScoreError: the model can't be loaded; the sentence names what is allowed.
-        MissingExtraError: `quantize` needs bitsandbytes, which is not installed.
+        folder: with the model's files, in the authors' format or in transformers'.
+        options: from placing.options.
+        name: what the model is to be called.
     """
-    parts = loading.load(name_or_path, device=device, dtype=dtype, quantize=quantize, revision=revision)
-    return M3Model(parts.hf_model, parts.tokenizer, parts.config, str(name_or_path), parts.folder)
+    parts = loading.load(folder, options)
+    return M3Model(parts.hf_model, parts.tokenizer, parts.config, name, parts.folder)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from PIL import Image
@@ -17,25 +17,47 @@ from PIL import Image
 from m3score.images.decode import open_image
 from m3score.images.given import ImageSource
 from m3score.models.inference.batching import MemoryGuard
-from m3score.models.m3.tower import patch_features
+from m3score.models.m3.preprocess import Tiles
 from m3score.models.vision.complexity import VisionScore, score_pictures
-from m3score.models.vision.prepare import Prepared, prepare, stretched_tiles
+from m3score.models.vision.prepare import Prepared, Shape, prepare, stretched_tiles
 from m3score.models.vision.reader import read
 from m3score.models.vision.whitening import Encode, Reference, Whitening, whitening_of
-
-if TYPE_CHECKING:
-    from m3score.models.m3.encoder import Embedder
 
 _OWN_DRAWINGS = "m3score.calibration.drawings.reference"
 """Whoever draws lives above this room, so it is known by name, and only if drawings are needed."""
 
 
+class Looker(Protocol):
+    """What a model offers whose vision tower is to look at pictures."""
+
+    name: str
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def vision_shape(self) -> Shape:
+        """What the tower looks at."""
+        ...
+
+    @property
+    def vision_ladder(self) -> tuple[int, ...]:
+        """Tokens per grid to which the tower's features are pooled, coarsest first."""
+        ...
+
+    def images_per_pass(self) -> int:
+        """Pictures that the tower is given at once."""
+        ...
+
+    def patch_features(self, images: Sequence[Tiles]) -> list[torch.Tensor]:
+        """Per picture (grids, tokens, width): features in square grids, row by row."""
+        ...
+
+
 class VisionMeter:
     """Scores pictures without a question."""
 
-    def __init__(
-        self, model: Embedder, weights: str, reference: Callable[[], Reference] | None = None
-    ) -> None:
+    def __init__(self, model: Looker, weights: str, reference: Callable[[], Reference] | None = None) -> None:
         """
         Args:
             model: whose vision tower looks.
@@ -58,24 +80,23 @@ class VisionMeter:
     def score(self, images: Sequence[ImageSource | Prepared]) -> list[VisionScore]:
         """One score each, in order. Raises M3ScoreError for a picture that can't be read."""
         ready = [
-            image if isinstance(image, Prepared) else prepare(open_image(image), self.model.config)
+            image if isinstance(image, Prepared) else prepare(open_image(image), self.model.vision_shape)
             for image in images
         ]
         return self._guard.map(self._score, ready, self.model.images_per_pass())
 
     def _score(self, images: Sequence[Prepared]) -> list[VisionScore]:
-        features = patch_features(self.model, [image.tiles for image in images])
+        features = self.model.patch_features([image.tiles for image in images])
         readings = read([image.luminance for image in images])
-        return score_pictures(features, readings, self._whitening, self.model.ladder)
+        return score_pictures(features, readings, self._whitening, self.model.vision_ladder)
 
 
-def encoder(model: Embedder) -> Encode:
+def encoder(model: Looker) -> Encode:
     """A model's vision tower, as whitening.py wants it."""
 
     def encode(images: Sequence[Image.Image]) -> torch.Tensor:
-        return torch.cat(
-            patch_features(model, [stretched_tiles(image, model.config) for image in images])
-        ).float()
+        tiles = [stretched_tiles(image, model.vision_shape) for image in images]
+        return torch.cat(model.patch_features(tiles)).float()
 
     return encode
 

@@ -1,8 +1,8 @@
 """What the vision tower and the reader are handed of a picture. Knows no torch: worker processes run it.
 
-A picture is stretched to the shape that the tower looks at. It is not padded, as it is for an answer: the
-border between a picture and its padding would count as something to see, so that a blank picture would be no
-blank one any more.
+A picture is stretched to the shape that the tower looks at: an M3 model's tiles, or one square. It is not
+padded, as it is for an answer: the border between a picture and its padding would count as something to see,
+so that a blank picture would be no blank one any more.
 """
 
 from __future__ import annotations
@@ -38,15 +38,27 @@ class Prepared:
         return self.tiles.size
 
 
-def prepare(image: Image.Image | Prepared, config: M3Config) -> Prepared:
-    """An RGB picture for a model with this configuration; what is prepared already as it is."""
+Shape = M3Config | int
+"""What the tower looks at: the tiles of an M3 model, or a square of so many pixels a side, which the model's
+own processor prepares further."""
+
+
+def prepare(image: Image.Image | Prepared, shape: Shape) -> Prepared:
+    """An RGB picture for a tower that looks at this shape; what is prepared already as it is."""
     if isinstance(image, Prepared):
         return image
-    return Prepared(stretched_tiles(image, config), luminance(image))
+    return Prepared(stretched_tiles(image, shape), luminance(image))
 
 
-def stretched_tiles(image: Image.Image, config: M3Config) -> Tiles:
-    """A picture stretched to a square, or to the canvas of several tiles that fits it best."""
+def stretched_tiles(image: Image.Image, shape: Shape) -> Tiles:
+    """A picture stretched to a square, or to the canvas of several tiles that fits it best.
+
+    For a shape that is a number of pixels the values are bytes, (1, side, side, 3).
+    """
+    if isinstance(shape, int):
+        square = image.resize((shape, shape), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        return Tiles(np.asarray(square)[None], image.size, None)
+    config = shape
     size = (config.image_size, config.image_size)
     if config.image_aspect_ratio == "anyres":
         size = best_canvas(image.size, config.image_grid_pinpoints)
@@ -64,13 +76,13 @@ def luminance(image: Image.Image, longest: int = LONGEST) -> np.ndarray:
     return np.asarray(grey)
 
 
-def preparation(config: M3Config) -> Preparation:
+def preparation(shape: Shape) -> Preparation:
     """`prepare`, to run in worker processes: what it makes is smaller to send than large pictures."""
-    return Preparation(_in_worker, (asdict(config),), _from_worker)
+    return Preparation(_in_worker, (shape if isinstance(shape, int) else asdict(shape),), _from_worker)
 
 
-def _in_worker(image: Image.Image, config: dict[str, Any]) -> tuple[Any, ...]:
-    prepared = prepare(image, M3Config(**config))
+def _in_worker(image: Image.Image, shape: dict[str, Any] | int) -> tuple[Any, ...]:
+    prepared = prepare(image, shape if isinstance(shape, int) else M3Config(**shape))
     tiles = prepared.tiles
     return tiles.pixel_values, tiles.size, tiles.tiles, prepared.luminance
 

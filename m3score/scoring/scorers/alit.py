@@ -41,7 +41,7 @@ class AlitScorer(BatchScorer):
 
     def __init__(self, options: AlitOptions) -> None:
         super().__init__(options)
-        from m3score.models.loading import resolve_device
+        from m3score.models.placing import resolve_device
         from m3score.scoring.scorers.alit_model import load_alit
 
         self._folder = alit_folder(options.alit_model)

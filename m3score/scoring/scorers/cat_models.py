@@ -17,7 +17,7 @@ from PIL import Image
 
 from m3score.common.errors import M3ScoreError, first_line
 from m3score.models import hub
-from m3score.models.loading import no_progress_bars, resolve_device, resolve_dtype
+from m3score.models.placing import no_progress_bars, resolve_device, resolve_dtype
 from m3score.scoring.scorers.cat_prompts import Prompts, Rating, parse_rating
 
 _FILES = ("*.json", "*.model", "*.txt", "*.jinja", "*.safetensors")
@@ -35,7 +35,7 @@ class M3Describer:
     """An M3 model at its finest scale."""
 
     def __init__(self, folder: Path, device: Any, dtype: Any) -> None:
-        from m3score.models.m3.model import load_model
+        from m3score.models.loading import load_model
 
         self._model = load_model(str(folder), device=device, dtype=dtype)
 

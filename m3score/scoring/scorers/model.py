@@ -16,6 +16,8 @@ from m3score.common.limits import Limits
 from m3score.data.item import ImageItem
 from m3score.data.loader import QuestionBook, Questions
 from m3score.data.questions import Question, read_questions
+from m3score.models.budgets.base import parse_rungs
+from m3score.models.fingerprint import calibration_identity
 from m3score.scoring.base import BLOCK_BATCHES, ScorerOptions
 from m3score.scoring.scorers.model_stream import (
     RankedImage,
@@ -25,6 +27,7 @@ from m3score.scoring.scorers.model_stream import (
     images_at_once,
     rank_stream,
 )
+from m3score.scoring.scorers.served import Bill, ServedOptions
 from m3score.tables.io import read_whole
 
 QUESTION_FILES = (".csv", ".jsonl", ".ndjson")
@@ -46,9 +49,12 @@ class LoadedOptions(ScorerOptions):
     dtype: str = "auto"
     quantize: str | None = None
     revision: str | None = None
+    rungs: str | Sequence[int] | None = None
+    """The ladder of budgets, such as "64,256,1024", of a model that is no M3 model."""
 
     def __post_init__(self) -> None:
         check_batch_size(self.batch_size)
+        parse_rungs(self.rungs)
 
     def check_portable(self) -> None:
         """See ScorerOptions."""
@@ -58,11 +64,14 @@ class LoadedOptions(ScorerOptions):
     def load(self) -> Any:
         """The model; one that is loaded already as it is."""
         names = ("device", "dtype", "quantize", "revision")
-        return loaded_model(self.model, {name: getattr(self, name) for name in names})
+        told = {name: getattr(self, name) for name in names}
+        if self.rungs is not None:  # others' stand-ins of load_model need not know of it
+            told["rungs"] = parse_rungs(self.rungs)
+        return loaded_model(self.model, told)
 
 
 @dataclass(frozen=True)
-class ModelOptions(LoadedOptions):
+class ModelOptions(ServedOptions, LoadedOptions):
     """Options of the scorer `model`."""
 
     questions: Questions | str | os.PathLike[str] | QuestionBook = None
@@ -85,6 +94,11 @@ class ModelOptions(LoadedOptions):
     def __post_init__(self) -> None:
         check_rules(self.rule, self.sufficiency)
         super().__post_init__()
+        self.check_served()
+        here = {name: getattr(self, name) for name in ("device", "dtype", "quantize", "revision")}
+        if self.endpoint is not None and (given := [n for n, v in here.items() if v not in ("auto", None)]):
+            options = " and ".join(f"--{name}" for name in given)
+            raise M3ScoreError(f"{options}: with --endpoint the server decides.")
         _ = self.book  # complains now of questions that can't be used
 
     @cached_property
@@ -98,6 +112,10 @@ class ModelOptions(LoadedOptions):
         if isinstance(asked, Mapping):
             return QuestionBook(asked, fallback=_several(self.question))
         return QuestionBook(self.question if asked is None else asked)
+
+    def load(self) -> Any:
+        """See LoadedOptions."""
+        return super().load() if self.endpoint is None else self.connect(self.model, self.rungs)
 
     @property
     def asks(self) -> bool:
@@ -165,16 +183,21 @@ class ModelScorer:
         self.options = options
         self.model: Any = options.load()
         check_frames(options.frames, self.model)
-        self.name = str(options.model if isinstance(options.model, str) else self.model.name)
+        named = isinstance(options.model, str) and options.endpoint is None
+        self.name = str(options.model if named else self.model.name)
         self.ladder: tuple[int, ...] = tuple(self.model.ladder)
         self.columns = tuple(f"agreement_{tokens}" for tokens in self.ladder)
-        self.block = BLOCK_BATCHES * images_at_once(self.model, options.batch_size)
-        self.label = f"with {self.name} on {getattr(self.model, 'device', 'cpu')}"
+        self.block: int = getattr(
+            self.model, "block", BLOCK_BATCHES * images_at_once(self.model, options.batch_size)
+        )
+        place = getattr(self.model, "url", None) or getattr(self.model, "device", "cpu")
+        self.label = f"with {self.name} on {place}"
+        self._bill = Bill(options.price_in, options.price_out)
 
     def identity(self) -> Mapping[str, Any]:
         """The model's weights and all that it is told."""
         return {
-            "--model": identity_of(self.name, self.options.revision),
+            "--model": calibration_identity(self.model),
             "--device": str(getattr(self.model, "device", "cpu")).partition(":")[0],
             "--dtype": str(getattr(self.model, "dtype", self.options.dtype)),
             **self.options.identity(),
@@ -184,6 +207,18 @@ class ModelScorer:
         self, items: Iterable[ImageItem], *, limits: Limits, workers: int | None = None
     ) -> Generator[RankedImage, None, None]:
         """See Scorer."""
+        for result in self._stream(items, limits, workers):
+            self._bill.add(result)
+            yield result
+
+    def costs(self) -> Sequence[str]:
+        """What the server counted in this run, for people; nothing of a model in this process."""
+        chat = getattr(self.model, "chat", None)
+        return [] if chat is None else self._bill.sentences(chat.tokens_in, chat.tokens_out)
+
+    def _stream(
+        self, items: Iterable[ImageItem], limits: Limits, workers: int | None
+    ) -> Generator[RankedImage, None, None]:
         told = self.options
         return rank_stream(
             items,
@@ -204,17 +239,6 @@ def loaded_model(model: Any, loading: Mapping[str, Any]) -> Any:
     """A model: loaded, with these arguments of load_model, if it is a name."""
     if not isinstance(model, str | os.PathLike):
         return model
-    from m3score.models.m3.model import load_model
+    from m3score.models.loading import load_model
 
     return load_model(os.fspath(model), **loading)
-
-
-def identity_of(model: str, revision: str | None = None) -> str:
-    """What a model's answers depend on: its weights, whatever it is called."""
-    from m3score.models import hub
-    from m3score.models.fingerprint import fingerprint
-
-    try:
-        return fingerprint(hub.locate(model, revision))
-    except M3ScoreError:  # loaded by other means
-        return model

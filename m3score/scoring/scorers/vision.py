@@ -14,9 +14,11 @@ from typing import Any, ClassVar
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import Limits
 from m3score.data.item import ImageItem
+from m3score.models.fingerprint import calibration_identity
 from m3score.models.vision.prepare import Prepared, preparation, prepare
 from m3score.scoring.base import BLOCK_BATCHES, Scored, open_batches, score_batches
-from m3score.scoring.scorers.model import LoadedOptions, identity_of
+from m3score.scoring.oracle import ladder_text
+from m3score.scoring.scorers.model import LoadedOptions
 from m3score.scoring.scorers.model_stream import images_at_once
 
 COLUMNS = ("distinct_tokens", "reading_tokens", "letter_height")
@@ -45,7 +47,7 @@ class VisionScorer:
             raise M3ScoreError("this model has no vision tower to look with: give a question.")
         self.name = str(options.model if isinstance(options.model, str) else self.model.name)
         self._meter = self.model.vision_meter
-        self.ladder: tuple[int, ...] = tuple(self.model.ladder)
+        self.ladder: tuple[int, ...] = tuple(self.model.vision_ladder)
         self.columns = (*COLUMNS, *kept_columns(self.ladder))
         self.batch_size = images_at_once(self.model, options.batch_size)
         self.block = BLOCK_BATCHES * self.batch_size
@@ -57,7 +59,7 @@ class VisionScorer:
 
         return {
             "version": VERSION,
-            "--model": identity_of(self.name, self.options.revision),
+            "--model": calibration_identity(self.model),
             "--device": str(self.model.device).partition(":")[0],
             "--dtype": str(self.model.dtype),
             "--quantize": self.options.quantize,
@@ -72,10 +74,11 @@ class VisionScorer:
             self.batch_size,
             limits=limits,
             workers=workers,
-            prepare=partial(prepare, config=self.model.config),
-            preparation=preparation(self.model.config),
+            prepare=partial(prepare, shape=self.model.vision_shape),
+            preparation=preparation(self.model.vision_shape),
         )
         yield from score_batches(opened, self._rows)
 
     def _rows(self, images: Sequence[Prepared]) -> list[dict[str, Any]]:
-        return [{**score.to_row(), "error": None} for score in self._meter.score(images)]
+        facts = {"model": self.name, "ladder": ladder_text(self.ladder), "error": None}
+        return [{**score.to_row(), **facts} for score in self._meter.score(images)]

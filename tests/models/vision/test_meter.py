@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageOps
 
 from m3score.calibration.drawings.drawing import draw
-from m3score.models.m3.model import M3Model, load_model
+from m3score.models.loading import load_model
+from m3score.models.m3.model import M3Model
 from m3score.models.vision.complexity import VisionScore
 from m3score.models.vision.prepare import Prepared, prepare
 from tests.models.vision.test_reader import page
