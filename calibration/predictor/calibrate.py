@@ -171,6 +171,8 @@ def fit_labels(
     facts: dict[str, Any] = {"sufficiency": str(options.sufficiency)}
     if first.frames is not None:
         facts["frames"] = first.frames
+    if first.target is not None:
+        facts["target"] = first.target
     if seeds := _seeds(collections[: len(folders)]):
         facts["seeds"] = seeds
     return fit_predictor(
@@ -200,7 +202,7 @@ def _seeds(collections: Sequence[Collection]) -> dict[str, list[int]]:
 
 
 def _check_alike(first: Collection, other: Collection) -> None:
-    for fact in ("fingerprint", "feature_set", "ladder"):
+    for fact in ("fingerprint", "feature_set", "ladder", "target"):
         if getattr(other, fact) != getattr(first, fact):
             raise M3ScoreError(f"{other.folder} and {first.folder}: labels of another {fact}.")
     if other.frames != first.frames:

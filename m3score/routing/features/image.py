@@ -135,6 +135,13 @@ def image_features(
     Raises:
         M3ScoreError: the image can't be opened; the sentence names the file.
     """
+    return sized_features(img, max_pixels=max_pixels, max_bytes=max_bytes)[0]
+
+
+def sized_features(
+    img: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_FILE_BYTES
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """The features of a picture, and its (width, height) in pixels; see image_features."""
     opened = open_sampled(img, SIDE, max_pixels=max_pixels, max_bytes=max_bytes)
     width, height = opened.size
     square = Square.of(opened.image)
@@ -149,7 +156,7 @@ def image_features(
     values |= measures.strokes(square, levels, cells) | measures.colours(square)
     values |= measures.steps(square) | measures.order(square, levels)
     values |= native(opened.cells, opened.size)
-    return np.array([values[name] for name in IMAGE_FEATURES], np.float32)
+    return np.array([values[name] for name in IMAGE_FEATURES], np.float32), opened.size
 
 
 def features(img: ImageSource, question: str | None = None) -> np.ndarray:
