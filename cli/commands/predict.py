@@ -41,9 +41,9 @@ def predict(
         choices.WrittenAs,
         typer.Option(
             "--as",
-            help="scale: the visual tokens. request: also what to send to the predictor's model for them, such "
-            "as the arguments of its processor, the fields of a request to its server, or the size to resize "
-            "to; as objects in jsonl.",
+            help="scale: the visual tokens. request: also what to send to the predictor's model for them, "
+            "such as the arguments of its processor, the fields of a request to its server, or the size to "
+            "resize to; as objects in jsonl.",
         ),
     ] = choices.WrittenAs.scale,
     frames: options.Frames = None,

@@ -160,7 +160,7 @@ class Predictor:
         return None if stored is None else Target.from_dict(stored)
 
     def request(self, tokens: int, size: tuple[int, int]) -> TokenRequest:
-        """What to send of a picture of (width, height) pixels at a scale of the ladder; see Target.request."""
+        """What to send of a picture of (width, height) pixels at a scale; see Target.request."""
         return m3_request(tokens) if self.target is None else self.target.request(size, tokens, self.ladder)
 
     def predict(self, X_image: Any, X_question: Any = None) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What to send to a served model, so that each picture gets the visual tokens that it is predicted to need."""
+"""What to send to a model, so that each picture gets the visual tokens that it is predicted to need."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class Target:
             return self._by_knob(size, budget, ladder)
         assert self.family is not None
         told = self.family.processor_kwargs(budget)
-        call = {"processor_kwargs": {"images_kwargs": told}}
+        call: dict[str, Any] = {"processor_kwargs": {"images_kwargs": told}}
         fields = call if self.family.per_call else {"image_processor": told}
         return TokenRequest(budget, self.family.visual_tokens(size, budget), fields)
 
@@ -105,7 +105,8 @@ class Target:
     def _by_knob(self, size: Size, budget: int, ladder: tuple[int, ...]) -> TokenRequest:
         from m3score.models.endpoint.chat import Picture
 
-        knob, fields = self._knob(), {}
+        fields: dict[str, Any] = {}
+        knob = self._knob()
         if knob.name == "resize":
             fields["resize"] = list(self._client_size(size, budget))
         else:
