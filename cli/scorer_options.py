@@ -108,6 +108,7 @@ _OF_SCORERS = (
     *("model", "device", "dtype", "quantize", "revision", "rungs", "batch_size", "max_new_tokens"),
     *("question", "questions", "answers", "rule", "sufficiency", "frames"),
     *("budget", "max_model_images", "predictor", "max_drop", "confidence", "per", "mean_tokens"),
+    "written_as",
     *("cat_llm", "cat_prompts", "alit_model", "alit_threshold"),
     *("endpoint", "knob", "family", "key_env", "concurrency", "timeout", "thinking", "price_in", "price_out"),
 )

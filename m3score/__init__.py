@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from m3score.routing.predict import predict_complexity, predict_scale
     from m3score.routing.predictor import Predictor
     from m3score.routing.registry import load_predictor
+    from m3score.routing.requests import request_for
     from m3score.runs.ranking import rank, rank_iter
     from m3score.scoring.oracle import score
 
@@ -41,6 +42,7 @@ __all__ = [
     "predict_scale",
     "rank",
     "rank_iter",
+    "request_for",
     "score",
     "select",
 ]
@@ -58,6 +60,7 @@ _WHERE = {
     "predict_scale": "m3score.routing.predict",
     "rank": "m3score.runs.ranking",
     "rank_iter": "m3score.runs.ranking",
+    "request_for": "m3score.routing.requests",
     "score": "m3score.scoring.oracle",
     "select": "m3score.analysis.select",
 }

@@ -30,6 +30,8 @@ def assort(seed: int, index: int) -> bytes:
     if kind == "drawing":
         return vary(seed, index).content
     image = _PAINTERS[kind](rng, _size(rng, _LARGEST.get(kind, 440)))
+    if kind == "nothing" and rng.random() < 0.7:  # left as it is
+        return _as_file(rng, image)
     if kind in _LARGEST:
         return _as_file(rng, _finished(rng, image, 0.12))
     if kind != "thing" and rng.random() < 0.06:  # a picture within a page
@@ -63,7 +65,7 @@ def _lookalike(rng: np.random.Generator, size: Size) -> Image.Image:
 
 def _nothing(rng: np.random.Generator, size: Size) -> Image.Image:
     """One colour, or a gradient."""
-    return (blank if rng.random() < 0.3 else gradient)(rng, 200).resize(size)
+    return (blank if rng.random() < 0.5 else gradient)(rng, 200).resize(size)
 
 
 def _page(rng: np.random.Generator, size: Size) -> Image.Image:
@@ -249,15 +251,15 @@ _PAINTERS: dict[str, Callable[[np.random.Generator, Size], Image.Image]] = {
 _LARGEST = {"page": 1000, "receipt": 1100, "chart": 900}
 """Pixels a side up to which print is drawn: at most so large are its letters."""
 SHARES = {
-    "drawing": 0.08,
-    "nothing": 0.02,
+    "drawing": 0.07,
+    "nothing": 0.05,
     "lookalike": 0.1,
     "page": 0.09,
     "receipt": 0.1,
     "chart": 0.13,
     "flat": 0.06,
     "thing": 0.06,
-    "scene": 0.19,
+    "scene": 0.17,
     "crowd": 0.05,
     "room": 0.05,
     "collage": 0.05,

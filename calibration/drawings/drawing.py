@@ -12,10 +12,11 @@ import numpy as np
 from PIL import Image
 
 from m3score.calibration.drawings.backdrops import NATURAL, regions
-from m3score.calibration.drawings.canvas import Canvas
+from m3score.calibration.drawings.canvas import SIZE, Canvas
 from m3score.calibration.drawings.questions import DrawnQuestion, pixel_questions, wording
 from m3score.calibration.drawings.shapes import chart, shapes
 from m3score.calibration.drawings.text import page, sign, words
+from m3score.calibration.drawings.textures import blank, gradient
 
 
 @dataclass(frozen=True)
@@ -77,3 +78,23 @@ def draw(seed: int, index: int, kind: str | None = None, *, ask_all: bool = Fals
     wanted = 6 if ask_all else 3 if chosen in ("scene", "plane") else 1
     questions += [DrawnQuestion(*item) for item in pixel_questions(rng, canvas.pixels(), wanted)]
     return Drawing(chosen, canvas, tuple(questions))
+
+
+EMPTY = 0.04
+"""Of the drawings that predictors are calibrated on, those that show nothing."""
+
+
+def draw_or_leave_empty(seed: int, index: int) -> Drawing:
+    """As `draw`, but that every 25th drawing or so is a picture of nothing: one colour, or a gradient.
+
+    What models learn from and are measured by stays without; a predictor that has hardly met an empty picture
+    would take it for one that needs every token.
+    """
+    rng = np.random.default_rng((seed, index, 3))
+    if rng.random() >= EMPTY:
+        return draw(seed, index)
+    canvas = Canvas(rng)
+    canvas.image = (blank if rng.random() < 0.5 else gradient)(rng, SIZE)
+    asked = [DrawnQuestion("count", wording(rng, "count"), "0")]
+    asked += [DrawnQuestion(*item) for item in pixel_questions(rng, canvas.pixels(), 3)]
+    return Drawing("empty", canvas, tuple(asked))

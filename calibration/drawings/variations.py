@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from m3score.calibration.drawings.canvas import SIZE
-from m3score.calibration.drawings.drawing import draw
+from m3score.calibration.drawings.drawing import draw, draw_or_leave_empty
 from m3score.calibration.drawings.questions import DrawnQuestion
 
 LOCAL_TASKS = frozenset({"place", "pixel_colour", "brighter", "texture"})
@@ -30,14 +30,18 @@ class VariedDrawing:
     questions: tuple[DrawnQuestion, ...]
 
 
-def vary(seed: int, index: int) -> VariedDrawing:
+def vary(seed: int, index: int, *, empty: bool = False) -> VariedDrawing:
     """The `index`-th varied drawing of the stream `seed`; a pure function of its arguments.
 
     The drawing's side, 336 pixels, is scaled by 0.6 to 3 (log-uniform). Half of the pictures are stretched by
     up to 1.6 in one direction, a quarter is blurred by up to 1.5 px, and three of four are JPEGs of quality
     35 to 95.
+
+    Args:
+        seed, index: as of `draw`.
+        empty: a few show nothing, as `draw_or_leave_empty` has them.
     """
-    drawing = draw(seed, index)
+    drawing = (draw_or_leave_empty if empty else draw)(seed, index)
     rng = np.random.default_rng((seed, index, 1))
     side = SIZE * float(np.exp(rng.uniform(np.log(0.6), np.log(3))))
     stretch = float(np.exp(rng.uniform(-np.log(1.6), np.log(1.6)))) if rng.random() < 0.5 else 1.0

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from m3score.models.m3.config import M3Config
 from m3score.models.vision.prepare import Prepared
 from m3score.models.vision.prepare import prepare as prepare_to_look
 from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES, image_features
+from m3score.routing.target import Target
 from m3score.scoring.base import BLOCK_BATCHES, batches_within_blocks
 from m3score.scoring.scorers.model_stream import RankedImage, images_at_once, rank_opened
 
@@ -93,6 +95,7 @@ def collect(
         max_new_tokens,
         source.told,
         tuple(answerer.vision_feature_names if feature_set == "vision" else IMAGE_FEATURES),  # type: ignore[attr-defined]
+        None if (target := Target.of(answerer)) is None else target.to_dict(),
     )
     run.begin(overwrite, anew)
     done = run.done()
@@ -231,15 +234,36 @@ def _looked_at(
         results: Iterator[RankedImage] = _unasked(opened, size)
     else:
         results = rank_opened(opened, answerer, size, max_new_tokens)
-    for result in results:
-        looked = passed.pop(0)
-        if feature_set == "vision" and result.error is None and looked.item.source is not None:
-            looked.values = answerer.vision_features(looked.item.source)
-        if looked.prepared is not None and result.error is None:
-            score = answerer.vision_meter.score([looked.prepared])[0]
+    more = True
+    while more:
+        group: list[tuple[_Looked, RankedImage]] = []
+        stopped: BaseException | None = None
+        try:
+            for result in islice(results, size):
+                group.append((passed.pop(0), result))
+        except BaseException as error:  # what was answered before is kept, whatever it is
+            stopped = error
+        _look(group, answerer, feature_set)
+        yield from group
+        if stopped is not None:
+            raise stopped
+        more = len(group) == size
+
+
+def _look(group: Sequence[tuple[_Looked, RankedImage]], answerer: Any, feature_set: str) -> None:
+    """What the vision tower sees in pictures that were answered: several at once."""
+    fine = [looked for looked, result in group if result.error is None]
+    if feature_set == "vision":
+        for looked in fine:
+            if looked.item.source is not None:
+                looked.values = answerer.vision_features(looked.item.source)
+    ready = [(looked, looked.prepared) for looked in fine if looked.prepared is not None]
+    if ready:
+        scores = answerer.vision_meter.score([prepared for _, prepared in ready])
+        for (looked, _), score in zip(ready, scores, strict=True):
             looked.seen = (score.distinct_tokens, score.reading_tokens)
+    for looked, _ in group:
         looked.prepared = None
-        yield looked, result
 
 
 def _unasked(opened: Iterator[Opened], size: int) -> Iterator[RankedImage]:

@@ -22,6 +22,7 @@ from m3score.calibration.predictor.vision_score import (
     VisionLabels,
     VisionVerdict,
     fit_vision,
+    join_vision,
     judge_vision,
 )
 from m3score.common.errors import M3ScoreError
@@ -154,7 +155,8 @@ def fit_predictor(
         questions=_all_questions(ensembles, fit, calibrate, seed),
     )
     seen = vision.split(seed, shares) if vision is not None else None
-    looks = fit_vision(seen["fit"], labels.ladder[-1], seed) if seen is not None else None
+    known = join_vision([seen["fit"], seen["calibrate"]]) if seen is not None else None  # nothing to certify
+    looks = fit_vision(known, labels.ladder[-1], seed) if known is not None else None
     say("what is familiar")
     predictor = Predictor(
         model=labels.model,
@@ -172,7 +174,7 @@ def fit_predictor(
         familiar=fit_familiarity(fit.one_per_image(seed).features, drawn.features, seed),
         data={
             **_data(labels, parts, seed, shares, tried),
-            "vision_pictures": len(seen["fit"]) if seen is not None and looks is not None else 0,
+            "vision_pictures": len(known) if known is not None and looks is not None else 0,
             **(facts or {}),
         },
     )
@@ -189,10 +191,10 @@ def fit_predictor(
         budgets = {form: budget_prices(predictor, form) for form in forms}
         utility = {form: utility_of(predictor, form, test) for form in forms}
         verdicts.append(judge(name, test, predictions, margins, utility, sizes, budgets))
-    known = (
+    judged = (
         judge_vision(looks, seen["test"], labels.ladder[-1]) if seen is not None and looks is not None else []
     )
-    return Fitted(predictor, tried, verdicts, parts, known)
+    return Fitted(predictor, tried, verdicts, parts, judged)
 
 
 def _all_questions(

@@ -15,7 +15,7 @@ from itertools import count, islice
 from typing import Any, Protocol
 
 from m3score.calibration.drawings.assorted import assort
-from m3score.calibration.drawings.drawing import draw
+from m3score.calibration.drawings.drawing import Drawing, draw_or_leave_empty
 from m3score.calibration.drawings.variations import VariedDrawing, vary
 from m3score.common.errors import M3ScoreError
 from m3score.data.discover import count_images, exists_somewhere, find_images
@@ -81,7 +81,7 @@ class Drawn:
         for index in islice(count(), limit):
             name = f"{DRAWN}:{self.seed}/{index}"
             if name not in done:
-                drawing = draw(self.seed, index)
+                drawing = draw_or_leave_empty(self.seed, index)
                 asked = tuple(
                     Question(a.question, (a.answer,), metric="exact_match") for a in drawing.questions
                 )
@@ -105,7 +105,7 @@ class VariedDrawings:
         for index in islice(count(), limit):
             name = f"{VARIED}:{self.seed}/{index}"
             if name not in done:
-                varied = vary(self.seed, index)
+                varied = vary(self.seed, index, empty=True)
                 if varied.questions:
                     yield Item(name, varied.content, partial(self._open, name, varied))
 
@@ -271,7 +271,9 @@ def image_named(name: str) -> ImageSource:
         seed, index = int(match[2]), int(match[3])
         if match[1] == ASSORTED:
             return assort(seed, index)
-        return vary(seed, index).content if match[1] == VARIED else draw(seed, index).image
+        if match[1] == VARIED:
+            return vary(seed, index, empty=True).content
+        return draw_or_leave_empty(seed, index).image
     return name
 
 
@@ -281,7 +283,10 @@ def questions_named(name: str) -> list[str] | None:
         seed, index = int(match[2]), int(match[3])
         if match[1] == ASSORTED:
             return []
-        return [a.question for a in (vary if match[1] == VARIED else draw)(seed, index).questions]
+        drawn: Drawing | VariedDrawing = draw_or_leave_empty(seed, index)
+        if match[1] == VARIED:
+            drawn = vary(seed, index, empty=True)
+        return [a.question for a in drawn.questions]
     return None
 
 

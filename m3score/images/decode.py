@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
@@ -34,7 +35,7 @@ from m3score.common.limits import MAX_FILE_BYTES, MAX_PIXELS
 from m3score.images.formats import image_suffixes, raster_formats
 from m3score.images.given import ImageSource, as_source
 from m3score.images.kinds import BEGINNING, RAW_SUFFIXES, help_with
-from m3score.images.reduce import QUICK, averaged, quick_jpeg
+from m3score.images.reduce import QUICK, SIDEWAYS, averaged, quick_jpeg, sampled_cells, upright
 from m3score.images.video import VIDEO_SUFFIXES, looks_like_video, video_grid
 
 LARGE = 16_777_216
@@ -43,17 +44,6 @@ LARGE = 16_777_216
 _ask_before_large: ContextVar[Callable[[int], None] | None] = ContextVar("ask_before_large", default=None)
 
 _PIXELS_AT_ONCE = 2**22
-
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS = (5, 6, 7, 8)
 
 
 @contextmanager
@@ -99,7 +89,7 @@ def open_image(
     Raises:
         M3ScoreError: one sentence that names the file and what is wrong with it.
     """
-    return _open(source, max_pixels, max_bytes, None)[0]
+    return _open(source, max_pixels, max_bytes, None).image
 
 
 def open_reduced(
@@ -115,43 +105,71 @@ def open_reduced(
     Returns:
         The image (mode RGB, upright), and the (width, height) in pixels that it would have had in full.
     """
-    return _open(source, max_pixels, max_bytes, side)
+    found = _open(source, max_pixels, max_bytes, side)
+    return found.image, found.size
+
+
+def open_sampled(
+    source: ImageSource, side: int, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_FILE_BYTES
+) -> Sampled:
+    """`open_reduced`, and a sample of the picture's pixels as they are; the arguments are the same."""
+    return _open(source, max_pixels, max_bytes, side, cells=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """A picture averaged over blocks, and what of its own pixels is kept."""
+
+    image: Image.Image
+    """Upright, mode RGB or RGBX."""
+    size: tuple[int, int]
+    """Its (width, height) in full, in pixels."""
+    cells: np.ndarray
+    """Of its luminance at full size, see reduce.sampled_cells; (0, 0) if not asked for."""
 
 
 def _open(
-    source: ImageSource, max_pixels: int, max_bytes: int, side: int | None
-) -> tuple[Image.Image, tuple[int, int]]:
-    """The image, averaged over blocks where it is longer than `side`, and its full size."""
+    source: ImageSource, max_pixels: int, max_bytes: int, side: int | None, cells: bool = False
+) -> Sampled:
+    """The image, averaged over blocks where it is longer than `side`."""
+    want = _Wanted(max_pixels, side, cells)
     if not isinstance(source, str | os.PathLike | bytes | Image.Image):
         source = as_source(source)
     with _quiet_pillow():
         if isinstance(source, np.ndarray):
-            return _to_rgb(_from_array(source), "the array", max_pixels, side)
+            return _to_rgb(_from_array(source), "the array", want)
         if isinstance(source, Image.Image):
             name = getattr(source, "filename", "") or "the image"
-            return _to_rgb(source, printable(name), max_pixels, side)
+            return _to_rgb(source, printable(name), want)
         if isinstance(source, bytes):
             if not source:
                 raise M3ScoreError("no data (0 bytes)", subject="the image")
             check_bytes(len(source), "the image", max_bytes)
-            return _decode(io.BytesIO(source), "the image", max_pixels, side)
+            return _decode(io.BytesIO(source), "the image", want)
         if isinstance(source, str | os.PathLike):
             name = printable(source)
             with open_regular(source, max_bytes) as file:
-                return _decode(file, name, max_pixels, side)
+                return _decode(file, name, want)
     raise M3ScoreError(
         f"an image must be a path, bytes, a PIL image or a numpy array, not {type(source).__name__}"
     )
 
 
-def _decode(
-    file: IO[bytes], name: str, max_pixels: int, side: int | None
-) -> tuple[Image.Image, tuple[int, int]]:
+@dataclass(frozen=True)
+class _Wanted:
+    """What is to be made of a picture; see `_open`."""
+
+    max_pixels: int
+    side: int | None
+    cells: bool
+
+
+def _decode(file: IO[bytes], name: str, want: _Wanted) -> Sampled:
     beginning = file.read(BEGINNING)
     if looks_like_video(beginning):
         file.seek(0)
-        grid = video_grid(file, name, max_pixels=max_pixels)
-        return averaged(grid, side), grid.size
+        grid = video_grid(file, name, max_pixels=want.max_pixels)
+        return _sampled(grid, 1, want)
     file.seek(0)
     suffix = os.path.splitext(name)[1].lower()
     try:
@@ -164,37 +182,37 @@ def _decode(
                 raise M3ScoreError("not a video that can be read", subject=name) from None
             if advice := help_with(beginning, name):
                 raise M3ScoreError(advice, subject=name) from None
-        raise M3ScoreError(_explain(error, max_pixels), subject=name) from None
+        raise M3ScoreError(_explain(error, want.max_pixels), subject=name) from None
     with image:
-        return _to_rgb(image, name, max_pixels, side, file)
+        return _to_rgb(image, name, want, file)
 
 
-def _to_rgb(
-    image: Image.Image,
-    name: str,
-    max_pixels: int,
-    side: int | None = None,
-    file: IO[bytes] | None = None,
-) -> tuple[Image.Image, tuple[int, int]]:
-    """An upright RGB picture and its full size; `file` is what `image` was opened from, if it was."""
-    _check_pixels(image.size, name, max_pixels)
+def _to_rgb(image: Image.Image, name: str, want: _Wanted, file: IO[bytes] | None = None) -> Sampled:
+    """An upright RGB picture; `file` is what `image` was opened from, if it was."""
+    _check_pixels(image.size, name, want.max_pixels)
     pixels = image.width * image.height
     if pixels > LARGE and (ask := _ask_before_large.get()):
         ask(pixels)
     try:
-        quick = None if side is None or file is None or pixels < QUICK else quick_jpeg(image, file)
+        quick = None if want.side is None or file is None or pixels < QUICK else quick_jpeg(image, file)
         if quick is None:
             image.load()
-            _check_pixels(image.size, name, max_pixels)  # an icon may hold more than its directory says
-        orientation = _orientation(image)
-        whole = _as_mode_rgb(image) if quick is None else quick
-        upright = _upright(averaged(whole, side, orientation), orientation)
-        full = whole.size[::-1] if orientation in _SIDEWAYS else whole.size
-        return upright if upright.mode == "RGB" else upright.convert("RGB"), full
+            _check_pixels(image.size, name, want.max_pixels)  # an icon may hold more than its directory says
+        return _sampled(_as_mode_rgb(image) if quick is None else quick, _orientation(image), want)
     except M3ScoreError:
         raise
     except Exception as error:  # as in _decode
-        raise M3ScoreError(_explain(error, max_pixels), subject=name) from None
+        raise M3ScoreError(_explain(error, want.max_pixels), subject=name) from None
+
+
+def _sampled(whole: Image.Image, orientation: int, want: _Wanted) -> Sampled:
+    """What is wanted of a decoded picture, mode RGB or RGBX, that lies as EXIF says."""
+    small = upright(averaged(whole, want.side, orientation), orientation)
+    return Sampled(
+        image=small if small.mode == "RGB" or want.cells else small.convert("RGB"),
+        size=whole.size[::-1] if orientation in SIDEWAYS else whole.size,
+        cells=sampled_cells(whole, orientation) if want.cells else np.zeros((0, 0), np.uint8),
+    )
 
 
 def _check_pixels(size: tuple[int, int], name: str, max_pixels: int) -> None:
@@ -215,15 +233,6 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # damaged EXIF data says nothing about the pixels: take them as they lie
         return 1
     return told if isinstance(told, int) else 1
-
-
-def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    turn = _UPRIGHT.get(orientation)
-    if turn is None:
-        return image
-    turned = image.transpose(turn)
-    turned.info = {}  # the tag would turn it once more, where it is handed in again as a picture
-    return turned
 
 
 def _as_mode_rgb(image: Image.Image) -> Image.Image:

@@ -22,6 +22,7 @@ import safetensors.numpy
 
 from m3score.common.errors import M3ScoreError, one_line
 from m3score.routing.features.image import FEATURE_VERSION
+from m3score.routing.older import brought_up_to_date, can_be_read
 from m3score.routing.promises.familiar import Familiarity
 from m3score.routing.record import CalibrationRecord, QuestionRecord
 from m3score.routing.regression.demands import Demands
@@ -112,6 +113,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     name = printable(str(path))
     arrays, facts = _contents(path, name)
+    if can_be_read(facts):
+        arrays, facts = brought_up_to_date(arrays, facts)
     _check_facts(facts, name)
     forms = {form: _ensemble(form, arrays, name) for form in _FORMS}
     parts, asked, known = (_under(prefix, arrays) for prefix in ("calibration/", "questions/", "familiar/"))

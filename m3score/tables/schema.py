@@ -5,6 +5,7 @@ Knows frames, not files.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -70,7 +71,8 @@ _SHARE = re.compile(r"(agreement|kept)_\d+")
 
 @dataclass(frozen=True)
 class TableKind:
-    """Which columns a table has, of what kind (text, text? that may be absent, int, float, bool, list)."""
+    """Which columns a table has, of what kind (text, text? that may be absent, int, float, bool,
+    list, json: an object, which is text but in jsonl)."""
 
     name: str
     kinds: Mapping[str, str]
@@ -113,6 +115,7 @@ PREDICTIONS = TableKind(
         "error": "text?",
     },
     ("path", "predicted_tokens"),
+    optional={"visual_tokens": "int", "request": "json"},
 )
 TRACES = TableKind(
     "trace table", _TRACE_KINDS, ("image", "question", "tokens", "answer", "agreement", "consistent")
@@ -164,6 +167,7 @@ _CASTS: dict[str, Callable[[Any], Any]] = {
     "text": lambda value: printable(str(value)),
     "text?": lambda value: printable(str(value)),
     "list": lambda value: _texts(value),
+    "json": lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
     "any": lambda value: printable(value) if isinstance(value, str) else value,
 }
 

@@ -24,6 +24,7 @@ from m3score.calibration.predictor import fit
 from m3score.calibration.predictor.collection import open_collection
 from m3score.cli.main import app
 from m3score.models.fingerprint import fingerprint
+from m3score.routing.features.image import IMAGE_FEATURES
 from m3score.routing.features.question import question_features
 from m3score.routing.predictor import Predictor
 from tests.support.predictors import LADDER, small_predictor
@@ -109,6 +110,44 @@ def test_labels_are_of_the_bundled_model(labels: Path) -> None:
     traces = held.traces()
     assert traces["image"].nunique() == DRAWN and traces["error"].isna().all()
     assert set(traces["tokens"]) == set(LADDER) and traces["correct"].notna().all()
+
+
+def assorted(labels: Path, folder: Path, pictures: int) -> Path:
+    """Made-up labels of so many assorted drawings, by the model of other labels."""
+    held = replace(open_collection(labels), folder=folder, told={"source": "assorted", "seed": 3})
+    held.begin(overwrite=False)
+    features = np.random.default_rng(0).normal(size=(pictures, len(IMAGE_FEATURES))).astype(np.float32)
+    rows = [
+        {"image": f"assorted:3/{i}", "key": f"assorted:3/{i}", "values": row.tolist(),
+         "distinct_tokens": float(np.exp(3 + row[5])), "reading_tokens": 0.0}
+        for i, row in enumerate(features)
+    ]  # fmt: skip
+    held.add(rows, [])
+    return folder
+
+
+def test_one_run_makes_a_predictor_of_all_collections(labels: Path, tmp_path: Path) -> None:
+    """As the bundled predictor is made: drawn, varied and assorted labels, and labels to test on."""
+    varied, test, out = tmp_path / "varied", tmp_path / "test", tmp_path / "all.predictor"
+    for source, seed, folder in (("varied", 6, varied), ("drawn", 9, test)):
+        done = run("calibrate", source, "--limit", 6, "--seed", seed, "--work", folder, "--collect-only",
+                   "--device", "cpu")  # fmt: skip
+        assert done.exit_code == 0
+    looked = assorted(labels, tmp_path / "assorted", 200)
+    sources = (labels, varied, looked)
+    done = run("calibrate", *sources, "--test", test, "--seed", 5, "--shares", "1,1,1", "--max-drop", DROP,
+               "--out", out)  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert f"There are {DRAWN + 6}." in done.stderr.replace("\n", " ")  # nothing is asked about the others
+    made = Predictor.load(out)
+    assert made.vision is not None and 100 < made.data["vision_pictures"] < 170  # of 200, a third held out
+    assert made.data["seeds"] == {"drawn images": [5], "varied drawings": [6], "assorted drawings": [3]}
+    assert set(made.data["sources"]) == {"drawn images", "varied drawings"}
+    card = made.card
+    assert "- drawn images (seeds 5): " in card and "assorted drawings (seeds 3)" in card
+    assert f"## Result: {test}" in card
+    refusal = refused("calibrate", looked, "--out", tmp_path / "x.predictor", "--anyway")
+    assert "nothing was asked about its images" in refusal or "are 0" in refusal
 
 
 def test_calibrate_writes_a_predictor_and_a_report(predictor: Path) -> None:

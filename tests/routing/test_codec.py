@@ -320,7 +320,7 @@ def test_files_without_gains_route_by_their_predictions(predictor: Predictor, fi
 
 _KEPT = "calibration/gains_image_only"
 BAD_GAINS: dict[str, tuple[dict[str, Any], str]] = {
-    "a step too few": ({"image_only_gains/3": None}, "must have 4 steps from 69 features, not 3"),
+    "a step too few": ({"image_only_gains/3": None}, "must have 4 steps from 75 features, not 3"),
     "a step in between": ({"image_only_gains/1": None}, "numbered from 0 on"),
     "none but its calibration": ({"image_only_gains/": None}, "gains need each other"),
     "without its calibration": ({_KEPT: None}, "gains need each other"),

@@ -4,8 +4,9 @@ numpy and Pillow only; deterministic: the same file gives the same numbers. A pr
 FEATURE_VERSION and to the names below; whoever changes what a number means raises the version.
 
 Pictures are looked at as the model sees them (see patch_grid.py): in a square of 24 cells a side, at 12
-pixels a cell. They hang on the pixels alone: a path, its bytes, the opened picture and its array agree. The
-byte size of a file is never used: files are re-encoded.
+pixels a cell; and at their own size (see native.py), for what is too fine for that. They hang on the pixels
+alone: a path, its bytes, the opened picture and its array agree. The byte size of a file is never used: files
+are re-encoded.
 """
 
 from __future__ import annotations
@@ -15,19 +16,27 @@ import math
 import numpy as np
 
 from m3score.common.limits import MAX_FILE_BYTES, MAX_PIXELS
-from m3score.images.decode import open_reduced
+from m3score.images.decode import open_sampled
 from m3score.images.given import ImageSource
 from m3score.routing.features import measures
+from m3score.routing.features.native import native
 from m3score.routing.features.patch_grid import SIDE, Square
 from m3score.routing.features.question import question_features
 
-FEATURE_VERSION = 2
+FEATURE_VERSION = 3
 
 MEANINGS: dict[str, str] = {
     # Size.
     "size_longest": "ln of the longest side of the file's picture, in pixels",
     "aspect": "ln(width / height)",
     "aspect_long": "ln of the longer over the shorter side",
+    "pixels": "ln of the number of the picture's pixels",
+    # At the picture's own size (native.py).
+    "native_2048": "luminance lost when the longest side is made 2048 pixels, in log rms; 0 below",
+    "native_1024": "the same for 1024 pixels",
+    "native_512": "the same for 512 pixels",
+    "letters": "ln(1 + about how many letters), by how often dark and light take turns in both directions",
+    "letters_share": "share of cells of 32 pixels that look like print: contrast, dark or light",
     # What pooling loses, as ln(1 + root mean square in grey levels), log rms for short.
     "luma_1px": "luminance, lost from 288 to 144 pixels a side",
     "luma_2px": "lost from 144 to 72 pixels a side",
@@ -126,8 +135,16 @@ def image_features(
     Raises:
         M3ScoreError: the image can't be opened; the sentence names the file.
     """
-    image, (width, height) = open_reduced(img, SIDE, max_pixels=max_pixels, max_bytes=max_bytes)
-    square = Square.of(image)
+    return sized_features(img, max_pixels=max_pixels, max_bytes=max_bytes)[0]
+
+
+def sized_features(
+    img: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_FILE_BYTES
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """The features of a picture, and its (width, height) in pixels; see image_features."""
+    opened = open_sampled(img, SIDE, max_pixels=max_pixels, max_bytes=max_bytes)
+    width, height = opened.size
+    square = Square.of(opened.image)
     levels = square.levels()
     values, cells = measures.losses(square, levels)
     values |= {
@@ -138,7 +155,8 @@ def image_features(
     values |= measures.spread(cells) | measures.edges(square, levels)
     values |= measures.strokes(square, levels, cells) | measures.colours(square)
     values |= measures.steps(square) | measures.order(square, levels)
-    return np.array([values[name] for name in IMAGE_FEATURES], np.float32)
+    values |= native(opened.cells, opened.size)
+    return np.array([values[name] for name in IMAGE_FEATURES], np.float32), opened.size
 
 
 def features(img: ImageSource, question: str | None = None) -> np.ndarray:
