@@ -117,15 +117,24 @@ class Canvas:
     """A picture being drawn, with the class maps that record what is where."""
 
     rng: np.random.Generator
-    image: Image.Image = field(default_factory=lambda: Image.new("RGB", (SIZE, SIZE)))
-    glyphs: Image.Image = field(default_factory=lambda: Image.new("L", (_MAP, _MAP), 0))
-    objects: Image.Image = field(default_factory=lambda: Image.new("L", (_MAP, _MAP), 0))
+    size: tuple[int, int] = (SIZE, SIZE)
+    """Width and height of the picture, in pixels."""
+    map_size: tuple[int, int] = (_MAP, _MAP)
+    """Columns and rows of the class maps."""
+    image: Image.Image = field(init=False)
+    glyphs: Image.Image = field(init=False)
+    objects: Image.Image = field(init=False)
     centres: list[tuple[int, float, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.image = Image.new("RGB", self.size)
+        self.glyphs, self.objects = (Image.new("L", self.map_size, 0) for _ in range(2))
 
     def mark(self, draw_on: str, shape: str, xy: object, label: int) -> None:
         """Draw one primitive (an ImageDraw method's name) on a class map; xy in picture pixels."""
         target = getattr(self, draw_on)
-        points = (np.asarray(xy, dtype=float) * _MAP / SIZE).ravel().tolist()
+        scale = np.divide(self.map_size, self.size)
+        points = (np.asarray(xy, dtype=float).reshape(-1, 2) * scale).ravel().tolist()
         getattr(ImageDraw.Draw(target), shape)(points, fill=label + 1)
 
     def write(self, word: Word, x: int, y: int, colour: tuple[int, ...], label: int | None = None) -> None:
@@ -147,8 +156,8 @@ class Canvas:
     def labels(self) -> np.ndarray:
         """What is in each patch: (576, LABEL_WIDTH) uint8, coverage and statistics from 0 to 255."""
         out = np.zeros((GRID * GRID, LABEL_WIDTH), np.uint8)
-        _coverage(self.glyphs, out[:, :GLYPH_CLASSES])
-        _coverage(self.objects, out[:, GLYPH_CLASSES : GLYPH_CLASSES + OBJECT_CLASSES])
+        coverage(self.glyphs, CELLS, out[:, :GLYPH_CLASSES])
+        coverage(self.objects, CELLS, out[:, GLYPH_CLASSES : GLYPH_CLASSES + OBJECT_CLASSES])
         start = GLYPH_CLASSES + OBJECT_CLASSES
         for label, x, y in self.centres:
             column, row = min(int(x // PATCH), GRID - 1), min(int(y // PATCH), GRID - 1)
@@ -157,14 +166,21 @@ class Canvas:
         return out
 
 
-def _coverage(classes: Image.Image, out: np.ndarray) -> None:
-    cells = (
-        np.asarray(classes).reshape(GRID, CELLS, GRID, CELLS).transpose(0, 2, 1, 3).reshape(GRID * GRID, -1)
-    )
+def coverage(classes: Image.Image, side: int, out: np.ndarray) -> None:
+    """How much of each patch a class covers, from 0 to 255.
+
+    Args:
+        classes: a class map, `side` cells per patch side.
+        side: how many.
+        out: (patches, classes) uint8, written to; patches in rows from the top left.
+    """
+    rows, columns = classes.height // side, classes.width // side
+    cells = np.asarray(classes).reshape(rows, side, columns, side).transpose(0, 2, 1, 3)
+    cells = cells.reshape(rows * columns, -1)
     patch, cell = np.nonzero(cells)
     where = patch * out.shape[1] + cells[patch, cell].astype(int) - 1
     counts = np.bincount(where, minlength=out.size).reshape(out.shape)
-    out[:] = np.minimum(counts * (256 // CELLS**2), 255)
+    out[:] = np.minimum(counts * (256 // side**2), 255)
 
 
 def pixel_statistics(pixels: np.ndarray) -> np.ndarray:

@@ -121,11 +121,11 @@ class DenseHeads(nn.Module):
         glyphs, objects, centres, pixels = split_labels(labels.float() / 255)
         table = glyphs.unflatten(-1, (len(CHARS), SLOTS))
         return {
-            "char": _soft_loss(self.char(features), table.sum(-1)),
-            "slot": _soft_loss(self.slot(features), table.sum(-2)),
-            "glyph": _soft_loss(self.glyph(features), glyphs),
-            "objects": _soft_loss(self.objects(features), objects),
-            "centres": _soft_loss(self.centres(features), centres),
+            "char": soft_loss(self.char(features), table.sum(-1)),
+            "slot": soft_loss(self.slot(features), table.sum(-2)),
+            "glyph": soft_loss(self.glyph(features), glyphs),
+            "objects": soft_loss(self.objects(features), objects),
+            "centres": soft_loss(self.centres(features), centres),
             "pixels": functional.mse_loss(self.pixels(features).float(), pixels - 0.5),
         }
 
@@ -137,7 +137,7 @@ def patch_weights(labels: torch.Tensor) -> torch.Tensor:
     return 1 + 4 * text + 4 * (centres.amax(-1) > 0)
 
 
-def _soft_loss(logits: torch.Tensor, coverage: torch.Tensor) -> torch.Tensor:
+def soft_loss(logits: torch.Tensor, coverage: torch.Tensor) -> torch.Tensor:
     """Cross-entropy against coverage; the uncovered rest is the last class. Covered patches weigh more."""
     covered = coverage.sum(-1, keepdim=True)
     coverage = coverage / covered.clamp(min=1)

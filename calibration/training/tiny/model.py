@@ -66,7 +66,7 @@ def _shift(step: tuple[int, int]) -> torch.Tensor:
     return out
 
 
-def _cosines(count: int) -> torch.Tensor:
+def cosines(count: int) -> torch.Tensor:
     """(count, 3, 14, 14): the lowest cosine waves, most of brightness, some of two colour contrasts.
 
     Natural images have far more energy in slow waves than in fast ones; the weights compensate for that.
@@ -101,7 +101,7 @@ def start_as_convolution(vision: Any, sharpness: float = 4.0) -> None:
     heads = vision.config.num_attention_heads
     embeddings = vision.embeddings
     embeddings.patch_embedding.weight[:CODE_WIDTH] = 0
-    embeddings.patch_embedding.weight[CODE_WIDTH:] = _cosines(width - CODE_WIDTH)
+    embeddings.patch_embedding.weight[CODE_WIDTH:] = cosines(width - CODE_WIDTH)
     embeddings.position_embedding.weight.zero_()
     embeddings.position_embedding.weight[1:, :CODE_WIDTH] = place_code() * 1.5
     for layer, looks in zip(vision.encoder.layers, FIRST_LOOKS, strict=False):

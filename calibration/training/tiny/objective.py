@@ -7,7 +7,7 @@ asking one by one ("Matryoshka Multimodal Models", arXiv 2405.17430, section 3).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,8 +44,20 @@ class PackedText:
     """Number of the question, from 1; 0 for padding."""
 
 
-def pack_questions(tokenizer: Any, conversations: Sequence[Sequence[tuple[str, str]]]) -> PackedText:
-    """Tokenise and pack the (question, answer) pairs of each image."""
+def pack_questions(
+    tokenizer: Any,
+    conversations: Sequence[Sequence[tuple[str, str]]],
+    prompt: Callable[[str], str] = prompt_after_image,
+    gap: str = " ",
+) -> PackedText:
+    """Tokenise and pack the (question, answer) pairs of each image.
+
+    Args:
+        tokenizer: the model's.
+        conversations: each image's pairs.
+        prompt: what stands between the image and the answer, for a question.
+        gap: what stands before an answer and is learnt with it.
+    """
     rows = []
     for pairs in conversations:
         ids: list[int] = []
@@ -53,8 +65,8 @@ def pack_questions(tokenizer: Any, conversations: Sequence[Sequence[tuple[str, s
         positions: list[int] = []
         segments: list[int] = []
         for number, (question, answer) in enumerate(pairs, start=1):
-            asked = tokenizer.encode(prompt_after_image(question), add_special_tokens=False)
-            said = [*tokenizer.encode(f" {answer}", add_special_tokens=False), tokenizer.eos_token_id]
+            asked = tokenizer.encode(prompt(question), add_special_tokens=False)
+            said = [*tokenizer.encode(f"{gap}{answer}", add_special_tokens=False), tokenizer.eos_token_id]
             ids += asked + said
             labels += [NOT_SUPERVISED] * (len(asked) - 1) + said + [NOT_SUPERVISED]
             positions += range(len(asked) + len(said))
@@ -69,13 +81,19 @@ def pack_questions(tokenizer: Any, conversations: Sequence[Sequence[tuple[str, s
     return PackedText(*columns)
 
 
-def _mask(segments: torch.Tensor, before: int) -> torch.Tensor:
-    """Additive mask (batch, 1, L, L), L = before + length: 0 where attention is allowed, else very low."""
+def allowed_attention(segments: torch.Tensor, before: int) -> torch.Tensor:
+    """Where attention is allowed: bool (batch, 1, L, L), L = before + length."""
     batch, length = segments.shape
     total = before + length
     allowed = torch.ones(total, total, dtype=torch.bool, device=segments.device).tril().repeat(batch, 1, 1)
     allowed[:, before:, before:] &= segments[:, :, None] == segments[:, None, :]
-    return torch.zeros(()).masked_fill(~allowed[:, None], torch.finfo(torch.bfloat16).min)
+    return allowed[:, None]
+
+
+def _mask(segments: torch.Tensor, before: int) -> torch.Tensor:
+    """The same as an additive mask: 0 where attention is allowed, else very low."""
+    forbidden = ~allowed_attention(segments, before)
+    return torch.zeros((), device=segments.device).masked_fill(forbidden, torch.finfo(torch.bfloat16).min)
 
 
 def scale_loss(llava: Any, prefix: torch.Tensor, visual: torch.Tensor, text: PackedText) -> torch.Tensor:

@@ -1,0 +1,162 @@
+"""A model of dynamic resolution on drawn signs, from its answers to a certified predictor.
+
+    python -m m3score.calibration.training.dynamic.train --small --out runs/dynamic --minutes 40
+    python tests/benchmarks/dynamic.py draw pictures --small --count 1000 --seed 11      # to calibrate on
+    python tests/benchmarks/dynamic.py draw fresh --small --count 400 --seed 12          # to judge on
+    m3score rank fresh --model runs/dynamic/model --questions fresh/asked.jsonl --rungs 4,16,64,256 \
+        --out scores.csv --traces traces.parquet
+    m3score calibrate pictures --model runs/dynamic/model --questions pictures/asked.jsonl \
+        --rungs 4,16,64,256 --out dynamic.predictor
+    python tests/benchmarks/dynamic.py figures fresh --traces traces.parquet --predictor dynamic.predictor
+
+`figures` shows accuracy by budget, how letters' height and the required budget go together, and what the
+predictor's choices keep and save on the fresh pictures. docs/training.md has the figures.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+import typer
+from scipy.stats import spearmanr
+
+from m3score.calibration.drawings.boards import READING
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def _draw(index: int, folder: Path, seed: int, small: bool, counting_share: float) -> dict[str, object]:
+    """One picture as a file, and one question about it."""
+    from m3score.calibration.training.dynamic.evaluate import unseen
+    from m3score.calibration.training.dynamic.train import recipe
+
+    rungs, style = recipe(small)
+    drawing = unseen(seed, index, 1, style, rungs[-1])[0]
+    name = f"{index:05d}.png"
+    drawing.image.save(folder / name, compress_level=1)
+    rng = np.random.default_rng((seed, index, 1))
+    *reading, counting = drawing.questions
+    asked = counting if rng.random() < counting_share or not reading else reading[rng.integers(len(reading))]
+    side = (drawing.image.width * drawing.image.height) ** 0.5
+    return {
+        "image": name,
+        "question": asked.question,
+        "answers": [asked.answer],
+        "task": "reading" if asked.task in READING else "counting",
+        "height": asked.detail["height"],
+        "share": asked.detail["height"] / side,
+    }
+
+
+@app.command()
+def draw(
+    folder: Path,
+    count: Annotated[int, typer.Option(min=1)] = 1000,
+    seed: Annotated[int, typer.Option(help="Any but those of training and of evaluate.py.")] = 11,
+    first: Annotated[int, typer.Option(help="Index of the first picture.")] = 0,
+    small: Annotated[bool, typer.Option(help="Pictures of the small recipe.")] = False,
+    counting: Annotated[float, typer.Option(help="Share of questions to count, not to read.")] = 0.15,
+    processes: Annotated[int, typer.Option(min=1)] = 1,
+) -> None:
+    """Draw pictures and questions that nothing was learnt from: files, asked.jsonl, drawn.csv."""
+    folder.mkdir(parents=True, exist_ok=True)
+    work = partial(_draw, folder=folder, seed=seed, small=small, counting_share=counting)
+    with ProcessPoolExecutor(processes) as pool:
+        rows = list(pool.map(work, range(first, first + count), chunksize=16))
+    with (folder / "asked.jsonl").open("w") as file:
+        for row in rows:
+            file.write(json.dumps({name: row[name] for name in ("image", "question", "answers")}) + "\n")
+    pd.DataFrame(rows)[["image", "task", "height", "share"]].to_csv(folder / "drawn.csv", index=False)
+
+
+def joined(folder: Path, traces: Path) -> pd.DataFrame:
+    """The answers with what was drawn: a row per picture and budget."""
+    answers = pd.read_parquet(traces).assign(
+        image=lambda rows: rows["image"].map(lambda name: Path(name).name)
+    )
+    return answers.merge(pd.read_csv(folder / "drawn.csv"), on="image", validate="many_to_one")
+
+
+def required(answers: pd.DataFrame) -> pd.DataFrame:
+    """Per picture that is answered rightly at the finest budget: the smallest budget from which on it is."""
+    table = answers.pivot(index="image", columns="tokens", values="correct").astype(bool)
+    stays = table.loc[table.iloc[:, -1]].iloc[:, ::-1].cummin(axis=1).iloc[:, ::-1]
+    facts = answers.drop_duplicates("image").set_index("image")[["task", "height", "share"]]
+    return stays.idxmax(axis=1).rename("required").to_frame().join(facts)
+
+
+def accuracy_table(answers: pd.DataFrame) -> pd.DataFrame:
+    """Percent right by budget, in rows: all, counting, and reading by the letters' share of the side."""
+    edges = [0, 0.02, 0.04, 0.08, 1]
+    names = ["below 2%", "2 to 4%", "4 to 8%", "above 8%"]
+    kind = pd.cut(answers["share"], edges, labels=names).astype(str)
+    kind = ("reading, letters " + kind).where(answers["task"] == "reading", "counting")
+    parts = [answers.assign(kind="all"), answers.assign(kind=kind)]
+    table = pd.concat(parts).pivot_table(index="kind", columns="tokens", values="correct", aggfunc="mean")
+    counts = pd.concat(parts).groupby("kind")["image"].nunique().rename("pictures")
+    mean = answers.groupby("tokens")["visual_tokens"].mean().rename("mean visual tokens").to_frame().T
+    return pd.concat([(100 * table.astype(float)).round(1).join(counts), mean.round(1)])
+
+
+def routed(answers: pd.DataFrame, chosen: pd.Series) -> dict[str, float]:
+    """What the predictor's budgets give on pictures, beside the finest budget for all.
+
+    Args:
+        answers: from `joined`.
+        chosen: the predicted budget, by image.
+    """
+    right = answers.pivot(index="image", columns="tokens", values="correct").astype(float)
+    seen = answers.pivot(index="image", columns="tokens", values="visual_tokens").astype(float)
+    places = right.columns.get_indexer(chosen.reindex(right.index))
+    rows = np.arange(len(right))
+    finest, tokens = right.iloc[:, -1].mean(), seen.iloc[:, -1].mean()
+    own, paid = right.to_numpy()[rows, places].mean(), seen.to_numpy()[rows, places].mean()
+    return {
+        "pictures": len(right),
+        "accuracy_finest": finest,
+        "accuracy_routed": own,
+        "lost": finest - own,
+        "tokens_finest": tokens,
+        "tokens_routed": paid,
+        "saved": 1 - paid / tokens,
+    }
+
+
+@app.command()
+def figures(
+    folder: Path,
+    traces: Annotated[Path, typer.Option(help="Of m3score rank on the folder.")],
+    predictor: Annotated[Path | None, typer.Option(help="Of m3score calibrate, on other pictures.")] = None,
+    max_drop: Annotated[float, typer.Option(help="The promise, as a share.")] = 0.02,
+) -> None:
+    """The tables."""
+    answers = joined(folder, traces)
+    typer.echo(accuracy_table(answers).to_markdown())
+    need = required(answers)
+    reading = need[need["task"] == "reading"]
+    for name, rows in (("all questions", need), ("reading", reading)):
+        share, height = (spearmanr(rows[key], rows["required"]).statistic for key in ("share", "height"))
+        typer.echo(
+            f"{name}: Spearman of required budget and letters' height as a share of the side {share:.3f}, "
+            f"in pixels {height:.3f} ({len(rows)} pictures answered at the finest budget)"
+        )
+    typer.echo(need["required"].value_counts().sort_index().to_string())
+    if predictor is not None:
+        from m3score import predict_scale
+
+        asked = [json.loads(line) for line in (folder / "asked.jsonl").read_text().splitlines()]
+        files, questions = [folder / row["image"] for row in asked], [row["question"] for row in asked]
+        budgets = predict_scale(files, questions, max_drop=max_drop, predictor=predictor)
+        chosen = pd.Series(budgets, index=[row["image"] for row in asked])
+        typer.echo(chosen.value_counts().sort_index().to_string())
+        typer.echo(json.dumps({name: round(value, 4) for name, value in routed(answers, chosen).items()}))
+
+
+if __name__ == "__main__":
+    app()
