@@ -91,6 +91,7 @@ def _arrays(contents: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if (vision := contents["vision"]) is not None:
         for part in _DEMANDS:
             arrays |= {f"vision/{part}/{name}": a for name, a in getattr(vision, part).arrays().items()}
+        arrays["vision/floor"] = np.array([vision.floor])
     if (asked := record.questions) is not None:
         held = {
             "image": asked.image,
@@ -219,8 +220,11 @@ def _demands(arrays: Mapping[str, np.ndarray], name: str) -> Demands | None:
         return None
     if distinct is None or reading is None:
         raise M3ScoreError(f"{name}: damaged predictor: the vision score needs {' and '.join(_DEMANDS)}.")
+    floor = arrays.get("vision/floor", np.zeros(1))
+    if floor.dtype != np.float64 or floor.shape != (1,):
+        raise M3ScoreError(f"{name}: damaged predictor: 'vision/floor' must be one number.")
     try:
-        return Demands(distinct, reading)
+        return Demands(distinct, reading, float(floor[0]))
     except M3ScoreError as error:
         raise M3ScoreError(f"{name}: damaged predictor: {error}") from None
 

@@ -19,7 +19,7 @@ import numpy as np
 from m3score.common.errors import M3ScoreError
 from m3score.routing import codec
 from m3score.routing.decision import DEFAULT, Decision, Wish
-from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES, shows_nothing
+from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES
 from m3score.routing.features.question import QUESTION_FEATURES
 from m3score.routing.promises import certify
 from m3score.routing.promises.certify import Certificate
@@ -201,10 +201,7 @@ class Predictor:
         and errors are those of `predict`.
         """
         rows = np.atleast_2d(X_image)
-        predicted = clip_predictions(self._vision().predict(rows), self.ladder)
-        if self.vision is not None and self.feature_set == "pixels":
-            predicted[shows_nothing(rows)] = 0.0  # one token; few drawings are blank, so trees don't learn it
-        return predicted
+        return clip_predictions(self._vision().predict(rows), self.ladder)
 
     def spread_vision(self, X_image: Any) -> np.ndarray:
         """float64 (n,) at least 0, in ln(tokens): how unsure `predict_vision` is of rows that it took."""

@@ -115,14 +115,6 @@ MEANINGS: dict[str, str] = {
 IMAGE_FEATURES: tuple[str, ...] = tuple(MEANINGS)
 
 
-_SIGNS = [IMAGE_FEATURES.index(name) for name in ("edges", "corners", "two_valued", "strokes_8px")]
-
-
-def shows_nothing(rows: np.ndarray) -> np.ndarray:
-    """bool (n,): which rows of IMAGE_FEATURES are of pictures without an edge: one colour, a gradient."""
-    return (np.asarray(rows)[:, _SIGNS] == 0).all(axis=1)
-
-
 def image_features(
     img: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_FILE_BYTES
 ) -> np.ndarray:
