@@ -49,7 +49,7 @@ def _draw(index: int, folder: Path, seed: int, small: bool, counting_share: floa
         "question": asked.question,
         "answers": [asked.answer],
         "task": "reading" if asked.task in READING else "counting",
-        "height": asked.detail["height"],
+        "letters": asked.detail["height"],
         "share": asked.detail["height"] / side,
     }
 
@@ -72,7 +72,7 @@ def draw(
     with (folder / "asked.jsonl").open("w") as file:
         for row in rows:
             file.write(json.dumps({name: row[name] for name in ("image", "question", "answers")}) + "\n")
-    pd.DataFrame(rows)[["image", "task", "height", "share"]].to_csv(folder / "drawn.csv", index=False)
+    pd.DataFrame(rows)[["image", "task", "letters", "share"]].to_csv(folder / "drawn.csv", index=False)
 
 
 def joined(folder: Path, traces: Path) -> pd.DataFrame:
@@ -87,7 +87,7 @@ def required(answers: pd.DataFrame) -> pd.DataFrame:
     """Per picture that is answered rightly at the finest budget: the smallest budget from which on it is."""
     table = answers.pivot(index="image", columns="tokens", values="correct").astype(bool)
     stays = table.loc[table.iloc[:, -1]].iloc[:, ::-1].cummin(axis=1).iloc[:, ::-1]
-    facts = answers.drop_duplicates("image").set_index("image")[["task", "height", "share"]]
+    facts = answers.drop_duplicates("image").set_index("image")[["task", "letters", "share"]]
     return stays.idxmax(axis=1).rename("required").to_frame().join(facts)
 
 
@@ -137,11 +137,11 @@ def figures(
 ) -> None:
     """The tables."""
     answers = joined(folder, traces)
-    typer.echo(accuracy_table(answers).to_markdown())
+    typer.echo(accuracy_table(answers).to_string(na_rep=""))
     need = required(answers)
     reading = need[need["task"] == "reading"]
     for name, rows in (("all questions", need), ("reading", reading)):
-        share, height = (spearmanr(rows[key], rows["required"]).statistic for key in ("share", "height"))
+        share, height = (spearmanr(rows[key], rows["required"]).statistic for key in ("share", "letters"))
         typer.echo(
             f"{name}: Spearman of required budget and letters' height as a share of the side {share:.3f}, "
             f"in pixels {height:.3f} ({len(rows)} pictures answered at the finest budget)"
