@@ -117,6 +117,8 @@ _OF_SCORERS = (
 def spelled(field: str) -> str:
     """How the command line calls a field of a scorer's options class."""
     name = next((option for option, other in _FIELDS.items() if other == field), field)
+    if name not in _OF_SCORERS:
+        return f"--scorer-option {field}=..."
     return f"--{name.replace('_', '-')}"
 
 

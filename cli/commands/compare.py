@@ -33,7 +33,7 @@ m3score compare tiny.csv llava.csv --by required --out moved.csv --plot scatter.
 
 m3score compare m3.csv edges.csv jpeg.csv --ratings people.csv --json
 
-m3score compare photos/ --scorers model,predictor,jpeg,edges,entropy --ratings people.csv --keep scores/"""
+m3score compare photos/ --scorers vision,predictor,jpeg,edges,entropy --ratings people.csv --keep scores/"""
 
 
 ScoresArgument = Annotated[
@@ -70,7 +70,7 @@ ModelOption = Annotated[
         "-m",
         envvar="M3SCORE_MODEL",
         metavar="NAME",
-        help="For the scorers model and cat.",
+        help="For the scorers vision, model, cascade and cat.",
         rich_help_panel=SCORING,
     ),
 ]
