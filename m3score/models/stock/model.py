@@ -60,6 +60,8 @@ class StockModel:
     generation_config.json may ask for.
     """
 
+    looks_in_threads = False  # processors are not made for it
+
     def __init__(
         self,
         hf_model: Any,

@@ -35,6 +35,8 @@ class Looker(Protocol):
     """What a model offers whose vision tower is to look at pictures."""
 
     name: str
+    looks_in_threads: bool
+    """Whether threads of a CPU may call `patch_features` at the same time."""
 
     @property
     def device(self) -> torch.device: ...
@@ -90,7 +92,7 @@ class VisionMeter:
         return self._guard.map(self._score, ready, self.model.images_per_pass())
 
     def _score(self, images: Sequence[Prepared]) -> list[VisionScore]:
-        if self.model.device.type != "cpu":
+        if self.model.device.type != "cpu" or not self.model.looks_in_threads:
             return self._together(images)
         parts = [images[start : start + _IN_A_THREAD] for start in range(0, len(images), _IN_A_THREAD)]
         return list(chain.from_iterable(in_threads(self._together, parts)))
