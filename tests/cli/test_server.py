@@ -190,6 +190,7 @@ def test_one_bad_picture_costs_its_row(stub: Stub, pictures: Path) -> None:
         (("rank", "in", "--endpoint", "URL", "--price-in", "-1", *QUESTIONS), "can't be negative"),
         (("rank", "in", "--endpoint", "nowhere", *QUESTIONS), "'nowhere' is no URL"),
         (("rank", "in", "--scorer", "vision", "--endpoint", "URL"), "the scorer vision has no --endpoint"),
+        (("rank", "in", "--model", "http://localhost:8000/v1", *QUESTIONS), "give it by --endpoint"),
         (("info", "--key-env", "MINE"), "--key-env: give --endpoint URL too"),
     ],
 )
