@@ -1,8 +1,8 @@
 """Predictors of feature version 2, read as if fitted on today's features.
 
 Version 3 measures all that version 2 did, to the bit, and some more. What an older file holds takes no notice
-of the new features, so it predicts and promises what it always did; but for the complexity of an empty picture that
-nothing is asked about, which version 2 had a rule for.
+of the new features, so it predicts and promises what it always did; but for the complexity of an empty
+picture that nothing is asked about, which version 2 had a rule for.
 """
 
 from __future__ import annotations

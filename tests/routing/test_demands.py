@@ -29,8 +29,8 @@ def test_what_is_hardly_to_be_read_does_not_count() -> None:
     rows = made_up(300, seed=5).images
     distinct, reading = simple.distinct.predict(rows), simple.reading.predict(rows)
     assert (simple.predict(rows) > 2.9).all()  # 20 tokens, whatever it shows
-    floored = replace(simple, floor=3.0)
-    blank, text = reading < 3, reading > 3.4
+    floored = replace(simple, floor=3.1)
+    blank, text = reading <= 3.1, reading > 3.5
     assert 50 < blank.sum() < 250 and text.sum() > 50
     np.testing.assert_array_equal(floored.predict(rows[blank]), distinct[blank])
     np.testing.assert_array_equal(floored.spread(rows[blank]), simple.distinct.spread(rows[blank]))

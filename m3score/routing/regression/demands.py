@@ -14,7 +14,6 @@ import numpy as np
 from m3score.common.errors import M3ScoreError
 from m3score.routing.regression.ensemble import Ensemble
 
-
 _CLEARLY = 0.35
 """In ln(tokens): so far above its floor a demand to read counts in full, and less in between. With twice as
 much charts came out too simple."""
