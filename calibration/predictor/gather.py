@@ -190,7 +190,7 @@ _CALLED = {DRAWN: "drawn images", VARIED: "varied drawings", ASSORTED: "assorted
 def called(collection: Collection) -> str:
     """What a collection's source is called in reports."""
     source = collection.told.get("source")
-    if source in _CALLED:
+    if isinstance(source, str) and source in _CALLED:
         return _CALLED[source]
     names = source if isinstance(source, list) else [source]
     return ", ".join(os.path.basename(os.path.normpath(str(name))) for name in names)
