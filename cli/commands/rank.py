@@ -109,7 +109,7 @@ def rank(
         streaming=streaming, max_bytes=limits.max_embedded_bytes,
     )  # fmt: skip
     if scorer is None:
-        asked = {name: ctx.params[name] for name in ("question", "questions", "endpoint")}
+        asked = {name: ctx.params[name] or None for name in ("question", "questions", "endpoint")}
         scorer = default_scorer(asked, inputs)
     request = request_for(
         scorer, scorer_options.given_to_scorer(ctx, option_names(scorer), scorer_option), inputs, target,
