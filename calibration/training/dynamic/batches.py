@@ -24,6 +24,7 @@ from m3score.calibration.training.dynamic.processing import (
     fitted,
 )
 from m3score.calibration.training.tiny.objective import pack_questions
+from m3score.common.errors import M3ScoreError
 
 QUESTIONS = 6
 """Most questions about a picture in one batch."""
@@ -43,10 +44,19 @@ _ALL_RUNGS_FROM = 0.15
 
 
 def random_size(rng: np.random.Generator, style: Style, dearest: int) -> tuple[int, int]:
-    """(width, height) in pixels: at most the dearest rung's area, at most 1.8 times as long as wide."""
+    """(width, height) in pixels: at most the dearest rung's area, at most 1.8 times as long as wide.
+
+    M3ScoreError where even the smallest picture of the style has more.
+    """
+    most = dearest * TOKEN_SIDE**2
+    if style.sides[0] ** 2 > most:
+        raise M3ScoreError(
+            f"Pictures of {style.sides[0]} pixels a side have more than {dearest} visual tokens: "
+            "draw smaller ones, or learn a larger budget."
+        )
     while True:
         width, height = (round(float(side)) for side in np.exp(rng.uniform(*np.log(style.sides), 2)))
-        if max(width, height) <= 1.8 * min(width, height) and width * height <= dearest * TOKEN_SIDE**2:
+        if max(width, height) <= 1.8 * min(width, height) and width * height <= most:
             return width, height
 
 
