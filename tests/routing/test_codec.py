@@ -244,7 +244,7 @@ def test_description_that_is_nested_without_end(file: Path) -> None:
 def test_places_without_a_predictor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     os.mkfifo(tmp_path / "pipe.predictor")
     for path, message in [
-        (tmp_path / "none.predictor", "cannot read"),
+        (tmp_path / "none.predictor", "no such file"),
         (tmp_path, "not a file"),
         (tmp_path / "pipe.predictor", "not a file"),
     ]:

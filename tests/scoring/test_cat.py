@@ -58,7 +58,7 @@ def test_prompts_and_their_mistakes(tmp_path: Path) -> None:
         with pytest.raises(M3ScoreError, match=r"own\.toml") as error:
             read_prompts(tmp_path / "own.toml")
         assert named in str(error.value)
-    with pytest.raises(M3ScoreError, match=r"none\.toml: no such file"):
+    with pytest.raises(M3ScoreError, match=r"none\.toml: cannot read"):
         read_prompts(tmp_path / "none.toml")
 
 
@@ -185,7 +185,7 @@ def test_prompts_of_ones_own(pictures: Path, llms: Path) -> None:
         wrong.stderr.split()
     )
     missing = run(*asked, "none.toml", "--out", "wrong.csv")
-    assert missing.exit_code == 2 and "none.toml: no such file" in missing.stderr
+    assert missing.exit_code == 2 and "none.toml: cannot read" in missing.stderr
     assert not Path("wrong.csv").exists()
 
 
