@@ -175,8 +175,8 @@ def coverage(classes: Image.Image, side: int, out: np.ndarray) -> None:
         out: (patches, classes) uint8, written to; patches in rows from the top left.
     """
     rows, columns = classes.height // side, classes.width // side
-    cells = np.asarray(classes).reshape(rows, side, columns, side).transpose(0, 2, 1, 3)
-    cells = cells.reshape(rows * columns, -1)
+    squares = np.asarray(classes).reshape(rows, side, columns, side).transpose(0, 2, 1, 3)
+    cells = squares.reshape(rows * columns, -1)
     patch, cell = np.nonzero(cells)
     where = patch * out.shape[1] + cells[patch, cell].astype(int) - 1
     counts = np.bincount(where, minlength=out.size).reshape(out.shape)

@@ -113,7 +113,7 @@ def routed(answers: pd.DataFrame, chosen: pd.Series) -> dict[str, float]:
     """
     right = answers.pivot(index="image", columns="tokens", values="correct").astype(float)
     seen = answers.pivot(index="image", columns="tokens", values="visual_tokens").astype(float)
-    places = right.columns.get_indexer(chosen.reindex(right.index))
+    places = right.columns.get_indexer(pd.Index(chosen.reindex(right.index)))
     rows = np.arange(len(right))
     finest, tokens = right.iloc[:, -1].mean(), seen.iloc[:, -1].mean()
     own, paid = right.to_numpy()[rows, places].mean(), seen.to_numpy()[rows, places].mean()

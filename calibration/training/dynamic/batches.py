@@ -54,8 +54,9 @@ def random_size(rng: np.random.Generator, style: Style, dearest: int) -> tuple[i
             f"Pictures of {style.sides[0]} pixels a side have more than {dearest} visual tokens: "
             "draw smaller ones, or learn a larger budget."
         )
+    low, high = np.log(style.sides).tolist()
     while True:
-        width, height = (round(float(side)) for side in np.exp(rng.uniform(*np.log(style.sides), 2)))
+        width, height = (round(float(side)) for side in np.exp(rng.uniform(low, high, 2)))
         if max(width, height) <= 1.8 * min(width, height) and width * height <= most:
             return width, height
 
@@ -151,9 +152,9 @@ def loader(batches: Batches, first: int, workers: int) -> DataLoader[dict[str, A
     return DataLoader(
         batches,
         batch_size=None,
-        sampler=range(first, 10**9),  # type: ignore[arg-type]
+        sampler=range(first, 10**9),
         num_workers=workers,
-        collate_fn=_unchanged,
+        collate_fn=_unchanged,  # type: ignore[arg-type]  # without batches it is given what is drawn
         prefetch_factor=3 if workers else None,
         pin_memory=bool(workers) and torch.cuda.is_available(),
     )

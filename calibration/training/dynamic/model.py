@@ -139,7 +139,8 @@ def _attend(attention: Any, hidden: torch.Tensor, turns: tuple[torch.Tensor, tor
     batch, patches, _ = hidden.shape
     query, key, value = attention.qkv(hidden).view(batch, patches, 3, attention.num_heads, -1).unbind(2)
     query, key = apply_rotary_pos_emb_vision(query, key, *turns)
-    out = functional.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (query, key, value)))
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    out = functional.scaled_dot_product_attention(query, key, value)
     return attention.proj(out.transpose(1, 2).flatten(2))
 
 
