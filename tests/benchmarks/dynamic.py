@@ -75,6 +75,29 @@ def draw(
     pd.DataFrame(rows)[["image", "task", "letters", "share"]].to_csv(folder / "drawn.csv", index=False)
 
 
+@app.command()
+def labels(
+    folder: Path,
+    model: Annotated[str, typer.Option(help="The model's folder.")],
+    rungs: Annotated[str, typer.Option(help="Budgets, with commas.")],
+    out: Annotated[Path, typer.Option(help="The labels, for m3score calibrate.")],
+) -> None:
+    """What m3score calibrate --collect-only does, without vision scores: these first take the tower's
+    statistics over a thousand drawings, which takes longer on a CPU than all the questions."""
+    from m3score import load_model
+    from m3score.calibration.predictor.calibrate import find_sources
+    from m3score.calibration.predictor.collect import collect
+    from m3score.models.budgets.base import parse_rungs
+    from m3score.models.fingerprint import calibration_identity
+
+    asked = {"questions": folder / "asked.jsonl", "split": None, "image": None, "question": None}
+    source = find_sources([str(folder)], seed=0, answers=None, frames=None, **asked)[str(folder)]
+    if source is None:
+        raise typer.BadParameter(f"{folder} has labels already.")
+    answerer = load_model(model, dtype="float32", rungs=parse_rungs(rungs))
+    collect(source, answerer, out, fingerprint=calibration_identity(answerer), vision=False, batch_size=8)
+
+
 def joined(folder: Path, traces: Path) -> pd.DataFrame:
     """The answers with what was drawn: a row per picture and budget."""
     answers = pd.read_parquet(traces).assign(
