@@ -35,6 +35,13 @@ class Promise(StrEnum):
     question = "question"
 
 
+class WrittenAs(StrEnum):
+    """The values are those of m3score.routing.scorer.AS."""
+
+    scale = "scale"
+    request = "request"
+
+
 class Engine(StrEnum):
     """Where the work is done."""
 

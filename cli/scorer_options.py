@@ -108,7 +108,9 @@ _OF_SCORERS = (
     *("model", "device", "dtype", "quantize", "revision", "rungs", "batch_size", "max_new_tokens"),
     *("question", "questions", "answers", "rule", "sufficiency", "frames"),
     *("budget", "max_model_images", "predictor", "max_drop", "confidence", "per", "mean_tokens"),
+    "written_as",
     *("cat_llm", "cat_prompts", "alit_model", "alit_threshold"),
+    *("endpoint", "knob", "family", "key_env", "concurrency", "timeout", "thinking", "price_in", "price_out"),
 )
 """Options of commands that belong to scorers."""
 
@@ -116,6 +118,8 @@ _OF_SCORERS = (
 def spelled(field: str) -> str:
     """How the command line calls a field of a scorer's options class."""
     name = next((option for option, other in _FIELDS.items() if other == field), field)
+    if name not in _OF_SCORERS:
+        return f"--scorer-option {field}=..."
     return f"--{name.replace('_', '-')}"
 
 

@@ -55,10 +55,13 @@ def show_outcome(outcome: Outcome, console: Console, *, rule: str, ranked: bool 
     tally, done = outcome.tally, "Ranked" if ranked else "Predicted"
     verb = "Interrupted after" if outcome.interrupted else done
     images, before = _count(tally.images, "image"), outcome.resumed
+    if tally.failed and not outcome.interrupted:
+        images = f"{tally.scored:,} of {images}"
     if before and outcome.passes == 1:
         images += f", of which {before:,} were done before,"
-    speed = speed_text(outcome.made / max(outcome.seconds, 1e-9))
-    told = f"{verb} {images} in {outcome.seconds:.1f} s ({speed})"
+    told = f"{verb} {images}"
+    if outcome.made:
+        told += f" in {outcome.seconds:.1f} s ({speed_text(outcome.made / max(outcome.seconds, 1e-9))})"
     if outcome.facts.label:
         told += f" {plain(outcome.facts.label)}"
     if before and outcome.passes > 1:
@@ -72,6 +75,8 @@ def show_outcome(outcome: Outcome, console: Console, *, rule: str, ranked: bool 
     if outcome.notes:
         console.print("\n" + "\n".join(map(plain, outcome.notes)))
     show_summary(tally, console, rule=rule, ranked=ranked, means=not outcome.notes)
+    if outcome.costs:
+        console.print("\n" + "\n".join(map(plain, outcome.costs)))
 
 
 def leave(outcome: Outcome, out: Path | None, console: Console) -> None:
@@ -79,6 +84,13 @@ def leave(outcome: Outcome, out: Path | None, console: Console) -> None:
     if out is not None and str(out) != "-":
         rows = "the rows so far to " if outcome.interrupted else ""
         console.print(f"\nWrote {rows}{plain(out)}.")
+    if outcome.left:
+        what, place = _count(outcome.left, "image"), plain(outcome.journal)
+        verb = "is" if outcome.left == 1 else "are"
+        console.print(
+            f"{what} of an earlier run {verb} not among these inputs: {place} keeps what was done, for a "
+            "run that has them. Delete it if there will be none."
+        )
     if outcome.interrupted:
         if outcome.journal is not None:
             place = plain(outcome.journal)
@@ -122,6 +134,10 @@ def _show_figures(tally: Tally, console: Console, rule: str) -> None:
         console.print(histogram([(str(tokens), tally.predicted[tokens]) for tokens in tally.ladder]))
         mean = sum(tokens * count for tokens, count in tally.predicted.items()) / tally.scored
         console.print(f"Mean {mean:.1f} of {finest} tokens.")
+        for reason, count in tally.reasons.most_common():
+            console.print(f"{count:,} of {tally.scored:,} got the finest scale: {plain(reason)}.")
+        if tally.reasons:
+            console.print("`m3score calibrate` makes a predictor for pictures like these.")
     else:
         held = "the scale that holds their effective tokens"
         title = held if mode is Mode.vision else f"visual tokens needed per grid (rule: {rule})"

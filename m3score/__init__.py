@@ -19,11 +19,13 @@ if TYPE_CHECKING:
     from m3score._version import __version__
     from m3score.analysis.select import select
     from m3score.common.errors import M3ScoreError
+    from m3score.models.endpoint.loading import load_endpoint
     from m3score.models.loading import load_model
     from m3score.routing.hf_map import map_batch, map_features
     from m3score.routing.predict import predict_complexity, predict_scale
     from m3score.routing.predictor import Predictor
     from m3score.routing.registry import load_predictor
+    from m3score.routing.requests import request_for
     from m3score.runs.ranking import rank, rank_iter
     from m3score.scoring.oracle import score
 
@@ -31,6 +33,7 @@ __all__ = [
     "M3ScoreError",
     "Predictor",
     "__version__",
+    "load_endpoint",
     "load_model",
     "load_predictor",
     "map_batch",
@@ -39,6 +42,7 @@ __all__ = [
     "predict_scale",
     "rank",
     "rank_iter",
+    "request_for",
     "score",
     "select",
 ]
@@ -47,6 +51,7 @@ _WHERE = {
     "__version__": "m3score._version",
     "M3ScoreError": "m3score.common.errors",
     "Predictor": "m3score.routing.predictor",
+    "load_endpoint": "m3score.models.endpoint.loading",
     "load_model": "m3score.models.loading",
     "load_predictor": "m3score.routing.registry",
     "map_batch": "m3score.routing.hf_map",
@@ -55,6 +60,7 @@ _WHERE = {
     "predict_scale": "m3score.routing.predict",
     "rank": "m3score.runs.ranking",
     "rank_iter": "m3score.runs.ranking",
+    "request_for": "m3score.routing.requests",
     "score": "m3score.scoring.oracle",
     "select": "m3score.analysis.select",
 }

@@ -18,6 +18,9 @@ def pytest_configure() -> None:
     """Test processes side by side get a thread each: with more they wait for one another."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from m3score.models.torchvision import mend_torchvision  # after that: it imports torch
+
+    mend_torchvision()
 
 
 @pytest.fixture
@@ -39,9 +42,6 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def stock_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Folders of tiny random checkpoints, made once per session, by family; see stock_checkpoints."""
-    from tests.support.torchvision import mend_torchvision
-
-    mend_torchvision()
     from tests.support.stock_checkpoints import make_checkpoint
 
     return cache(lambda family: make_checkpoint(family, tmp_path_factory.mktemp("stock") / family))

@@ -176,6 +176,9 @@ class _TraceTable:
         self.right = np.array([[bool(row.correct) for row in rows] for _, _, rows in held])
         self.cut = sum(any(map(_was_cut, rows)) for _, _, rows in held)
         self.visual = np.array([[float(row.visual_tokens) for row in rows] for _, _, rows in held])
+        bounds = np.tile(np.array(self.ladder, float), (len(held), 1))
+        # Budgets are bounds: a picture costs what it really has. Tokens per grid are what a router chooses.
+        self.spent = self.visual if (self.visual <= bounds).all() else bounds
         grouped: dict[str, list[int]] = {}
         whole: dict[str, int] = {}
         for entry in entries:
@@ -213,12 +216,14 @@ def _sums(table: _TraceTable, right: np.ndarray, luck: Any, task: Task) -> dict[
         sums[f"visual{k}"] = np.array([table.visual[m, k].mean() for m in table.units])
         sums[f"question{k}"] = np.array([table.right[m, k].sum() for m in table.units])
     sums["questions"] = np.array([len(m) for m in table.units])
+    spent = np.array([table.spent[m].mean(axis=0) for m in table.units])
     for rule in RULES:
         needed = [required_tokens(list(row), table.ladder, rule) for row in right]
         solved = np.array([tokens is not None for tokens in needed])
-        spent = np.array([tokens or finest for tokens in needed])
-        at = score[np.arange(len(score)), np.searchsorted(table.ladder, spent)]
-        sums |= {f"solved_{rule}": solved, f"tokens_{rule}": spent * solved, f"won_{rule}": at * solved}
+        level = np.searchsorted(table.ladder, [tokens or finest for tokens in needed])
+        at, tokens = (values[np.arange(len(level)), level] for values in (score, spent))
+        sums |= {f"solved_{rule}": solved, f"tokens_{rule}": tokens * solved, f"won_{rule}": at * solved}
+        sums[f"finest_{rule}"] = spent[:, -1] * ~solved
         # What is not solved may still score, below the threshold, at the scale that it is charged for.
         sums |= {f"lost_{rule}_{name}": score[:, k] * ~solved for name, k in (("one", 0), ("finest", -1))}
     sums["jumps"] = np.array([not is_monotone(list(row)) for row in right])
@@ -288,7 +293,7 @@ def _oracle(c: Columns, ladder: Sequence[int]) -> list[Figure]:
         means = {
             "one": _ratio(tokens + unsolved, c["n"]),
             "answerable": _ratio(tokens, solved),
-            "finest": _ratio(tokens + unsolved * ladder[-1], c["n"]),
+            "finest": _ratio(tokens + c[f"finest_{rule}"], c["n"]),
         }
         won = c[f"won_{rule}"]
         scores = {

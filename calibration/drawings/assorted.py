@@ -30,8 +30,9 @@ def assort(seed: int, index: int) -> bytes:
     if kind == "drawing":
         return vary(seed, index).content
     image = _PAINTERS[kind](rng, _size(rng, _LARGEST.get(kind, 440)))
-    if kind == "nothing" and rng.random() < 0.7:  # left as it is
-        return _as_file(rng, image)
+    if kind == "nothing" and rng.random() < 0.7:  # left as it is, but for its size
+        size = np.exp(rng.uniform(np.log(48), np.log(2400), 2))
+        return _as_file(rng, image.resize((round(size[0]), round(size[1])), Image.Resampling.BICUBIC))
     if kind in _LARGEST:
         return _as_file(rng, _finished(rng, image, 0.12))
     if kind != "thing" and rng.random() < 0.06:  # a picture within a page

@@ -93,7 +93,8 @@ def draw_or_leave_empty(seed: int, index: int) -> Drawing:
     rng = np.random.default_rng((seed, index, 3))
     if rng.random() >= EMPTY:
         return draw(seed, index)
-    canvas = Canvas(rng, (blank if rng.random() < 0.5 else gradient)(rng, SIZE))
+    canvas = Canvas(rng)
+    canvas.image = (blank if rng.random() < 0.5 else gradient)(rng, SIZE)
     asked = [DrawnQuestion("count", wording(rng, "count"), "0")]
     asked += [DrawnQuestion(*item) for item in pixel_questions(rng, canvas.pixels(), 3)]
     return Drawing("empty", canvas, tuple(asked))

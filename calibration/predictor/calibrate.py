@@ -21,9 +21,9 @@ from m3score.calibration.predictor.collect import collect
 from m3score.calibration.predictor.collection import Collection, is_collection, open_collection
 from m3score.calibration.predictor.fit import Fitted, fit_predictor
 from m3score.calibration.predictor.frontier import write_csv, write_png
-from m3score.calibration.predictor.gather import labels_of, vision_labels_of
+from m3score.calibration.predictor.gather import called, labels_of, vision_labels_of
 from m3score.calibration.predictor.judge import Verdict
-from m3score.calibration.predictor.sources import Assorted, Source, find_source
+from m3score.calibration.predictor.sources import ASSORTED, Assorted, Source, find_source
 from m3score.common.errors import M3ScoreError, MissingExtraError
 from m3score.models.base import LadderAnswerer
 from m3score.routing.features.image import IMAGE_FEATURES
@@ -89,13 +89,13 @@ def what_a_promise_needs(
     are. M3ScoreError where there are too few, unless `anyway`."""
     needed = images_needed(options.max_drop, options.confidence)
     share = options.shares[1] / sum(options.shares)
-    counts = [
-        open_collection(name).traces()["image"].nunique() if source is None else _count(source, limit)
+    counts = {
+        name: open_collection(name).traces()["image"].nunique() if source is None else _count(source, limit)
         for name, source in found.items()
-        if not isinstance(source, Assorted)  # nothing is asked about those
-    ]
+        if not _unasked(name, source)
+    }
     more = " (more where images have unequal numbers of questions)" if options.per == "question" else ""
-    for name, number in zip(found, counts, strict=True):
+    for name, number in counts.items():
         if number == 0:
             raise M3ScoreError(f"{name}: no images found.")
     promise = (
@@ -103,7 +103,7 @@ def what_a_promise_needs(
         f"{options.confidence:.4g}, needs at least {needed:,} calibration images{more}; with {share:.0%} of "
         f"the images for calibration that is {math.ceil(needed / share - 1e-9):,} in all."
     )
-    known = [count for count in counts if count is not None]
+    known = [count for count in counts.values() if count is not None]
     if len(known) < len(counts):
         return f"{promise} How many there are shows when all are read."
     there = f"There are {sum(known):,}."
@@ -116,6 +116,13 @@ def what_a_promise_needs(
         f"{promise} {there} Give more images, or --max-drop {math.ceil(1000 * least) / 1000:g} or more; "
         "--anyway fits a predictor that promises nothing."
     )
+
+
+def _unasked(name: str, source: Source | None) -> bool:
+    """Whether nothing is asked about a source, or was about a folder of labels: assorted drawings."""
+    if source is None:
+        return bool(open_collection(name).told.get("source") == ASSORTED)
+    return isinstance(source, Assorted)
 
 
 def collect_labels(
@@ -164,6 +171,10 @@ def fit_labels(
     facts: dict[str, Any] = {"sufficiency": str(options.sufficiency)}
     if first.frames is not None:
         facts["frames"] = first.frames
+    if first.target is not None:
+        facts["target"] = first.target
+    if seeds := _seeds(collections[: len(folders)]):
+        facts["seeds"] = seeds
     return fit_predictor(
         labels,
         fingerprint=first.fingerprint,
@@ -181,8 +192,17 @@ def fit_labels(
     )
 
 
+def _seeds(collections: Sequence[Collection]) -> dict[str, list[int]]:
+    """Of which seeds the drawings are, by what they are called."""
+    seeds: dict[str, list[int]] = {}
+    for one in collections:
+        if "seed" in one.told:
+            seeds.setdefault(called(one), []).append(one.told["seed"])
+    return seeds
+
+
 def _check_alike(first: Collection, other: Collection) -> None:
-    for fact in ("fingerprint", "feature_set", "ladder"):
+    for fact in ("fingerprint", "feature_set", "ladder", "target"):
         if getattr(other, fact) != getattr(first, fact):
             raise M3ScoreError(f"{other.folder} and {first.folder}: labels of another {fact}.")
     if other.frames != first.frames:

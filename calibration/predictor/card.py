@@ -52,7 +52,7 @@ def write_card(fitted: Fitted, confidence: float, max_drop: float, notes: str = 
         "",
         "## Data",
         "",
-        *(f"- {name}: {count:,} questions" for name, count in data["sources"].items()),
+        *(f"- {name}{_seeds(data, name)}: {count:,} questions" for name, count in data["sources"].items()),
         f"- in all {data['images']:,} images with {data['questions']:,} questions, "
         f"{data['judged_by_truth']:.0%} of them judged by a known answer and the others by consistency; "
         f"{data['failed_images']:,} images failed",
@@ -72,6 +72,11 @@ def write_card(fitted: Fitted, confidence: float, max_drop: float, notes: str = 
     for verdict in fitted.verdicts:
         lines += [f"## Result: {verdict.name}", "", *verdict_lines(verdict)]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _seeds(data: dict[str, Any], name: str) -> str:
+    seeds = data.get("seeds", {}).get(name, [])
+    return f" (seeds {', '.join(map(str, seeds))})" if seeds else ""
 
 
 def _features(predictor: Predictor) -> str:
@@ -153,11 +158,19 @@ def _vision(fitted: Fitted) -> list[str]:
     return [
         "With a question `predict_complexity` predicts the tokens that the answer needs; without one it "
         "predicts the score of the scorer `vision`, by regressors of its own (fitted to "
-        f"{predictor.data['vision_pictures']:,} pictures). On pictures that the fit never saw:",
+        f"{predictor.data['vision_pictures']:,} {_pictures(fitted)}). On pictures that the fit never saw:",
         "",
         *_table(["pictures", "number", "Spearman with the vision score", "mean error, ln tokens"], rows),
         "",
     ]
+
+
+def _pictures(fitted: Fitted) -> str:
+    """What the vision score's regressors were fitted to."""
+    names = [one.source for one in fitted.vision if one.source != "all"]
+    if len(names) != 1:
+        return "pictures"
+    return names[0] + _seeds(fitted.predictor.data, names[0])
 
 
 def verdict_lines(verdict: Verdict) -> list[str]:

@@ -29,6 +29,7 @@ from m3score.models.m3.config import M3Config
 from m3score.models.vision.prepare import Prepared
 from m3score.models.vision.prepare import prepare as prepare_to_look
 from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES, image_features
+from m3score.routing.target import Target
 from m3score.scoring.base import BLOCK_BATCHES, batches_within_blocks
 from m3score.scoring.scorers.model_stream import RankedImage, images_at_once, rank_opened
 
@@ -94,6 +95,7 @@ def collect(
         max_new_tokens,
         source.told,
         tuple(answerer.vision_feature_names if feature_set == "vision" else IMAGE_FEATURES),  # type: ignore[attr-defined]
+        None if (target := Target.of(answerer)) is None else target.to_dict(),
     )
     run.begin(overwrite, anew)
     done = run.done()

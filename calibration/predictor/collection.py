@@ -42,6 +42,8 @@ class Collection:
     told: dict[str, Any]
     """What the source says of itself."""
     feature_names: tuple[str, ...]
+    target: dict[str, Any] | None = None
+    """How the model is told its budgets, see routing.target; None for an M3 model."""
 
     @property
     def frames(self) -> int | None:
@@ -189,6 +191,7 @@ def open_collection(folder: str | os.PathLike[str]) -> Collection:
             max_new_tokens=int(held["max_new_tokens"]),
             told=dict(held["source"]),
             feature_names=tuple(str(name) for name in held["feature_names"]),
+            target=held.get("target"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise M3ScoreError(f"{path / MANIFEST}: not a collection's description ({error}).") from None

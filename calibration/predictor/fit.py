@@ -22,6 +22,7 @@ from m3score.calibration.predictor.vision_score import (
     VisionLabels,
     VisionVerdict,
     fit_vision,
+    join_vision,
     judge_vision,
 )
 from m3score.common.errors import M3ScoreError
@@ -154,7 +155,8 @@ def fit_predictor(
         questions=_all_questions(ensembles, fit, calibrate, seed),
     )
     seen = vision.split(seed, shares) if vision is not None else None
-    looks = fit_vision(seen["fit"], labels.ladder[-1], seed) if seen is not None else None
+    known = join_vision([seen["fit"], seen["calibrate"]]) if seen is not None else None  # nothing to certify
+    looks = fit_vision(known, labels.ladder[-1], seed) if known is not None else None
     say("what is familiar")
     predictor = Predictor(
         model=labels.model,
@@ -172,7 +174,7 @@ def fit_predictor(
         familiar=fit_familiarity(fit.one_per_image(seed).features, drawn.features, seed),
         data={
             **_data(labels, parts, seed, shares, tried),
-            "vision_pictures": len(seen["fit"]) if seen is not None and looks is not None else 0,
+            "vision_pictures": len(known) if known is not None and looks is not None else 0,
             **(facts or {}),
         },
     )
@@ -189,10 +191,10 @@ def fit_predictor(
         budgets = {form: budget_prices(predictor, form) for form in forms}
         utility = {form: utility_of(predictor, form, test) for form in forms}
         verdicts.append(judge(name, test, predictions, margins, utility, sizes, budgets))
-    known = (
+    judged = (
         judge_vision(looks, seen["test"], labels.ladder[-1]) if seen is not None and looks is not None else []
     )
-    return Fitted(predictor, tried, verdicts, parts, known)
+    return Fitted(predictor, tried, verdicts, parts, judged)
 
 
 def _all_questions(
@@ -251,9 +253,10 @@ def better_by_gains(gains: Gains, X: np.ndarray, predicted: np.ndarray, calibrat
         if not len(known) or not len(fresh):
             return False
         chances = SufficiencyCurve.of(predicted[known], calibrate.sufficient[known]).at(predicted[fresh])
+        judged = calibrate.take(fresh)
         for i, utility in enumerate((learnt[fresh], chances)):
-            curve = frontier.priced(utility, calibrate.sufficient[fresh], calibrate.ladder)
-            scores[i] += curve.log_mean(calibrate.ladder[0], calibrate.ladder[-1])
+            curve = frontier.priced(utility, judged.sufficient, judged.ladder, judged.exact())
+            scores[i] += curve.log_mean(*judged.ends())
     return bool(scores[0] > scores[1])
 
 
@@ -277,8 +280,8 @@ def compare(X: np.ndarray, labels: Labels, seed: int, say: Callable[[str], None]
         found = Tried(name, way, 0.0, 0.0)
         predicted = _out_of_fold(X, labels, target, unsolved, found.options, seed)
         chances = SufficiencyCurve.of(predicted, labels.sufficient).at(predicted)
-        curve = frontier.priced(chances, labels.sufficient, labels.ladder)
-        score = curve.log_mean(labels.ladder[0], labels.ladder[-1])
+        curve = frontier.priced(chances, labels.sufficient, labels.ladder, labels.exact())
+        score = curve.log_mean(*labels.ends())
         rank = float(spearman(predicted[~unsolved], target[~unsolved], RANKED))
         return replace(found, mean_accuracy=score, spearman=rank)
 
@@ -362,7 +365,7 @@ def small_loss_margin(predicted: np.ndarray, labels: Labels, loss: float = SMALL
     floor = float(labels.sufficient[:, -1].mean()) - loss
     for margin in all_margins(labels.ladder):
         levels = route_levels(predicted, float(margin), labels.ladder)
-        tokens, accuracy = frontier.outcome(levels, labels.sufficient, labels.ladder)
+        tokens, accuracy = frontier.outcome(levels, labels.sufficient, labels.ladder, labels.exact())
         if accuracy >= floor and tokens < spent:
             best, spent = float(margin), tokens
     return best

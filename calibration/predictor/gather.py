@@ -20,8 +20,15 @@ from m3score.calibration.predictor.collection import (
     open_collection,
 )
 from m3score.calibration.predictor.labels import Labels, join, label
-from m3score.calibration.predictor.sources import ASSORTED, image_named, questions_named, split_key
-from m3score.calibration.predictor.vision_score import VisionLabels, join_vision
+from m3score.calibration.predictor.sources import (
+    ASSORTED,
+    DRAWN,
+    VARIED,
+    image_named,
+    questions_named,
+    split_key,
+)
+from m3score.calibration.predictor.vision_score import FEWEST, VisionLabels, join_vision
 from m3score.common.errors import M3ScoreError
 from m3score.data.extract import Find, folder_of_table, opened_images
 from m3score.images.given import ImageSource
@@ -51,7 +58,7 @@ def labels_of(
         if not len(traces):
             raise M3ScoreError(f"{folder}: nothing was collected yet.")
         features = _features_of(collection, workers)
-        name = _told(collection)
+        name = called(collection)
         parts.append(label(traces, features, sufficiency=sufficiency, source=name, ladder=collection.ladder))
     if not parts:
         raise M3ScoreError(f"{folders[0]}: nothing was asked about its images: give labels with answers too.")
@@ -61,20 +68,29 @@ def labels_of(
 def vision_labels_of(
     folders: Sequence[str | os.PathLike[str]], workers: int | None = None
 ) -> VisionLabels | None:
-    """The vision scores of the images of one or several collections; None where there are none."""
-    parts = []
-    for folder in folders:
-        collection = open_collection(folder)
-        frame = collection.features()
-        tokens = frame[list(VISION_COLUMNS)].astype(float).to_numpy()
-        seen = dict(zip(frame["image"], map(tuple, tokens), strict=True))
-        features = {
-            name: (key, values)
-            for name, (key, values) in _features_of(collection, workers).items()
-            if values is not None and np.isfinite(seen[name]).all()
-        }
-        parts.append(VisionLabels.of(features, seen, _told(collection)))
-    return join_vision(parts)
+    """The vision scores of the images of one or several collections; None where there are none.
+
+    Drawings that questions are asked about count only where there are too few other pictures to fit to: they
+    are of few kinds, and a regressor would learn those.
+    """
+    collections = [open_collection(folder) for folder in folders]
+    others = [one for one in collections if one.told.get("source") not in (DRAWN, VARIED)]
+    found = join_vision([_vision_labels(one, workers) for one in others])
+    if len(others) == len(collections) or (found is not None and len(found) >= FEWEST):
+        return found
+    return join_vision([_vision_labels(one, workers) for one in collections])
+
+
+def _vision_labels(collection: Collection, workers: int | None) -> VisionLabels:
+    frame = collection.features()
+    tokens = frame[list(VISION_COLUMNS)].astype(float).to_numpy()
+    seen = dict(zip(frame["image"], map(tuple, tokens), strict=True))
+    features = {
+        name: (key, values)
+        for name, (key, values) in _features_of(collection, workers).items()
+        if values is not None and np.isfinite(seen[name]).all()
+    }
+    return VisionLabels.of(features, seen, called(collection))
 
 
 def labels_of_traces(
@@ -167,12 +183,14 @@ def _features_of(collection: Collection, workers: int | None) -> Features:
     }
 
 
-def _told(collection: Collection) -> str:
+_CALLED = {DRAWN: "drawn images", VARIED: "varied drawings", ASSORTED: "assorted drawings"}
+"""Collections of several seeds are of one kind."""
+
+
+def called(collection: Collection) -> str:
     """What a collection's source is called in reports."""
     source = collection.told.get("source")
-    if source == "drawn":
-        return f"drawn images, seed {collection.told.get('seed')}"
-    if source == ASSORTED:
-        return f"assorted drawings, seed {collection.told.get('seed')}"
+    if isinstance(source, str) and source in _CALLED:
+        return _CALLED[source]
     names = source if isinstance(source, list) else [source]
     return ", ".join(os.path.basename(os.path.normpath(str(name))) for name in names)

@@ -162,32 +162,32 @@ def judge(
         size: the size-alone regressor's predictions, where there is one.
         budgets: of each form, (name, price) of routes by price.
     """
-    sufficient, ladder = labels.sufficient, labels.ladder
+    sufficient, ladder, spent = labels.sufficient, labels.ladder, labels.exact()
     curves = {
-        FIXED: frontier.fixed_scales(sufficient, ladder),
-        MIXING: frontier.mixing(sufficient, ladder),
-        ORACLE: frontier.ceiling(sufficient, ladder),
-        STAYS: frontier.stays(sufficient, ladder),
+        FIXED: frontier.fixed_scales(sufficient, ladder, spent),
+        MIXING: frontier.mixing(sufficient, ladder, spent),
+        ORACLE: frontier.ceiling(sufficient, ladder, spent),
+        STAYS: frontier.stays(sufficient, ladder, spent),
     }
     if size is not None:
-        curves[SIZE] = frontier.routed(size, sufficient, ladder)
+        curves[SIZE] = frontier.routed(size, sufficient, ladder, spent=spent)
     target, unsolved = labels.targets()
     forms = []
     for form, predicted in predictions.items():
-        curve = curves[form] = frontier.priced(utility[form], sufficient, ladder)
-        curves[f"{form}, by margin"] = frontier.routed(predicted, sufficient, ladder)
+        curve = curves[form] = frontier.priced(utility[form], sufficient, ladder, spent)
+        curves[f"{form}, by margin"] = frontier.routed(predicted, sufficient, ladder, spent=spent)
         least, mean = frontier.lead(curve, curves[MIXING])
         forms.append(
             RouterEvaluation(
                 form=form,
                 spearman=float(spearman(predicted[~unsolved], target[~unsolved], RANKED)),
-                mean_accuracy=curve.log_mean(ladder[0], ladder[-1]),
+                mean_accuracy=curve.log_mean(*labels.ends()),
                 least_lead=least,
                 mean_lead=mean,
                 points=(
                     *(_by_margin(labels, predicted, curves, *margin) for margin in margins[form]),
                     *(
-                        _point(labels, levels(utility[form], price, ladder), curves, called)
+                        _point(labels, levels(utility[form], price, ladder, spent), curves, called)
                         for called, price in (budgets or {}).get(form, ())
                     ),
                 ),
@@ -229,8 +229,8 @@ def _point(
     margin: float | None = None,
     max_drop: float | None = None,
 ) -> Point:
-    sufficient, ladder = labels.sufficient, labels.ladder
-    tokens, accuracy = frontier.outcome(levels, sufficient, ladder)
+    sufficient, ladder, spent = labels.sufficient, labels.ladder, labels.exact()
+    tokens, accuracy = frontier.outcome(levels, sufficient, ladder, spent)
     right = sufficient[np.arange(len(levels)), levels]
     regret = float((sufficient[:, -1] & ~right).mean())
     change = right.astype(float) - sufficient[:, -1]
@@ -238,7 +238,7 @@ def _point(
         name=name,
         margin=margin,
         mean_tokens=tokens,
-        saved=1 - tokens / ladder[-1],
+        saved=1 - tokens / labels.ends()[1],
         accuracy=accuracy,
         change=float(change.mean()),
         interval=bootstrap(change, labels.keys),

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from m3score.common.errors import M3ScoreError
+from m3score.models.base import LOGITS
 from m3score.routing.features.question import question_features
 from m3score.scoring.oracle import score_trace
 from m3score.scoring.rules import required_tokens
-from m3score.scoring.traces import incomplete, rows_of
+from m3score.scoring.traces import TraceRow, incomplete, rows_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +48,11 @@ class Labels:
     """bool (m,): judged by a ground truth, else by consistency with the finest scale's answer."""
     sources: np.ndarray
     """(m,) text: the part of the data that a question comes from."""
+    spent: np.ndarray
+    """float (m, scales): visual tokens of the question's image at each scale. Where the scales are budgets,
+    those that the image really has; else the ladder's tokens per grid."""
+    agreement_from: str = LOGITS
+    """What agreement was worked out from."""
     failed: int = 0
     """Images without labels: they could not be read, or the model failed."""
 
@@ -56,7 +62,7 @@ class Labels:
     def take(self, rows: np.ndarray) -> Labels:
         """Some of the questions: a mask, or positions."""
         arrays = {name: value[rows] for name, value in self.__dict__.items() if isinstance(value, np.ndarray)}
-        return Labels(self.model, self.ladder, **arrays)
+        return Labels(self.model, self.ladder, **arrays, agreement_from=self.agreement_from)
 
     def targets(self) -> tuple[np.ndarray, np.ndarray]:
         """ln(required tokens) under the rule "stays", and which questions are unsolved (ln(finest) there)."""
@@ -64,6 +70,15 @@ class Labels:
         unsolved = np.array([tokens is None for tokens in needed], bool)
         filled = [self.ladder[-1] if tokens is None else tokens for tokens in needed]
         return np.log(np.array(filled, float)), unsolved
+
+    def exact(self) -> np.ndarray | None:
+        """`spent`; None where it is the ladder itself in every row, which figures are cheaper of."""
+        return None if (self.spent == np.array(self.ladder)).all() else self.spent
+
+    def ends(self) -> tuple[float, float]:
+        """Mean visual tokens at the coarsest and at the finest scale."""
+        coarsest, *_, finest = self.spent.mean(axis=0)
+        return float(coarsest), float(finest)
 
     def question_features(self) -> np.ndarray:
         """float32 (m, question features)"""
@@ -170,8 +185,18 @@ def label(
         sufficient=np.array([question.sufficient for _, _, question in asked], bool),
         by_truth=np.array([question.judged_by == "correct" for _, _, question in asked], bool),
         sources=np.array([source] * len(asked), object),
+        spent=_spent(usable, [name for name, _, _ in asked], first.ladder),
+        agreement_from=first.agreement_from,
         failed=lost,
     )
+
+
+def _spent(rows: Sequence[TraceRow], images: Sequence[str], ladder: Sequence[int]) -> np.ndarray:
+    """Labels.spent. A scale is a budget where no image has more visual tokens than it says."""
+    told = {(row.image, row.tokens): row.visual_tokens for row in rows}
+    if any(seen > tokens for (_, tokens), seen in told.items()):
+        return np.tile(np.array(ladder, float), (len(images), 1))
+    return np.array([[told[image, tokens] for tokens in ladder] for image in images], float)
 
 
 def join(parts: Sequence[Labels]) -> Labels:
@@ -179,10 +204,13 @@ def join(parts: Sequence[Labels]) -> Labels:
     if len({(part.model, part.ladder, part.features.shape[1]) for part in parts}) != 1:
         held = sorted({f"{part.model} {part.ladder}" for part in parts})
         raise M3ScoreError(f"labels of one model, ladder and feature set are needed, not {', '.join(held)}.")
+    if len(sources := sorted({part.agreement_from for part in parts})) != 1:
+        raise M3ScoreError(f"labels with agreement from {' and '.join(sources)} do not go together.")
     first = parts[0]
     arrays = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name, value in first.__dict__.items()
         if isinstance(value, np.ndarray)
     }
-    return Labels(first.model, first.ladder, **arrays, failed=sum(part.failed for part in parts))
+    failed = sum(part.failed for part in parts)
+    return Labels(first.model, first.ladder, **arrays, agreement_from=first.agreement_from, failed=failed)

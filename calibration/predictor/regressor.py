@@ -43,7 +43,7 @@ class ScaleRegressor(RegressorMixin, BaseEstimator):
         kind: "boosted" = gradient-boosted trees on histograms (HistGradientBoostingRegressor), "linear" =
             ridge regression on standardised features.
         max_iter: how many trees.
-        learning_rate, max_leaf_nodes, min_samples_leaf, l2_regularization: of the trees, as in
+        learning_rate, max_leaf_nodes, min_samples_leaf, l2_regularization, max_features: of the trees, as in
             scikit-learn. No early stopping: its validation rows would be drawn across images.
         loss: of the trees: "squared_error" (the mean), "absolute_error" (the median) or "quantile".
         quantile: which one, for loss="quantile".
@@ -62,6 +62,7 @@ class ScaleRegressor(RegressorMixin, BaseEstimator):
         max_leaf_nodes: int = 15,
         min_samples_leaf: int = 20,
         l2_regularization: float = 0.0,
+        max_features: float = 1.0,
         loss: str = "squared_error",
         quantile: float = 0.5,
         alpha: float = 1.0,
@@ -75,6 +76,7 @@ class ScaleRegressor(RegressorMixin, BaseEstimator):
         self.max_leaf_nodes = max_leaf_nodes
         self.min_samples_leaf = min_samples_leaf
         self.l2_regularization = l2_regularization
+        self.max_features = max_features
         self.loss = loss
         self.quantile = quantile
         self.alpha = alpha
@@ -130,6 +132,7 @@ class ScaleRegressor(RegressorMixin, BaseEstimator):
             max_leaf_nodes=self.max_leaf_nodes,
             min_samples_leaf=self.min_samples_leaf,
             l2_regularization=self.l2_regularization,
+            max_features=self.max_features,
             early_stopping=False,
             random_state=self.random_state,
         )

@@ -22,6 +22,7 @@ from m3score.routing.regression.ensemble import Ensemble
 REGRESSOR: dict[str, Any] = {
     "learning_rate": 0.05,
     "max_iter": 400,
+    "max_features": 0.3,
     "max_leaf_nodes": 15,
     "min_samples_leaf": 20,
     "l2_regularization": 1.0,
@@ -126,7 +127,7 @@ def fit_vision(labels: VisionLabels, finest: int, seed: int = 0) -> Demands | No
     often = np.repeat(np.arange(len(labels)), np.where(labels.reading > LEAST_READ, READERS, 1))
     distinct = ScaleRegressor(**DISTINCT, random_state=seed).fit(labels.features, np.log(labels.distinct))
     reading = ScaleRegressor(**REGRESSOR, random_state=seed).fit(labels.features[often], read[often])
-    return Demands(Ensemble.of(distinct), Ensemble.of(reading))
+    return Demands(Ensemble.of(distinct), Ensemble.of(reading), float(np.log(min(LEAST_READ, finest))))
 
 
 def judge_vision(demands: Demands, labels: VisionLabels, finest: int) -> list[VisionVerdict]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from m3score.cli import choices, options
-from m3score.cli.console import load, plain, set_up
+from m3score.cli.console import plain, set_up
 from m3score.cli.scorer_options import as_utf8
+from m3score.cli.server import Server, load_answerer, takes_server
 from m3score.common.errors import M3ScoreError
 
 if TYPE_CHECKING:
@@ -20,9 +21,12 @@ EPILOG = """Examples:
 
 m3score ask photo.jpg "How many dogs are there?" --tokens 36
 
-m3score ask photo.jpg "How many dogs are there?" --all --answer 3"""
+m3score ask photo.jpg "How many dogs are there?" --all --answer 3
+
+m3score ask photo.jpg "How many dogs are there?" --all --endpoint http://localhost:8000/v1"""
 
 
+@takes_server
 def ask(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="An image or a video.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="Asked word for word.")],
@@ -52,6 +56,7 @@ def ask(
     quantize: options.Quantize = None,
     revision: options.Revision = None,
     rungs: options.Rungs = None,
+    server: Server | None = None,
     max_new_tokens: options.MaxNewTokens = 32,
     quiet: options.Quiet = False,
     verbose: options.Verbose = 0,
@@ -72,9 +77,10 @@ def ask(
     check_question(Question(question))
     console = set_up(quiet=quiet, verbose=verbose)
     opened = open_visual(image, frames)
-    answerer = load(
-        model, device=device, dtype=dtype, quantize=quantize, revision=revision, rungs=rungs, console=console
-    )
+    answerer = load_answerer(
+        model, server, device=device, dtype=dtype, quantize=quantize, revision=revision, rungs=rungs,
+        console=console,
+    )  # fmt: skip
     if tokens is not None and tokens not in answerer.ladder:
         scales = ", ".join(map(str, answerer.ladder))
         raise M3ScoreError(f"--tokens {tokens} is no scale of {model}; it has {scales}.")

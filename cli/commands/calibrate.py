@@ -12,8 +12,9 @@ import typer
 from rich.console import Console
 
 from m3score.cli import choices, options
-from m3score.cli.console import INTERRUPTED, SOME_FAILED, load, plain, set_up, sigterm_as_interrupt
+from m3score.cli.console import INTERRUPTED, SOME_FAILED, plain, set_up, sigterm_as_interrupt
 from m3score.cli.progress import progress, repeat
+from m3score.cli.server import Server, load_answerer, takes_server
 from m3score.common.errors import M3ScoreError
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ BatchSizeOption = Annotated[
 ]
 
 
+@takes_server
 def calibrate(
     sources: SourcesArgument,
     out: OutOption = None,
@@ -154,6 +156,7 @@ def calibrate(
     quantize: options.Quantize = None,
     revision: options.Revision = None,
     rungs: options.Rungs = None,
+    server: Server | None = None,
     batch_size: BatchSizeOption = None,
     max_new_tokens: options.MaxNewTokens = 32,
     workers: options.Workers = None,
@@ -186,8 +189,8 @@ def calibrate(
         collecting = steps.CollectOptions(
             limit, features.value, max_new_tokens, batch_size or "auto", workers, overwrite
         )
-        answerer = load(
-            model, device=device, dtype=dtype, quantize=quantize, revision=revision, rungs=rungs,
+        answerer = load_answerer(
+            model, server, device=device, dtype=dtype, quantize=quantize, revision=revision, rungs=rungs,
             console=console,
         )  # fmt: skip
         watch = partial(_watched, console)

@@ -33,7 +33,7 @@ m3score compare tiny.csv llava.csv --by required --out moved.csv --plot scatter.
 
 m3score compare m3.csv edges.csv jpeg.csv --ratings people.csv --json
 
-m3score compare photos/ --scorers model,predictor,jpeg,edges,entropy --ratings people.csv --keep scores/"""
+m3score compare photos/ --scorers vision,predictor,jpeg,edges,entropy --ratings people.csv --keep scores/"""
 
 
 ScoresArgument = Annotated[
@@ -70,7 +70,7 @@ ModelOption = Annotated[
         "-m",
         envvar="M3SCORE_MODEL",
         metavar="NAME",
-        help="For the scorers model and cat.",
+        help="For the scorers vision, model, cascade and cat.",
         rich_help_panel=SCORING,
     ),
 ]
@@ -102,6 +102,10 @@ ByOption = Annotated[
         metavar="COLUMN",
         help="complexity, required, effective or predicted (tokens), or any other column of numbers.",
     ),
+]
+AnywayOption = Annotated[
+    bool,
+    typer.Option("--anyway", help="Compare ranks across models, ladders and sources of agreement too."),
 ]
 ShowOption = Annotated[int, typer.Option("--show", min=0, help="How many of the images that moved most.")]
 ConfidenceOption = Annotated[
@@ -146,6 +150,7 @@ def compare(
     limit: LimitOption = None,
     ratings: RatingsOption = None,
     by: ByOption = "complexity",
+    anyway: AnywayOption = False,
     show: ShowOption = 10,
     confidence: ConfidenceOption = 0.95,
     seed: SeedOption = 0,
@@ -186,7 +191,7 @@ def compare(
     with files as paths:
         tables = {name: read_compact(path, SCORES) for name, path in zip(names_of(paths), paths, strict=True)}
     with console.status("Comparing ..."):
-        found = compare_tables(tables, rated, by=by, confidence=confidence, seed=seed)
+        found = compare_tables(tables, rated, by=by, confidence=confidence, seed=seed, anyway=anyway)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=2))
     else:

@@ -10,6 +10,7 @@ import typer
 
 from m3score.cli import choices, options
 from m3score.cli.console import load, plain, set_up, sigterm_as_interrupt
+from m3score.common.errors import M3ScoreError
 
 EPILOG = """Examples:
 
@@ -75,6 +76,8 @@ def demo(
 
         load_predictor(predictor)  # complaints about it come now, not in front of visitors
     answerer = load(model, device=device, dtype=dtype, quantize=quantize, revision=revision, console=console)
+    if not hasattr(answerer, "encode"):
+        raise M3ScoreError(f"the demo shows tokens per grid, which {model} has not: it takes M3 models only.")
     page = Demo(answerer, predictor=predictor, max_new_tokens=max_new_tokens)
     with console.status("Warming up ..."):
         page.warm_up()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from m3score.cli import choices, options
-from m3score.cli.console import INTERRUPTED, SOME_FAILED, load, plain, set_up, sigterm_as_interrupt
+from m3score.cli.console import INTERRUPTED, SOME_FAILED, plain, set_up, sigterm_as_interrupt
+from m3score.cli.server import Server, called, load_answerer, takes_server
 from m3score.cli.tables import show
 from m3score.common.errors import M3ScoreError
 
@@ -137,6 +138,7 @@ BatchSizeOption = Annotated[
 ]
 
 
+@takes_server
 def evaluate(
     tasks: TasksArgument = None,
     listed: ListedOption = False,
@@ -158,6 +160,7 @@ def evaluate(
     quantize: options.Quantize = None,
     revision: options.Revision = None,
     rungs: options.Rungs = None,
+    server: Server | None = None,
     batch_size: BatchSizeOption = None,
     workers: options.Workers = None,
     overwrite: options.Overwrite = False,
@@ -175,7 +178,8 @@ def evaluate(
         return
     if not tasks:
         raise M3ScoreError("name a task; m3score evaluate --list shows them.")
-    loading = {"device": device, "dtype": dtype, "quantize": quantize, "revision": revision, "rungs": rungs}
+    loading = {"device": device, "dtype": dtype, "quantize": quantize, "revision": revision,
+               "rungs": rungs, "server": server}  # fmt: skip
     if DRAWN in tasks:
         if len(set(tasks)) > 1:
             raise M3ScoreError("drawn is judged by itself: leave the other tasks out, or it.")
@@ -189,11 +193,12 @@ def evaluate(
     sources = [
         replace(_source(name, data_dir, metric, suffix), frames=frames) for name in dict.fromkeys(tasks)
     ]
-    sources, folders = _placed(sources, work / _slug(model), frames)
+    home = work / _slug(called(model, server))
+    sources, folders = _placed(sources, home, frames)
     asking = AskOptions(limit, batch_size or "auto", workers, restart, seed or 0)
     judged = _judge(sources, folders, model, loading, asking, console)
     _write(judged, folders, out, plot, traces, console)
-    console.print(f"Answers are kept in {plain(work / _slug(model))}: m3score calibrate takes these folders.")
+    console.print(f"Answers are kept in {plain(home)}: m3score calibrate takes these folders.")
     if any(one.failed for one in judged):
         raise typer.Exit(SOME_FAILED)
 
@@ -286,7 +291,7 @@ def _judge(
     from m3score.cli.progress import progress, repeat
     from m3score.models.fingerprint import calibration_identity
 
-    answerer = load(model, console=console, **loading)
+    answerer = load_answerer(model, console=console, **loading)
     prints = calibration_identity(answerer)
     judged = []
     for source, folder in zip(sources, folders, strict=True):
@@ -355,7 +360,7 @@ def _drawn(
 
     from m3score.calibration.benchmarks.evaluate import EVALUATION_SEED, evaluate_drawn
 
-    answerer = load(model, console=console, **loading)
+    answerer = load_answerer(model, console=console, **loading)
     with Progress(console=console, disable=console.quiet) as bar:
         line = bar.add_task("Asking", total=questions)
         result = evaluate_drawn(

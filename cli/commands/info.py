@@ -1,4 +1,4 @@
-"""m3score info: what to put into a bug report."""
+"""m3score info: what to put into a bug report, and what a server can do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from m3score.cli.console import plain
+from m3score.cli import options
+from m3score.cli.console import plain, stderr
+from m3score.cli.server import SERVER, Server, check_server, load_answerer, takes_server
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,7 +22,9 @@ EPILOG = """Examples:
 
 m3score info
 
-m3score info --json > versions.json"""
+m3score info --json > versions.json
+
+m3score info --endpoint http://localhost:8000/v1"""
 
 PACKAGES = (
     *("m3score", "torch", "transformers", "accelerate", "bitsandbytes", "huggingface-hub"),
@@ -30,8 +34,32 @@ PREFIXES = ("M3SCORE_", "HF_", "TRANSFORMERS_", "CUDA_", "PYTORCH_", "OMP_")
 SECRETS = ("TOKEN", "KEY", "SECRET", "PASSWORD")
 
 
-def info(as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False) -> None:
-    """Show versions, devices, bundled models, cache and environment: what a bug report needs."""
+TWICE = 16
+"""Drawings that a server is asked about twice, unless --twice says how many."""
+
+
+@takes_server
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="As one JSON object.")] = False,
+    model: options.Model = "m3-tiny",
+    rungs: options.Rungs = None,
+    server: Server | None = None,
+    twice: Annotated[
+        int,
+        typer.Option(
+            "--twice", min=0, metavar="N", help="Drawings to ask about twice.", rich_help_panel=SERVER
+        ),
+    ] = TWICE,
+) -> None:
+    """Show versions, devices, bundled models, cache and environment: what a bug report needs.
+
+    With --endpoint instead what that server can do: what its knob does to the number of visual tokens, where
+    agreement comes from, and how often the finest budget answers differently when it is asked again.
+    """
+    if (server or {}).get("endpoint"):
+        _show_server(model, rungs, server, twice, as_json=as_json)
+        return
+    check_server(server)
     facts = collect()
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
@@ -103,6 +131,50 @@ def _environment() -> dict[str, str]:
         for name, value in sorted(os.environ.items())
         if name.startswith(PREFIXES)
     }
+
+
+def _show_server(model: str, rungs: str | None, server: Server | None, twice: int, *, as_json: bool) -> None:
+    """Ask a server what it can do."""
+    from m3score.calibration.drawings.drawing import draw
+    from m3score.models.endpoint.describe import describe
+
+    console = stderr()
+    answerer = load_answerer(model, server, rungs=rungs, console=console)
+    drawings = [draw(0, index) for index in range(twice)]
+    with console.status(f"Asking about {twice} drawings twice ..."):
+        found = describe(answerer, [(one.image, one.questions[0].question) for one in drawings])
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        _show_found(found)
+
+
+def _show_found(found: Mapping[str, Any]) -> None:
+    from rich.table import Table
+
+    from m3score.cli.tables import screen
+    from m3score.models.endpoint.describe import SOURCES
+
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column(overflow="fold")
+    for name in ("url", "model", "family"):
+        grid.add_row(name, plain(found[name] or "unknown"))
+    grid.add_row("knob", f"{found['knob']}: it moves the number of visual tokens")
+    counts = [
+        f"budget {one['rung']}: {one['counted'] or '?'} tokens more than without it"
+        + ("" if one["expected"] is None else f", of which {one['expected']} visual ones")
+        for one in found["visual_tokens"]
+    ]
+    _group(grid, f"a picture of {found['picture']}", counts)
+    logprobs = f"the top {found['top_logprobs']}" if found["top_logprobs"] else "none"
+    grid.add_row("log-probabilities", logprobs)
+    grid.add_row("agreement from", f"{found['agreement_from']} ({SOURCES[found['agreement_from']]})")
+    grid.add_row("thinks first", "yes: see --no-thinking" if found["thinks"] else "no")
+    if found["asked_twice"]:
+        rate = f"{found['flips']} of {found['asked_twice']} answers differ ({found['flip_rate']:.0%})"
+        grid.add_row("asked twice", f"{rate}, at {found['answers_per_second']:.2f} answers/s")
+    screen().print(grid)
 
 
 def _show(facts: Mapping[str, Any]) -> None:

@@ -18,7 +18,9 @@ m3score predict photos/ --out scales.csv
 
 m3score predict photos/ --question "What does the sign say?" --predictor my.predictor --max-drop 0.05
 
-m3score predict photos/ --mean-tokens 60 --out scales.csv"""
+m3score predict photos/ --mean-tokens 60 --out scales.csv
+
+m3score predict photos/ --predictor my.predictor --as request --out requests.jsonl"""
 
 
 def predict(
@@ -35,6 +37,15 @@ def predict(
     confidence: options.Confidence = 0.95,
     per: options.Per = choices.Promise.image,
     mean_tokens: options.MeanTokens = None,
+    written_as: Annotated[
+        choices.WrittenAs,
+        typer.Option(
+            "--as",
+            help="scale: the visual tokens. request: also what to send to the predictor's model for them, "
+            "such as the arguments of its processor, the fields of a request to its server, or the size to "
+            "resize to; as objects in jsonl.",
+        ),
+    ] = choices.WrittenAs.scale,
     frames: options.Frames = None,
     workers: options.Workers = None,
     dataset: options.DatasetOption = None,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -11,8 +13,14 @@ from m3score.cli import choices, options, scorer_options
 from m3score.cli.commands.report import check_page, page_of_run
 from m3score.cli.console import plain, set_up
 from m3score.cli.progress import carry_out
+from m3score.cli.server import takes_server
 from m3score.common.errors import M3ScoreError
 from m3score.common.limits import MAX_PIXELS, SECONDS, Limits
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from m3score.runs.request import Inputs, Request, Target
 
 EPILOG = """Examples:
 
@@ -28,6 +36,8 @@ m3score rank "data/shard-{0000..0099}.tar" --out scores.parquet
 
 m3score rank --dataset user/pictures --split test --streaming --limit 1000 --out scores.csv
 
+m3score rank photos/ --endpoint http://localhost:8000/v1 --questions asked.jsonl --out scores.csv
+
 m3score rank photos/ --scorer predictor --out scores.csv
 
 m3score rank photos/ --scorer cascade --budget 10% --out scores.csv
@@ -35,6 +45,7 @@ m3score rank photos/ --scorer cascade --budget 10% --out scores.csv
 m3score rank photos/ --scorer cat --model llava-hf/llava-1.5-7b-hf --cat-llm Qwen/Qwen2.5-7B-Instruct"""
 
 
+@takes_server
 def rank(
     ctx: typer.Context,
     paths: options.Paths = None,
@@ -94,9 +105,7 @@ def rank(
     limits = Limits.of(max_pixels, max_bytes, image_timeout)
     from m3score.cli.summary import leave, show_outcome, show_profile
     from m3score.common.profiling import profiled
-    from m3score.runs.ranking import default_scorer, request_for
     from m3score.runs.request import Target, inputs_of
-    from m3score.scoring.registry import option_names
 
     target = Target(out or Path("-"), format, traces).checked(overwrite=overwrite)
     _check(out, report, overwrite=overwrite, profile=profile, engine=engine)
@@ -104,23 +113,39 @@ def rank(
         paths, limit, dataset=dataset, split=split, columns=scorer_options.columns_of(ctx.params),
         streaming=streaming, max_bytes=limits.max_embedded_bytes,
     )  # fmt: skip
-    if scorer is None:
-        scorer = default_scorer({"question": question, "questions": questions}, inputs)
-    request = request_for(
-        scorer, scorer_options.given_to_scorer(ctx, option_names(scorer), scorer_option), inputs, target,
-        spelled=scorer_options.spelled, limits=limits, workers=workers, anew=overwrite,
-    )  # fmt: skip
+    request = _request(ctx, inputs, target, limits)
     with profiled() if profile else nullcontext() as measured:
         outcome = carry_out(request, console, engine=engine, address=address, num_gpus=num_gpus)
-    if (unused := outcome.unused) and not (outcome.interrupted or limit):
-        fitted = f"{len(unused):,} of the images in {questions}"
-        console.print(f"[yellow]Not among the inputs:[/] {plain(fitted)}, such as {plain(unused[0])}.")
+    if outcome.unused and not (outcome.interrupted or limit):
+        _say_unused(outcome.unused, questions, console)
     show_outcome(outcome, console, rule=rule)
     if measured is not None:
         show_profile(measured, console)
     if report is not None and out is not None and not outcome.interrupted:
         page_of_run(report, out, format, traces, outcome.model, console, inputs)
     leave(outcome, out, console)
+
+
+def _request(ctx: typer.Context, inputs: Inputs, target: Target, limits: Limits) -> Request:
+    """The run that the options ask for. Without --scorer it hangs on whether there is a question."""
+    from m3score.runs.ranking import default_scorer, request_for
+    from m3score.scoring.registry import option_names
+
+    given = ctx.params
+    scorer = given["scorer"]
+    if scorer is None:
+        asked = {name: given[name] or None for name in ("question", "questions", "endpoint")}
+        scorer = default_scorer(asked, inputs)
+    own = scorer_options.given_to_scorer(ctx, option_names(scorer), given["scorer_option"])
+    return request_for(
+        scorer, own, inputs, target, spelled=scorer_options.spelled, limits=limits,
+        workers=given["workers"], anew=given["overwrite"],
+    )  # fmt: skip
+
+
+def _say_unused(unused: Sequence[str], questions: Path | None, console: Console) -> None:
+    fitted = f"{len(unused):,} of the images in {questions}"
+    console.print(f"[yellow]Not among the inputs:[/] {plain(fitted)}, such as {plain(unused[0])}.")
 
 
 def _check(out: Path | None, report: Path | None, *, overwrite: bool, profile: bool, engine: str) -> None:

@@ -105,9 +105,8 @@ def train(
     else:
         finished = _build(recipe, out, scales, tune_tower, seed, shorten, quiet)
     where = plain(finished)
-    stderr(quiet=quiet).print(
-        f"The model is in {where}; ask it with m3score ask --model {where} IMAGE QUESTION."
-    )
+    told = f"The model is in {where}; ask it with m3score ask --model {where} IMAGE QUESTION."
+    stderr(quiet=quiet).print(told)
 
 
 @contextmanager

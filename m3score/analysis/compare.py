@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m3score.analysis.alike import check_alike
 from m3score.analysis.judged import is_unsolved, judge_of, mode_of
 from m3score.analysis.select import SHORT, numbers
 from m3score.common.errors import M3ScoreError
@@ -120,6 +121,7 @@ def compare(
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    anyway: bool = False,
 ) -> Comparison:
     """Compare score tables image by image.
 
@@ -135,9 +137,11 @@ def compare(
         confidence: of the intervals, in (0, 1).
         resamples: of the bootstrap over images.
         seed: of the bootstrap.
+        anyway: compare ranks of tables of different models, ladders or sources of agreement too.
 
     Raises:
-        M3ScoreError: too few tables, a missing column, or no image in common.
+        M3ScoreError: too few tables, a missing column, no image in common, or tables that are relative to
+            different ladders.
     """
     if len(tables) + (ratings is not None) < 2:
         raise M3ScoreError("a comparison needs two tables, or one and ratings.")
@@ -145,6 +149,9 @@ def compare(
         raise M3ScoreError(f"no table may be named {' or '.join(taken)}.")
     if not 0 < confidence < 1:
         raise M3ScoreError(f"confidence must be between 0 and 1, not {confidence}.")
+    if not anyway:
+        hint = ": their values mean different things; --anyway compares their ranks"
+        check_alike(tables, "are not compared", hint)
     by = SHORT.get(by, by)
     columns, without, judged, unsolved = {}, {}, {}, {}
     for name, table in tables.items():

@@ -94,7 +94,7 @@ def explain(judges: Collection[str | None], finest: int | None) -> str:
             good = f"are right or, where no right answer is known, {good}"
         return f"Tokens needed: the fewest visual tokens per grid with which the answers {good}."
     if mode is Mode.predicted:
-        return "Tokens predicted: what cheap features of the picture let expect; no model looked at it."
+        return "Tokens predicted: from cheap features of the picture; no model looked at it."
     if mode is Mode.several:
         names = ", ".join(sorted(judge or "other measures" for judge in judges))
         return f"Judged by different things ({names}): compare complexities only within one of them."

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from m3score.analysis.alike import check_alike
 from m3score.analysis.judged import is_unsolved
 from m3score.common.errors import M3ScoreError
 
@@ -89,9 +90,10 @@ def select(
         bottom: the same with the least values.
         sample: this many rows, or a share of them, at random.
         per_level: this many rows of every level of the ladder at random, or all if there are fewer.
-        token_budget: most tokens per grid of the selected rows in total. The cheapest rows come first, which
-            gives the most rows; with per_level, one of each level in turn; with top, bottom and sample, in
-            their order.
+        token_budget: most visual tokens of the selected rows in total: each counts those that it has at its
+            level, where the table says so (visual_tokens), and else its level. The cheapest rows come first,
+            which gives the most rows; with per_level, one of each level in turn; with top, bottom and sample,
+            in their order.
         level: the column of levels and costs; by default the first of LEVEL_COLUMNS that has a value.
         unsolved: rows that no scale solves are left out ("exclude"): the model does not know, which is not
             complex. "include" takes them, as the finest scale where tokens matter; "only" takes nothing else.
@@ -136,13 +138,15 @@ def select_rows(
     _check(top=top, bottom=bottom, sample=sample, per_level=per_level)
     if token_budget is not None and not token_budget > 0:
         raise M3ScoreError(f"a token budget must be more than 0, not {token_budget}.")
+    check_alike({"the table": table}, "are not selected from together")
     by, kind = SHORT.get(by, by), _unsolved(unsolved)
     scored, without_answer = _scored(table), _is_unsolved(table)
     values = _filled(table, by, kind)
-    counted = costs = None
+    counted = costs = levels = None
     if per_level is not None or token_budget is not None:
         counted = SHORT.get(level, level) if level else _level_column(table)
-        costs = _filled(table, counted, kind)
+        levels = _filled(table, counted, kind)
+        costs = _exact(table, counted, levels)
     wanted = without_answer if kind is Unsolved.only else np.ones(len(table), bool)
     left_out = scored & without_answer if kind is Unsolved.exclude else np.zeros(len(table), bool)
     usable = scored & wanted & ~left_out & np.isfinite(values)
@@ -160,8 +164,8 @@ def select_rows(
         kept = kept[np.argsort(values[kept], kind="stable")][: how_many(bottom, len(kept), "bottom")]
     elif sample is not None and keys is not None:
         kept = kept[np.argsort(keys, kind="stable")][: how_many(sample, len(kept), "sample")]
-    elif per_level is not None and costs is not None and keys is not None:
-        kept = _of_each_level(kept, costs[kept], keys, per_level, counted)
+    elif per_level is not None and levels is not None and keys is not None:
+        kept = _of_each_level(kept, levels[kept], keys, per_level, counted)
     elif costs is not None and keys is not None:
         kept = kept[np.lexsort((keys, costs[kept]))]
     if token_budget is not None and costs is not None:
@@ -174,8 +178,8 @@ def select_rows(
         without_value=int(lost.sum()),
         unsolved=int(left_out.sum()),
         tokens=float(costs[ordered].sum()) if token_budget is not None and costs is not None else None,
-        per_level=_level_counts(costs, ordered, usable)
-        if per_level is not None and costs is not None
+        per_level=_level_counts(levels, ordered, usable)
+        if per_level is not None and levels is not None
         else {},
     )
 
@@ -259,6 +263,14 @@ def _filled(table: pd.DataFrame, column: str, unsolved: Unsolved) -> np.ndarray:
     scales = [float(name[10:]) for name in map(str, table.columns) if re.fullmatch(r"agreement_\d+", name)]
     finest = max(scales or values[np.isfinite(values)], default=math.nan)
     return np.where(np.isnan(values) & _is_unsolved(table), finest, values)
+
+
+def _exact(table: pd.DataFrame, column: str, levels: np.ndarray) -> np.ndarray:
+    """What rows cost: the visual tokens that an image has at its level, where the table knows them."""
+    if column != "required_tokens" or "visual_tokens" not in table.columns:
+        return levels
+    known = numbers(table, "visual_tokens")
+    return np.where(np.isfinite(known), known, levels)
 
 
 def _level_column(table: pd.DataFrame) -> str:

@@ -35,6 +35,12 @@ class OutputError(M3ScoreError):
         return cls(f"cannot write ({error.strerror or error}).", subject=str(path))
 
 
+class StopRunError(M3ScoreError):
+    """Nothing that follows can work either: a server is gone, say. The run stops; what is done is kept."""
+
+    transient = True
+
+
 class MissingExtraError(M3ScoreError):
     """An optional dependency is not installed; the message holds the pip line that installs it."""
 
@@ -61,6 +67,8 @@ def image_failure(error: Exception, what: str) -> M3ScoreError:
 
 def model_failure(error: Exception) -> M3ScoreError:
     """What a model raised, as one line; a user error as it is. A device may work again next time."""
+    if isinstance(error, StopRunError):
+        return error
     if isinstance(error, M3ScoreError):
         return M3ScoreError(one_line(error), transient=error.transient)
     logger.debug("the model failed", exc_info=error)

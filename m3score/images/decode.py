@@ -35,7 +35,7 @@ from m3score.common.limits import MAX_FILE_BYTES, MAX_PIXELS
 from m3score.images.formats import image_suffixes, raster_formats
 from m3score.images.given import ImageSource, as_source
 from m3score.images.kinds import BEGINNING, RAW_SUFFIXES, help_with
-from m3score.images.reduce import QUICK, SIDEWAYS, averaged, bands_of, quick_jpeg, upright
+from m3score.images.reduce import QUICK, SIDEWAYS, averaged, quick_jpeg, sampled_cells, upright
 from m3score.images.video import VIDEO_SUFFIXES, looks_like_video, video_grid
 
 LARGE = 16_777_216
@@ -113,7 +113,7 @@ def open_sampled(
     source: ImageSource, side: int, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_FILE_BYTES
 ) -> Sampled:
     """`open_reduced`, and a sample of the picture's pixels as they are; the arguments are the same."""
-    return _open(source, max_pixels, max_bytes, side, bands=True)
+    return _open(source, max_pixels, max_bytes, side, cells=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,18 +121,18 @@ class Sampled:
     """A picture averaged over blocks, and what of its own pixels is kept."""
 
     image: Image.Image
-    """Upright, mode RGB."""
+    """Upright, mode RGB or RGBX."""
     size: tuple[int, int]
     """Its (width, height) in full, in pixels."""
-    bands: np.ndarray | None = None
-    """uint8 (rows, width): bands of its luminance at full size, see reduce.bands_of; None if not asked for."""
+    cells: np.ndarray
+    """Of its luminance at full size, see reduce.sampled_cells; (0, 0) if not asked for."""
 
 
 def _open(
-    source: ImageSource, max_pixels: int, max_bytes: int, side: int | None, bands: bool = False
+    source: ImageSource, max_pixels: int, max_bytes: int, side: int | None, cells: bool = False
 ) -> Sampled:
     """The image, averaged over blocks where it is longer than `side`."""
-    want = _Wanted(max_pixels, side, bands)
+    want = _Wanted(max_pixels, side, cells)
     if not isinstance(source, str | os.PathLike | bytes | Image.Image):
         source = as_source(source)
     with _quiet_pillow():
@@ -161,7 +161,7 @@ class _Wanted:
 
     max_pixels: int
     side: int | None
-    bands: bool
+    cells: bool
 
 
 def _decode(file: IO[bytes], name: str, want: _Wanted) -> Sampled:
@@ -209,9 +209,9 @@ def _sampled(whole: Image.Image, orientation: int, want: _Wanted) -> Sampled:
     """What is wanted of a decoded picture, mode RGB or RGBX, that lies as EXIF says."""
     small = upright(averaged(whole, want.side, orientation), orientation)
     return Sampled(
-        image=small if small.mode == "RGB" else small.convert("RGB"),
+        image=small if small.mode == "RGB" or want.cells else small.convert("RGB"),
         size=whole.size[::-1] if orientation in SIDEWAYS else whole.size,
-        bands=bands_of(whole, orientation) if want.bands else None,
+        cells=sampled_cells(whole, orientation) if want.cells else np.zeros((0, 0), np.uint8),
     )
 
 

@@ -35,10 +35,10 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-BAND = 32
-"""Rows of a band."""
-BANDS = 16
-"""Bands of a picture, at most: a picture of up to 512 rows is looked at whole."""
+CELL = 32
+"""Pixels a side of the cells in which a picture is looked at in its own size."""
+CELLS_DOWN, CELLS_ACROSS = 8, 32
+"""Cells at most. Twice as many rows of them told little more of 1,400 pictures, and took twice as long."""
 
 QUICK = 1 << 17
 """Pixels of a JPEG from which it is worth another decoder's while."""
@@ -92,36 +92,51 @@ def averaged(image: Image.Image, side: int | None, orientation: int = 1) -> Imag
     return joined
 
 
-def bands_of(image: Image.Image, orientation: int = 1) -> np.ndarray:
-    """The luminance of bands of the *upright* picture's rows, evenly spread, at its full size.
+def sampled_cells(image: Image.Image, orientation: int = 1) -> np.ndarray:
+    """The luminance of cells of the *upright* picture, evenly spread, at its full size.
 
-    What averaging hides, such as small print, shows in them, at a cost that grows with the picture's width
-    and not with its area.
+    What averaging hides, such as small print, shows in them, and they are no more in a larger picture.
 
     Args:
         image: a decoded picture as it is stored, mode RGB or RGBX.
         orientation: EXIF's, of how it is stored.
 
     Returns:
-        uint8 (rows, columns), both multiples of BAND: bands below each other, and the last columns cut off. A
-        picture below BAND pixels is continued to be as large.
+        uint8 (rows, columns), both multiples of CELL; a picture below CELL pixels is continued to that.
     """
     sideways = orientation in SIDEWAYS
-    height = image.width if sideways else image.height
-    backward = _BACKWARD.get(orientation, (False, False))[0 if sideways else 1]
-    count = min(BANDS, max(1, height // BAND))
-    bands = []
-    for k in range(count):
-        first = max(0, (height - BAND) * k // (count - 1) if count > 1 else (height - BAND) // 2)
-        last = min(height, first + BAND)
-        start, end = (height - last, height - first) if backward else (first, last)
-        box = (start, 0, end, image.height) if sideways else (0, start, image.width, end)
-        bands.append(np.asarray(upright(image.crop(box).convert("L"), orientation)))
-    joined = np.concatenate(bands)
-    below, right = (max(0, BAND - length) for length in joined.shape)
-    if below or right:
-        joined = np.pad(joined, ((0, below), (0, right)), mode="edge")
-    return joined[:, : joined.shape[1] // BAND * BAND]
+    width, height = image.size[::-1] if sideways else image.size
+    tops = _spread(height, CELLS_DOWN)
+    lefts = _spread(width, CELLS_ACROSS)
+    if orientation == 1 and len(tops) < CELLS_DOWN:  # whole, but for a rim at most
+        grey = np.asarray(image.convert("L"))
+        bands = [grey[: len(tops) * CELL]]
+    else:
+        bands = [_band(image, orientation, top, min(height, top + CELL)) for top in tops]
+    if len(lefts) == CELLS_ACROSS:
+        bands = [np.concatenate([band[:, left : left + CELL] for left in lefts], axis=1) for band in bands]
+    else:
+        bands = [band[:, : len(lefts) * CELL] for band in bands]
+    cells = np.concatenate(bands) if len(bands) > 1 else bands[0]
+    below, right = (max(0, CELL - length) for length in cells.shape)
+    return np.pad(cells, ((0, below), (0, right)), mode="edge") if below or right else cells
+
+
+def _spread(length: int, most: int) -> list[int]:
+    """Where cells begin along a side of so many pixels: at multiples of CELL, with gaps in a long one."""
+    count = max(1, length // CELL)
+    chosen = range(count) if count < most else ((count - 1) * k // (most - 1) for k in range(most))
+    return [CELL * k for k in chosen]
+
+
+def _band(image: Image.Image, orientation: int, top: int, bottom: int) -> np.ndarray:
+    """The luminance of some rows of the upright picture, of one that is stored as EXIF says."""
+    sideways = orientation in SIDEWAYS
+    if _BACKWARD.get(orientation, (False, False))[0 if sideways else 1]:
+        length = image.width if sideways else image.height
+        top, bottom = length - bottom, length - top
+    box = (top, 0, bottom, image.height) if sideways else (0, top, image.width, bottom)
+    return np.asarray(upright(image.crop(box).convert("L"), orientation))
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:

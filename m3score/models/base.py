@@ -11,15 +11,21 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+LOGITS = "logits"
+"""What agreement is worked out from: the model's full distributions. A model that knows less says so in an
+attribute `agreement_from`; such agreements are other numbers, and tables do not mix them."""
+
 
 @dataclass(frozen=True)
 class ScaleAnswer:
     """One answer at one scale of the ladder."""
 
     tokens: int
-    """The scale: visual tokens per grid (1, 9, 36, 144 or 576 for a 24x24 grid). A router chooses this."""
+    """The scale, which a router chooses: of an M3 model visual tokens per grid (1, 9, 36, 144 or 576 for a
+    24x24 grid), of any other a budget, the most visual tokens that the picture may have."""
     visual_tokens: int
-    """Visual tokens that entered the language model in total (a LLaVA-NeXT image has several grids)."""
+    """Visual tokens that entered the language model in total, exactly (a LLaVA-NeXT image has several
+    grids)."""
     answer: str | None
     """The greedy answer as text, stripped, without special tokens. None if it was not decoded, which happens
     only where it is known to differ from the finest scale's."""
@@ -52,7 +58,7 @@ class LadderAnswerer(Protocol):
 
     @property
     def ladder(self) -> tuple[int, ...]:
-        """Visual tokens per grid, coarsest first."""
+        """Scales, coarsest first: visual tokens per grid, or budgets."""
         ...
 
     def count_visual_tokens(self, size: tuple[int, int], budget: int) -> int:

@@ -71,6 +71,10 @@ def load_model(
         M3ScoreError: the model can't be loaded; the sentence names what is allowed.
         MissingExtraError: a package is needed that is not installed.
     """
+    if str(name_or_path).startswith(("http://", "https://")):
+        raise M3ScoreError(
+            f"{name_or_path} is the address of a server: give it by --endpoint, or to m3score.load_endpoint."
+        )
     options = placing.options(device, dtype, quantize)  # wrong ones are told of before a download
     folder = hub.locate(name_or_path, revision)
     config = hub.read_json(folder / "config.json")

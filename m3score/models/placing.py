@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from m3score.common.errors import M3ScoreError, MissingExtraError, first_line
+from m3score.models.torchvision import mend_torchvision
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _QUANTIZE = ("4bit", "8bit")
@@ -102,6 +103,7 @@ def check_complete(folder: Path, report: Mapping[str, Any]) -> None:
 @contextmanager
 def one_sentence(folder: Path) -> Iterator[None]:
     """Turn what transformers raises about files and options into an M3ScoreError."""
+    mend_torchvision()
     try:
         yield
     except (M3ScoreError, torch.OutOfMemoryError):

@@ -22,6 +22,7 @@ import safetensors.numpy
 
 from m3score.common.errors import M3ScoreError, one_line
 from m3score.routing.features.image import FEATURE_VERSION
+from m3score.routing.older import brought_up_to_date, can_be_read
 from m3score.routing.promises.familiar import Familiarity
 from m3score.routing.record import CalibrationRecord, QuestionRecord
 from m3score.routing.regression.demands import Demands
@@ -90,6 +91,7 @@ def _arrays(contents: Mapping[str, Any]) -> dict[str, np.ndarray]:
     if (vision := contents["vision"]) is not None:
         for part in _DEMANDS:
             arrays |= {f"vision/{part}/{name}": a for name, a in getattr(vision, part).arrays().items()}
+        arrays["vision/floor"] = np.array([vision.floor])
     if (asked := record.questions) is not None:
         held = {
             "image": asked.image,
@@ -112,6 +114,8 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     name = printable(str(path))
     arrays, facts = _contents(path, name)
+    if can_be_read(facts):
+        arrays, facts = brought_up_to_date(arrays, facts)
     _check_facts(facts, name)
     forms = {form: _ensemble(form, arrays, name) for form in _FORMS}
     parts, asked, known = (_under(prefix, arrays) for prefix in ("calibration/", "questions/", "familiar/"))
@@ -216,8 +220,11 @@ def _demands(arrays: Mapping[str, np.ndarray], name: str) -> Demands | None:
         return None
     if distinct is None or reading is None:
         raise M3ScoreError(f"{name}: damaged predictor: the vision score needs {' and '.join(_DEMANDS)}.")
+    floor = arrays.get("vision/floor", np.zeros(1))
+    if floor.dtype != np.float64 or floor.shape != (1,):
+        raise M3ScoreError(f"{name}: damaged predictor: 'vision/floor' must be one number.")
     try:
-        return Demands(distinct, reading)
+        return Demands(distinct, reading, float(floor[0]))
     except M3ScoreError as error:
         raise M3ScoreError(f"{name}: damaged predictor: {error}") from None
 

@@ -16,14 +16,15 @@ from m3score.common.files import printable
 from m3score.common.limits import Limits
 from m3score.data.item import ImageItem
 from m3score.images.video import is_video, open_frames
-from m3score.routing.features.image import image_features
+from m3score.routing.features.image import sized_features
 
 Asked: TypeAlias = "tuple[str | None, ...]"
 FeatureJob: TypeAlias = "tuple[str | None, Any, Asked, str | None, int, int, int | None]"
 """What goes to a worker: path, what is to be decoded, questions, error, pixels and bytes at most, frames."""
-FeatureResult: TypeAlias = "tuple[str | None, Asked, np.ndarray | tuple[str, bool]]"
+Size: TypeAlias = "tuple[int, int] | None"
+FeatureResult: TypeAlias = "tuple[str | None, Asked, np.ndarray | tuple[str, bool], Size]"
 """What comes back: path, questions, image features (a row per frame), or what is wrong and whether that may
-be gone next time."""
+be gone next time; and the picture's (width, height), None for several frames or none."""
 _END = object()
 
 
@@ -70,18 +71,18 @@ def extract_features(job: FeatureJob) -> FeatureResult:
     """In a worker: an image's features, or those of each frame of a video."""
     path, source, asked, known, max_pixels, max_bytes, frames = job
     if known is not None:
-        return path, asked, (known, False)
+        return path, asked, (known, False), None
     try:
         pictures: Sequence[Any] = [source]
         if frames is not None and is_video(source):
             pictures = open_frames(source, frames, max_pixels=max_pixels, max_bytes=max_bytes).pictures
-        rows = [image_features(one, max_pixels=max_pixels, max_bytes=max_bytes) for one in pictures]
-        return path, asked, np.stack(rows)
+        found = [sized_features(one, max_pixels=max_pixels, max_bytes=max_bytes) for one in pictures]
+        return path, asked, np.stack([row for row, _ in found]), found[0][1] if len(found) == 1 else None
     except Exception as error:
         problem = image_failure(error, "can't be used")
-        return path, asked, (str(problem) if path is None else problem.reason, problem.transient)
+        return path, asked, (str(problem) if path is None else problem.reason, problem.transient), None
 
 
 def failed_features(job: FeatureJob, error: M3ScoreError) -> FeatureResult:
     """An image that its process did not survive."""
-    return job[0], job[2], (error.reason, error.transient)
+    return job[0], job[2], (error.reason, error.transient), None

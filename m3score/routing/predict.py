@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, overload
 
 import numpy as np
@@ -54,11 +54,13 @@ class Prediction:
     """Why it is not certified; None where it is."""
     transient: bool = field(default=False, repr=False)
     """Whether the error may be gone when the same is tried again."""
+    size: tuple[int, int] | None = field(default=None, repr=False)
+    """(width, height) of the picture in pixels; None for frames of a video that are looked at one by one."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields of the prediction itself."""
         fields = asdict(self)
-        del fields["transient"]
+        del fields["transient"], fields["size"]
         return fields
 
 
@@ -294,7 +296,7 @@ def _predict_many(
 ) -> Iterator[Prediction]:
     pairs = with_questions(images, questions)
     items = (feature_job(image, asked, limits or Limits(), frames) for image, asked in pairs)
-    for path, asked, found in map_images(
+    for path, asked, found, size in map_images(
         extract_features, items, workers, limits=limits, instead=failed_features
     ):
         if isinstance(found, tuple):
@@ -302,7 +304,7 @@ def _predict_many(
             yield Prediction(path, None, None, None, reason, transient=transient)
             continue
         try:
-            yield _prediction(predictor, path, found, asked, wish)
+            yield replace(_prediction(predictor, path, found, asked, wish), size=size)
         except M3ScoreError as error:
             yield Prediction(path, None, None, None, str(error))
 

@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from m3score.common.errors import M3ScoreError
 from m3score.routing import codec
 from m3score.routing.decision import DEFAULT, Decision, Wish
-from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES, shows_nothing
+from m3score.routing.features.image import FEATURE_VERSION, IMAGE_FEATURES
 from m3score.routing.features.question import QUESTION_FEATURES
 from m3score.routing.promises import certify
 from m3score.routing.promises.certify import Certificate
@@ -34,6 +35,7 @@ from m3score.routing.regression.demands import Demands
 from m3score.routing.regression.ensemble import Ensemble
 from m3score.routing.regression.gains import Gains, over_coarsest
 from m3score.routing.regression.prices import SufficiencyCurve, levels, price_for
+from m3score.routing.target import Target, TokenRequest, m3_request
 from m3score.scoring.rules import check_choice
 from m3score.tables.schema import printable
 
@@ -101,6 +103,8 @@ class Predictor:
                 raise M3ScoreError(f"{name} takes {ensemble.n_features} features, but {wanted} are named.")
         self._check_calibration()
         self._check_gains()
+        if self.target is not None and self.target.family is not None:
+            self.target.family.ladder(self.ladder)  # complains by itself
 
     def _check_features(self) -> None:
         check_choice("feature set", self.feature_set[:60], FEATURE_SETS)
@@ -146,6 +150,19 @@ class Predictor:
             if not np.all(np.abs(kept) <= 1):  # false for NaN as well
                 raise M3ScoreError("the calibration's gains must lie between -1 and 1.")
 
+    @cached_property
+    def target(self) -> Target | None:
+        """How the target model is told a budget; None for an M3 model, which takes it by number.
+
+        M3ScoreError where what the file says of it can't be understood.
+        """
+        stored = self.data.get("target")
+        return None if stored is None else Target.from_dict(stored)
+
+    def request(self, tokens: int, size: tuple[int, int]) -> TokenRequest:
+        """What to send of a picture of (width, height) pixels at a scale; see Target.request."""
+        return m3_request(tokens) if self.target is None else self.target.request(size, tokens, self.ladder)
+
     def predict(self, X_image: Any, X_question: Any = None) -> np.ndarray:
         """float32 (n,): ln(tokens per grid), within the ladder.
 
@@ -184,10 +201,7 @@ class Predictor:
         and errors are those of `predict`.
         """
         rows = np.atleast_2d(X_image)
-        predicted = clip_predictions(self._vision().predict(rows), self.ladder)
-        if self.vision is not None and self.feature_set == "pixels":
-            predicted[shows_nothing(rows)] = 0.0  # one token; few drawings are blank, so trees don't learn it
-        return predicted
+        return clip_predictions(self._vision().predict(rows), self.ladder)
 
     def spread_vision(self, X_image: Any) -> np.ndarray:
         """float64 (n,) at least 0, in ln(tokens): how unsure `predict_vision` is of rows that it took."""

@@ -17,9 +17,12 @@ from m3score.routing.predict import Prediction, frames_to_look_at, predict_many
 from m3score.routing.predictor import Predictor
 from m3score.routing.promises.certify import PROMISES, check_levels
 from m3score.routing.registry import load_predictor, predictor_digest
+from m3score.routing.requests import asked
 from m3score.scoring.base import Scored, ScorerOptions
+from m3score.scoring.oracle import ladder_text
 from m3score.scoring.rules import check_choice, effective_tokens_of
 
+AS = ("scale", "request")
 MAX_DROP, CONFIDENCE = 0.02, 0.95
 """What is promised unless something else is asked for."""
 
@@ -119,6 +122,8 @@ class PredictorScorer:
             "complexity": complexity,
             "effective_tokens": effective,
             "predicted_tokens": one.tokens,
+            "model": self.predictor.model,
+            "ladder": ladder_text(self.ladder),
             "error": one.error,
         }
 
@@ -145,9 +150,12 @@ class RouterOptions(PredictorOptions):
     """What the promise is of, one of certify.PROMISES; by default the first."""
     mean_tokens: float | None = None
     """A budget in place of a promise."""
+    written_as: str = AS[0]
+    """One of AS: the scale, or also what to send to the model for it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice("form of predictions", self.written_as, AS)
         check_choice("promise", self.routing["per"], PROMISES)
         if self.mean_tokens is None:
             check_levels(self.routing["max_drop"], self.routing["confidence"])
@@ -181,7 +189,7 @@ class RouterOptions(PredictorOptions):
     def identity(self) -> dict[str, Any]:
         """See PredictorOptions."""
         told = {f"--{name.replace('_', '-')}": value for name, value in self.routing.items()}
-        return {**super().identity(), **told}
+        return {**super().identity(), **told, "--as": self.written_as}
 
 
 class Router(PredictorScorer):
@@ -193,8 +201,19 @@ class Router(PredictorScorer):
     def __init__(self, options: RouterOptions) -> None:
         super().__init__(options)
         self._routing = options.routing
+        self._requests = options.written_as == "request"
 
     def _row(self, one: Prediction) -> dict[str, Any]:
+        row = self._prediction(one)
+        if not self._requests or one.error is not None:
+            return row
+        try:
+            request = asked(self.predictor, one)
+        except M3ScoreError as error:
+            return {"path": one.path, "error": error.reason}
+        return {**row, "visual_tokens": request.visual_tokens, "request": request.fields}
+
+    def _prediction(self, one: Prediction) -> dict[str, Any]:
         return {
             "path": one.path,
             "predicted_tokens": one.tokens,

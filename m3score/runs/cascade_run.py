@@ -87,7 +87,7 @@ class CascadeRun(Run):
         if not isinstance(told, CascadeOptions):
             raise M3ScoreError("a cascade needs its own options: CascadeOptions.")
         self.told = told
-        asked = {name: getattr(told, name) for name in ("model", "question", "questions")}
+        asked = {name: getattr(told, name) for name in ("model", "question", "questions", "endpoint")}
         self.asks = default_scorer(asked, request.inputs) == "model"
         if not self.asks:
             if request.target.traces is not None:

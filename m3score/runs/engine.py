@@ -58,8 +58,12 @@ class Outcome:
     """Images that the options say something about and that were not among the inputs."""
     skipped: Mapping[str, int]
     """Files that were not taken for images, by suffix."""
+    costs: Sequence[str] = ()
+    """What the server of the model counted, in sentences for people."""
     notes: Sequence[str] = ()
     """What a run of its own kind has to say, for people."""
+    left: int = 0
+    """Images that an earlier run did and that are not among the inputs. The journal keeps their rows."""
     journal: Path | None = None
     """Where the next run finds what was done; None where nothing is to be gone on with."""
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -177,6 +181,10 @@ class Run:
         """What this run has to say, in sentences."""
         return ()
 
+    def _left(self) -> int:
+        """Images that an earlier run did and that nobody asked for this time."""
+        return self.journal.unasked()
+
     def _forget(self) -> None:
         """All is done and written: no journal is needed any more."""
         for handle in self._handles:
@@ -206,7 +214,8 @@ class Run:
         self.journal.sync()
         with stage("write"):
             tally, rows = self._write()
-        if not self.interrupted:
+        left = 0 if self.interrupted or not kept else self._left()
+        if not self.interrupted and not left:
             self._forget()
         return Outcome(
             facts=self.facts,
@@ -220,8 +229,10 @@ class Run:
             passes=self.passes,
             unused=self.request.options.unused(),
             skipped=dict(self.request.inputs.skipped),
+            costs=self.handle.costs(),
             notes=self.notes(tally),
-            journal=self.journal.path if kept and self.interrupted else None,
+            left=left,
+            journal=self.journal.path if kept and (self.interrupted or left) else None,
             rows=rows,
             model=self.handle.model,
         )

@@ -15,6 +15,7 @@ from m3score.data.item import PathLike
 from m3score.runs.engine import Outcome, executor_of, iterate, run
 from m3score.runs.progress import Callbacks, Progress
 from m3score.runs.request import Inputs, Paths, Request, Target, as_path
+from m3score.runs.resume.collector import most_complex_first
 from m3score.runs.resume.journal import written_by_earlier_run
 from m3score.scoring.base import Scorer
 from m3score.scoring.registry import find_scorer, make_options, option_names
@@ -212,9 +213,9 @@ def default_scorer(given: Mapping[str, Any], inputs: Inputs) -> str:
     """The scorer where none is named.
 
     "model" where a question is asked, by the options or by the inputs themselves (the first decides), and of
-    a model that can only answer; else "vision".
+    a model that can only answer, as one behind a server; else "vision".
     """
-    asked = any(given.get(name) is not None for name in ("question", "questions"))
+    asked = any(given.get(name) is not None for name in ("question", "questions", "endpoint"))
     model = given.get("model")
     only_answers = model is not None and not isinstance(model, str) and not hasattr(model, "vision_score")
     return "model" if asked or only_answers or inputs.ask() else "vision"
@@ -340,9 +341,8 @@ def score_table(rows: Iterable[Mapping[Any, Any]], columns: Sequence[str] = ()) 
     import pandas as pd
 
     empty = dict.fromkeys(columns)
-    table = conform([{**empty, **row} for row in rows], SCORES)
-    table = table.sort_values(["complexity", "path"], ascending=[False, True], na_position="last")
-    table = table.reset_index(drop=True)
+    ordered = sorted(({**empty, **row} for row in rows), key=most_complex_first)
+    table = conform(ordered, SCORES)
     ranks = pd.Series(range(1, len(table) + 1), dtype="Int64")
     table["rank"] = ranks.where(table["complexity"].notna())
     return table

@@ -9,6 +9,7 @@ from typing import Any
 
 from m3score.analysis.judged import is_unsolved, judge_of
 from m3score.common.statistics import Spread
+from m3score.routing.decision import BUDGET, NO_PROMISE
 from m3score.tables.schema import absent
 
 SHOWN = 5
@@ -27,6 +28,8 @@ class Tally:
     """Images by required_tokens; None: unsolved (or scored by a predictor)."""
     predicted: Counter[int] = field(default_factory=Counter)
     """Images by predicted_tokens, where there are such."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Images by why nothing is promised about them, where a promise was asked for; see decision.py."""
     complexity_sum: float = 0.0
     not_monotone: int = 0
     judges: Counter[str | None] = field(default_factory=Counter)
@@ -62,6 +65,8 @@ class Tally:
         self.tokens[None if required is None else int(required)] += 1
         if predicted is not None:
             self.predicted[int(predicted)] += 1
+            if (reason := _value(row, "reason")) not in (None, NO_PROMISE, BUDGET):
+                self.reasons[str(reason).partition(" (")[0]] += 1
         self.complexity_sum += float(complexity or 0)
         monotone = row.get("monotone")
         self.not_monotone += not absent(monotone) and not monotone
@@ -87,6 +92,6 @@ class Tally:
             yield row
 
 
-def _value(row: Mapping[str, Any], name: str) -> float | None:
+def _value(row: Mapping[str, Any], name: str) -> Any:
     value = row.get(name)
     return None if absent(value) else value

@@ -16,7 +16,7 @@ from m3score.data.questions import Answers, Question, default_questions
 from m3score.data.references import plain_text
 from m3score.images.decode import open_image
 from m3score.images.given import ImageSource
-from m3score.models.base import LadderAnswerer
+from m3score.models.base import LOGITS, LadderAnswerer
 from m3score.scoring.rules import (
     RULES,
     check_choice,
@@ -97,6 +97,10 @@ class Complexity:
     model: str
     width: int
     height: int
+    visual_tokens: int | None = None
+    """How many visual tokens the image has at `required_tokens`, exactly; None where it is not solved."""
+    agreement_from: str = LOGITS
+    """What agreement was worked out from."""
 
     @property
     def judged_by(self) -> str:
@@ -125,7 +129,14 @@ class Complexity:
         row |= {f"agreement_{tokens}": v for tokens, v in zip(self.ladder, self.agreement, strict=True)}
         cut = sum(question.cut for question in self.questions)
         counts = {"questions": len(self.questions), "cut_questions": cut}
-        return row | counts | {"width": self.width, "height": self.height}
+        facts = {"visual_tokens": self.visual_tokens, "model": self.model, "ladder": ladder_text(self.ladder)}
+        facts["agreement_from"] = self.agreement_from
+        return row | counts | {"width": self.width, "height": self.height} | facts
+
+
+def ladder_text(ladder: Iterable[int]) -> str:
+    """A ladder as the column `ladder` and the option --rungs have it: "64,256,1024"."""
+    return ",".join(map(str, ladder))
 
 
 def score_trace(
@@ -174,10 +185,11 @@ def _score_image(
     complexity = sum(question.complexity for question in scored) / len(scored)
     agreements = zip(*(question.agreement for question in scored), strict=True)
     first = questions[0][0]
+    required = max(question.required_tokens or 0 for question in scored) if solved else None
     return Complexity(
         complexity=complexity,
         effective_tokens=effective_tokens_of(complexity, ladder),
-        required_tokens=max(question.required_tokens or 0 for question in scored) if solved else None,
+        required_tokens=required,
         solved=solved,
         monotone=all(question.monotone for question in scored),
         ladder=ladder,
@@ -188,6 +200,8 @@ def _score_image(
         model=first.model,
         width=first.width,
         height=first.height,
+        visual_tokens=None if required is None else questions[0][ladder.index(required)].visual_tokens,
+        agreement_from=first.agreement_from,
     )
 
 

@@ -19,7 +19,7 @@ from m3score.data.metrics import default_metric, grade
 from m3score.data.normal_form import consistent
 from m3score.data.questions import Answers, Question, as_question, check_question
 from m3score.data.references import plain_text
-from m3score.models.base import LadderAnswerer, ScaleAnswer
+from m3score.models.base import LOGITS, LadderAnswerer, ScaleAnswer
 from m3score.tables.formats import unguard_cell
 from m3score.tables.schema import TRACES, absent, cast
 
@@ -53,6 +53,8 @@ class TraceRow:
     model: str
     width: int
     height: int
+    agreement_from: str = LOGITS
+    """What agreement was worked out from, see base.LOGITS."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready fields."""
@@ -104,7 +106,7 @@ def trace(
         row
         for name, image, group, ladders in zip(names, images, asked, said, strict=True)
         for number, (question, scales) in enumerate(zip(group, ladders, strict=True))
-        for row in _trace_rows(name, image.size, answerer.name, number, question, scales, coarse_answers)
+        for row in _trace_rows(name, image.size, answerer, number, question, scales, coarse_answers)
     ]
 
 
@@ -133,7 +135,7 @@ def _asked(
 def _trace_rows(
     name: str,
     size: tuple[int, int],
-    model: str,
+    answerer: LadderAnswerer,
     number: int,
     asked: Question,
     scales: Sequence[ScaleAnswer],
@@ -163,19 +165,25 @@ def _trace_rows(
                 cut=scale.cut,
                 references=known,
                 options=asked.options,
-                model=model,
+                model=answerer.name,
                 width=size[0],
                 height=size[1],
+                agreement_from=str(getattr(answerer, "agreement_from", LOGITS)),
             )
         )
     return rows
 
 
 def single_model(rows: Iterable[TraceRow]) -> None:
-    """M3ScoreError if the rows are those of several models, whose answers do not compare."""
-    models = sorted({row.model for row in rows})
+    """M3ScoreError if the rows are those of several models, whose answers do not compare, or if agreement
+    was worked out from different things."""
+    kept = list(rows)
+    models = sorted({row.model for row in kept})
     if len(models) > 1:
         raise M3ScoreError(f"a trace holds the rows of one model, this one those of {', '.join(models)}.")
+    sources = sorted({row.agreement_from for row in kept})
+    if len(sources) > 1:
+        raise M3ScoreError(f"agreements from {' and '.join(sources)} are different numbers: they don't mix.")
 
 
 def incomplete(rows: Iterable[TraceRow]) -> dict[str, str]:
@@ -280,4 +288,5 @@ def _row_of(values: dict[str, Any]) -> TraceRow:
         model=held("model", ""),
         width=held("width", 0),
         height=held("height", 0),
+        agreement_from=held("agreement_from", LOGITS),
     )

@@ -177,7 +177,7 @@ def _parsed(cell: str, kind: str) -> Any:
         return unguard_cell(cell)
     if cell == "":
         return None
-    if kind in ("text?", "any"):
+    if kind in ("text?", "any", "json"):
         return unguard_cell(cell)
     return cast(json.loads(cell) if kind == "list" else cell, kind)
 
@@ -189,8 +189,14 @@ class JsonLines:
 
     def write(self, frames: Iterable[pd.DataFrame], kind: TableKind, file: IO[bytes]) -> None:
         for frame in frames:
+            objects = [kind.kind(name) == "json" for name in frame.columns]
             for values in frame.itertuples(index=False, name=None):
                 row = {name: _plain(v) for name, v in zip(frame.columns, values, strict=True)}
+                row |= {
+                    name: json.loads(row[name])
+                    for name, is_object in zip(frame.columns, objects, strict=True)
+                    if is_object and row[name] is not None
+                }
                 file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
 
     def read(self, content: bytes, kind: TableKind, name: str) -> pd.DataFrame:
@@ -238,7 +244,7 @@ def _schema(frame: pd.DataFrame, kind: TableKind) -> Any:
     """An arrow schema by the columns' kinds: the same whether or not a column holds anything yet."""
     import pyarrow as pa
 
-    types = {"text": pa.string(), "text?": pa.string(), "list": pa.list_(pa.string())}
+    types = {"text": pa.string(), "text?": pa.string(), "json": pa.string(), "list": pa.list_(pa.string())}
     schema = pa.Schema.from_pandas(frame, preserve_index=False)
     for i, name in enumerate(schema.names):
         if kind.kind(name) in types:

@@ -199,5 +199,7 @@ def read_whole(path: PathLike) -> bytes:
     """A file's bytes ("-" is stdin); M3ScoreError that names the file where it cannot be read."""
     try:
         return sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
+    except FileNotFoundError:
+        raise M3ScoreError(f"{printable(str(path))}: no such file.") from None
     except OSError as error:
         raise M3ScoreError(f"{printable(str(path))}: cannot read ({error.strerror or error}).") from error

@@ -5,6 +5,7 @@ Knows frames, not files.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -51,6 +52,7 @@ _TRACE_KINDS = {
     "model": "text",
     "width": "int",
     "height": "int",
+    "agreement_from": "text?",
     "error": "text?",
 }
 SCORE_COLUMNS: tuple[str, ...] = tuple(_SCORE_KINDS)
@@ -69,7 +71,8 @@ _SHARE = re.compile(r"(agreement|kept)_\d+")
 
 @dataclass(frozen=True)
 class TableKind:
-    """Which columns a table has, of what kind (text, text? that may be absent, int, float, bool, list)."""
+    """Which columns a table has, of what kind (text, text? that may be absent, int, float, bool,
+    list, json: an object, which is text but in jsonl)."""
 
     name: str
     kinds: Mapping[str, str]
@@ -94,6 +97,10 @@ _SCORER_KINDS = {
     "cat_compression": "int",
     "alit_tokens": "int",
     "alit_error": "float",
+    "visual_tokens": "int",
+    "model": "text?",
+    "ladder": "text?",
+    "agreement_from": "text?",
 }
 SCORES = TableKind("score table", _SCORE_KINDS, ("path", "complexity"), optional=_SCORER_KINDS)
 PREDICTIONS = TableKind(
@@ -108,6 +115,7 @@ PREDICTIONS = TableKind(
         "error": "text?",
     },
     ("path", "predicted_tokens"),
+    optional={"visual_tokens": "int", "request": "json"},
 )
 TRACES = TableKind(
     "trace table", _TRACE_KINDS, ("image", "question", "tokens", "answer", "agreement", "consistent")
@@ -159,6 +167,7 @@ _CASTS: dict[str, Callable[[Any], Any]] = {
     "text": lambda value: printable(str(value)),
     "text?": lambda value: printable(str(value)),
     "list": lambda value: _texts(value),
+    "json": lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
     "any": lambda value: printable(value) if isinstance(value, str) else value,
 }
 

@@ -103,6 +103,8 @@ def _opened(path: str, name: str) -> Iterator[IO[bytes]]:
             yield file
     except UnicodeDecodeError as error:
         raise M3ScoreError(f"{name}: not UTF-8 text (byte {error.start}).") from None
+    except FileNotFoundError:
+        raise M3ScoreError(f"{name}: no such file.") from None
     except OSError as error:
         raise M3ScoreError(f"{name}: cannot read ({error.strerror or error}).") from error
 

@@ -338,7 +338,7 @@ def test_lists_and_tables(images: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["none.csv"], "none.csv: cannot read"),
+        (["none.csv"], "none.csv: no such file"),
         (["s.csv", "--by", "beauty"], "no column 'beauty'"),
         (["s.csv", "--top", "x"], "top needs a number"),
         (["s.csv", "--top", "1", "--per-level", "2"], "--top and --per-level exclude each other"),

@@ -19,11 +19,12 @@ import pytest
 from typer.testing import CliRunner
 
 import m3score
-from m3score.calibration.drawings.drawing import draw
+from m3score.calibration.drawings.drawing import draw, draw_or_leave_empty
 from m3score.calibration.predictor import fit
 from m3score.calibration.predictor.collection import open_collection
 from m3score.cli.main import app
 from m3score.models.fingerprint import fingerprint
+from m3score.routing.features.image import IMAGE_FEATURES
 from m3score.routing.features.question import question_features
 from m3score.routing.predictor import Predictor
 from tests.support.predictors import LADDER, small_predictor
@@ -111,6 +112,44 @@ def test_labels_are_of_the_bundled_model(labels: Path) -> None:
     assert set(traces["tokens"]) == set(LADDER) and traces["correct"].notna().all()
 
 
+def assorted(labels: Path, folder: Path, pictures: int) -> Path:
+    """Made-up labels of so many assorted drawings, by the model of other labels."""
+    held = replace(open_collection(labels), folder=folder, told={"source": "assorted", "seed": 3})
+    held.begin(overwrite=False)
+    features = np.random.default_rng(0).normal(size=(pictures, len(IMAGE_FEATURES))).astype(np.float32)
+    rows = [
+        {"image": f"assorted:3/{i}", "key": f"assorted:3/{i}", "values": row.tolist(),
+         "distinct_tokens": float(np.exp(3 + row[5])), "reading_tokens": 0.0}
+        for i, row in enumerate(features)
+    ]  # fmt: skip
+    held.add(rows, [])
+    return folder
+
+
+def test_one_run_makes_a_predictor_of_all_collections(labels: Path, tmp_path: Path) -> None:
+    """As the bundled predictor is made: drawn, varied and assorted labels, and labels to test on."""
+    varied, test, out = tmp_path / "varied", tmp_path / "test", tmp_path / "all.predictor"
+    for source, seed, folder in (("varied", 6, varied), ("drawn", 9, test)):
+        done = run("calibrate", source, "--limit", 6, "--seed", seed, "--work", folder, "--collect-only",
+                   "--device", "cpu")  # fmt: skip
+        assert done.exit_code == 0
+    looked = assorted(labels, tmp_path / "assorted", 200)
+    sources = (labels, varied, looked)
+    done = run("calibrate", *sources, "--test", test, "--seed", 5, "--shares", "1,1,1", "--max-drop", DROP,
+               "--out", out)  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    assert f"There are {DRAWN + 6}." in done.stderr.replace("\n", " ")  # nothing is asked about the others
+    made = Predictor.load(out)
+    assert made.vision is not None and 100 < made.data["vision_pictures"] < 170  # of 200, a third held out
+    assert made.data["seeds"] == {"drawn images": [5], "varied drawings": [6], "assorted drawings": [3]}
+    assert set(made.data["sources"]) == {"drawn images", "varied drawings"}
+    card = made.card
+    assert "- drawn images (seeds 5): " in card and "assorted drawings (seeds 3)" in card
+    assert f"## Result: {test}" in card
+    refusal = refused("calibrate", looked, "--out", tmp_path / "x.predictor", "--anyway")
+    assert "nothing was asked about its images" in refusal or "are 0" in refusal
+
+
 def test_calibrate_writes_a_predictor_and_a_report(predictor: Path) -> None:
     loaded = Predictor.load(predictor)
     assert loaded.fingerprint == fingerprint("m3-tiny") and loaded.with_question is not None
@@ -142,7 +181,8 @@ def test_predict_gives_a_row_per_input(predictor: Path, pictures: Path, tmp_path
     assert table[3]["predicted_tokens"] == "" and "not an image" in table[3]["error"]
     (pictures / "broken.png").unlink()
     out = tmp_path / "scales.parquet"
-    assert run("predict", pictures, "--predictor", predictor, "--out", out).exit_code == 0
+    done = run("predict", pictures, "--predictor", predictor, "--out", out)
+    assert done.exit_code == 0 and "3 of 3 got the finest scale: the calibration certifies" in done.stderr
     strict = pd.read_parquet(out)
     assert strict["predicted_tokens"].tolist() == [576] * 3 and not strict["certified"].any()
 
@@ -157,7 +197,7 @@ def test_how_many_images_a_promise_needs_is_said_before_anything_is_asked(
     labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "m3score.cli.commands.calibrate.load", lambda *a, **k: pytest.fail("a model was loaded")
+        "m3score.cli.commands.calibrate.load_answerer", lambda *a, **k: pytest.fail("a model was loaded")
     )
     out = tmp_path / "a.predictor"
     said = refused("calibrate", "drawn", "--limit", 100, "--out", out)
@@ -330,7 +370,7 @@ def test_vision_features_from_end_to_end(tmp_path: Path) -> None:
     encoded = model.encode(image)  # for the answer as for the route
     values = model.vision_features(encoded)
     held = open_collection(tmp_path / "vision.labels").features()
-    again = model.vision_features(draw(0, 3).image)
+    again = model.vision_features(draw_or_leave_empty(0, 3).image)
     np.testing.assert_allclose(np.asarray(held["values"][3], np.float32), again, rtol=1e-4, atol=1e-4)
     predictions = loaded.predict(values, question_features("What word is on the sign?"))
     (tokens,) = loaded.route(predictions, max_drop=None, with_question=True)

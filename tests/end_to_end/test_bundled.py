@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib import resources
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from m3score.calibration.benchmarks.evaluate import EVALUATION_SEED, evaluate_dr
 from m3score.calibration.drawings.drawing import draw
 from m3score.cli.main import app
 from m3score.data.metrics import grade
+from m3score.routing.predict import predict_many
 from m3score.tables.io import read_scores, read_traces
 
 FOLDER = Path(str(resources.files("m3score") / "assets" / "m3-tiny"))
@@ -86,10 +88,16 @@ def test_answers_that_were_cut_are_counted_in_the_summary(tmp_path: Path) -> Non
     assert read_scores(tmp_path / "s.csv")["cut_questions"].tolist() == [0]
 
 
-def test_what_shows_nothing_is_predicted_to_be_one_token():
-    """The pitch: a blank wall needs one token."""
+def test_what_shows_nothing_is_predicted_to_be_the_simplest():
+    """The pitch: a blank wall needs one token. No rule says so, the regressors have learnt it."""
     blank = [
-        Image.new("RGB", size, colour) for size in ((640, 480), (90, 400)) for colour in ("black", "#e8d8b0")
+        Image.new("RGB", size, colour)
+        for size in ((640, 480), (90, 400), (2000, 1500), (40, 40))
+        for colour in ("black", "#e8d8b0", "teal")
     ]
-    assert m3score.predict_complexity([EXAMPLES / "empty.png", *blank]) == [0.0] * 5
+    found = m3score.predict_complexity([EXAMPLES / "empty.png", *blank])
+    assert max(found) < math.log(2) / math.log(576)  # fewer than two tokens
+    usual = [image for image in blank if image.size != (90, 400)]  # no drawing is so narrow
+    for row in predict_many([EXAMPLES / "empty.png", *usual], "How many shapes are there?"):
+        assert row.certified and row.tokens is not None and row.tokens <= 36
     assert m3score.predict_complexity(EXAMPLES / "sunset.png") > 0.3

@@ -163,7 +163,7 @@ def test_what_nobody_foresaw_is_a_row_too(predictor: Predictor, monkeypatch: pyt
     def fail(source: object, **limits: int) -> np.ndarray:
         raise KeyError("surprise")
 
-    monkeypatch.setattr(feature_jobs, "image_features", fail)
+    monkeypatch.setattr(feature_jobs, "sized_features", fail)
     (result,) = predict_many(["a.png"], predictor=predictor)
     assert result.error == "can't be used (KeyError: 'surprise')"
 

@@ -217,7 +217,7 @@ def test_the_regressor_of_the_vision_score_must_fit_and_is_kept(predictor: Predi
     np.testing.assert_array_equal(again.spread_vision(rows), looking.spread_vision(rows))
     predictor.save(tmp_path / "b.predictor")
     assert Predictor.load(tmp_path / "b.predictor").vision is None
-    with pytest.raises(M3ScoreError, match="vision takes 152 features, but 69 are named"):
+    with pytest.raises(M3ScoreError, match="vision takes 158 features, but 75 are named"):
         replace(predictor, vision=Demands(predictor.with_question, predictor.with_question))  # type: ignore[arg-type]
 
 

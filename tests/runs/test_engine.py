@@ -71,6 +71,19 @@ def test_command_and_call_write_the_same_tables(
     assert table["path"].tolist() == written["path"].tolist()
 
 
+def test_fewer_inputs_lose_nothing_that_was_done(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "s.csv"
+    with pytest.raises(KeyboardInterrupt):
+        m3score.rank(folder, scorer="jpeg", out=out, on_progress=stop_after(8))
+    done = len(pd.read_csv(out))
+    said = invoke("rank", folder, "--scorer", "jpeg", "--out", out, "--limit", 3).stderr
+    assert f"{done - 3} images of an earlier run are not among these inputs" in " ".join(said.split())
+    assert len(pd.read_csv(out)) == 3 and journal_path(out).exists()
+    told = m3score.rank(folder, scorer="jpeg", out=out)
+    assert isinstance(told, RankSummary) and told.resumed >= done - 1  # what can't be read is tried again
+    assert len(pd.read_csv(out)) == IMAGES + 1 and not journal_path(out).exists()
+
+
 def test_the_same_call_goes_on_where_it_was_stopped(folder: Path, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole.csv", tmp_path / "s.csv"
     m3score.rank(folder, model=FakeAnswerer(), out=whole, batch_size=2)

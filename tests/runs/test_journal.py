@@ -68,6 +68,16 @@ def test_records_come_back(tmp_path: Path) -> None:
     assert not journal_path(out).exists()
 
 
+def test_what_nobody_asked_for_is_counted(tmp_path: Path) -> None:
+    filled(tmp_path / "s.csv", "a", "b", "a", "c")
+    journal = open_journal(tmp_path / "s.csv", RUN)
+    assert journal.unasked() == 3
+    list(journal.earlier("a")), list(journal.earlier("new"))
+    journal.append(record("d"))
+    assert journal.unasked() == 2
+    journal.close()
+
+
 def test_the_newest_record_is_found_first(tmp_path: Path) -> None:
     filled(tmp_path / "s.csv", "a")
     journal = open_journal(tmp_path / "s.csv", RUN)
@@ -388,6 +398,7 @@ ROWS = st.lists(
             "path": st.sampled_from(["a", "b", "é", "B", "a\n"]),
             "complexity": st.one_of(st.none(), st.sampled_from([0.0, 0.5, 1 / 3, 1.0])),
             "width": st.integers(0, 9),
+            "solved": st.sampled_from([None, True, False]),
             "error": st.one_of(st.none(), st.just("bad")),
         }
     ),

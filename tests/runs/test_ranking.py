@@ -55,7 +55,8 @@ def test_table_is_sorted_with_one_row_per_input(folder: Path) -> None:
             "monotone",
         ),
         *agreements,
-        *("questions", "cut_questions", "width", "height", "error"),
+        *("questions", "cut_questions", "width", "height"),
+        *("visual_tokens", "model", "ladder", "agreement_from", "error"),
     ]
     assert [Path(path).stem for path in table["path"]] == [
         *("white", "light", "mid", "dim", "dark"),
@@ -225,10 +226,11 @@ def test_ground_truth_counts(folder: Path) -> None:
         "dim.png": [Question("?", ("nope",))],
     }
     table = rank([folder / "mid.png", folder / "dim.png"], model=FakeAnswerer(), questions=asked)
-    assert [Path(path).stem for path in table["path"]] == ["dim", "mid"]
-    assert table["solved"].tolist() == [False, True]
-    assert table["required_tokens"].isna().tolist() == [True, False]
-    assert table["complexity"].tolist() == pytest.approx([1.0, math.log(36) / math.log(576)])
+    # What no scale solves says nothing of complexity: it comes last.
+    assert [Path(path).stem for path in table["path"]] == ["mid", "dim"]
+    assert table["solved"].tolist() == [True, False]
+    assert table["required_tokens"].isna().tolist() == [False, True]
+    assert table["complexity"].tolist() == pytest.approx([math.log(36) / math.log(576), 1.0])
 
 
 def test_images_without_questions_of_their_own(folder: Path) -> None:
@@ -268,7 +270,13 @@ def test_traces_are_written_with_errors(folder: Path, tmp_path: Path) -> None:
 
 def test_other_ladders(folder: Path) -> None:
     table = rank(folder / "white.png", model=FakeAnswerer(ladder=(4, 16)))
-    assert [name for name in table.columns if name.startswith("agreement")] == ["agreement_4", "agreement_16"]
+    assert [name for name in table.columns if name.startswith("agreement_")] == [
+        "agreement_4",
+        "agreement_16",
+        "agreement_from",
+    ]
+    assert table["ladder"].tolist() == ["4,16"] and table["model"].tolist() == ["fake"]
+    assert table["agreement_from"].tolist() == ["logits"] and table["visual_tokens"].tolist() == [16]
     assert table["required_tokens"].tolist() == [16]
 
 

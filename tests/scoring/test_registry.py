@@ -30,7 +30,7 @@ name = "brightness-scorer"
 version = "1.0"
 
 [project.entry-points."m3score.scorers"]
-brightness = "brightness_scorer:BrightnessScorer"
+shine = "brightness_scorer:BrightnessScorer"
 broken = "brightness_scorer:nothing"
 empty = "brightness_scorer:Nothing"
 
@@ -95,17 +95,17 @@ def python(site: Path, folder: Path, *arguments: object) -> subprocess.Completed
 
 
 def test_an_installed_package_brings_a_scorer(installed: Path, pictures: Path) -> None:
-    command = ("-m", "m3score", "rank", pictures, "--scorer", "brightness")
+    command = ("-m", "m3score", "rank", pictures, "--scorer", "shine")
     done = python(installed, pictures.parent, *command, "--scorer-option", "dark=true", "--out", "dark.csv")
     assert done.returncode == 3, done.stderr
     table = pd.read_csv(pictures.parent / "dark.csv")
     assert [Path(path).stem for path in table["path"]] == ["plain", "half", "noise", "broken"]
     assert table["brightness"].equals(table["complexity"]) and "Pillow" in table["error"].iloc[3]
-    assert "|brightness|" in python(installed, pictures.parent, *command[:3], "--help").stdout
+    assert "shine" in python(installed, pictures.parent, *command[:3], "--help").stdout
 
     code = (
-        "import m3score, sys; table = m3score.rank('in', scorer='brightness', scale=0.5, out='half.csv'); "
-        "print(table.images, table.failed, next(iter(m3score.rank_iter('in', scorer='brightness')))['path'])"
+        "import m3score, sys; table = m3score.rank('in', scorer='shine', scale=0.5, out='half.csv'); "
+        "print(table.images, table.failed, next(iter(m3score.rank_iter('in', scorer='shine')))['path'])"
     )
     done = python(installed, pictures.parent, "-c", code)
     assert done.stdout.split() == ["4", "1", "in/broken.png"], done.stderr
@@ -118,10 +118,13 @@ def test_an_installed_package_brings_a_scorer(installed: Path, pictures: Path) -
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--scorer", "brightness", "--scorer-option", "scale=much"), "scale needs a value of type float"),
-        (("--scorer", "brightness", "--scorer-option", "size=3"), "has no --size; it takes --dark, --scale"),
-        (("--scorer", "brightness", "--scorer-option", "scale"), "give KEY=VALUE"),
-        (("--scorer", "brightnes"), "Did you mean brightness?"),
+        (("--scorer", "shine", "--scorer-option", "scale=much"), "scale=... needs a value of type float"),
+        (
+            ("--scorer", "shine", "--scorer-option", "size=3"),
+            "has no --scorer-option size=...; it takes --scorer-option dark=..., --scorer-option scale=...",
+        ),
+        (("--scorer", "shine", "--scorer-option", "scale"), "give KEY=VALUE"),
+        (("--scorer", "shin"), "Did you mean shine?"),
         (("--scorer", "broken"), "can't be imported (AttributeError"),
         (("--scorer", "empty"), "it lacks identity and stream"),
     ],

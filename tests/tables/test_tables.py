@@ -185,7 +185,7 @@ def test_links_and_modes_survive(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("t.xlsx", b"", r"t\.xlsx: unknown table suffix '\.xlsx'; allowed: \.csv, \.jsonl, \.ndjson"),
-        ("t.csv", None, r"t\.csv: cannot read \(No such file"),
+        ("t.csv", None, r"t\.csv: no such file"),
         ("t.csv", b"path\nx\n", r"t\.csv: a score table needs .* path, complexity; missing: complexity"),
         ("t.csv", b"path,complexity\nx\n", r"t\.csv, line 2: 1 cells under 2 columns"),
         ("t.csv", b"path,complexity\nx,much\n", r"line 2: column 'complexity': needs a number, not 'much'"),

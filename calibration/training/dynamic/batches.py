@@ -54,9 +54,9 @@ def random_size(rng: np.random.Generator, style: Style, dearest: int) -> tuple[i
             f"Pictures of {style.sides[0]} pixels a side have more than {dearest} visual tokens: "
             "draw smaller ones, or learn a larger budget."
         )
-    shortest, longest = np.log(style.sides)
+    low, high = np.log(style.sides).tolist()
     while True:
-        width, height = (round(float(side)) for side in np.exp(rng.uniform(shortest, longest, 2)))
+        width, height = (round(float(side)) for side in np.exp(rng.uniform(low, high, 2)))
         if max(width, height) <= 1.8 * min(width, height) and width * height <= most:
             return width, height
 
@@ -154,11 +154,11 @@ def loader(batches: Batches, first: int, workers: int) -> DataLoader[dict[str, A
         batch_size=None,
         sampler=range(first, 10**9),
         num_workers=workers,
-        collate_fn=_unchanged,
+        collate_fn=_unchanged,  # type: ignore[arg-type]  # without batches it is given what is drawn
         prefetch_factor=3 if workers else None,
         pin_memory=bool(workers) and torch.cuda.is_available(),
     )
 
 
-def _unchanged(batch: Any) -> Any:
+def _unchanged(batch: dict[str, Any]) -> dict[str, Any]:
     return batch

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from m3score.analysis.alike import Alike
 from m3score.analysis.judged import Mode, is_unsolved, judge_of, mode_of
 from m3score.common.statistics import Spread
 
@@ -136,6 +137,7 @@ class _Counting:
         self.odd = Reservoir(min(ODD, pictures), f"{seed}/odd")
         self.errors: list[Row] = []
         self.scales: set[int] = set()
+        self.alike = Alike()
         self.columns: set[tuple[str, ...]] = set()
         self.folders, self.reasons = _Folders(), Counter[str]()
         self.simplest: list[tuple[float, int, Row]] = []
@@ -153,6 +155,7 @@ class _Counting:
             self._failed(row)
             return
         out.judges[judge_of(row)] += 1
+        self.alike.add(row, "the table")
         unsolved = is_unsolved(row)
         if not unsolved:
             out.complexity.add(complexity)
@@ -198,6 +201,7 @@ class _Counting:
             self.errors.append(row)
 
     def result(self) -> ScoreSummary:
+        self.alike.check("do not make one report")
         out = self.out
         out.ladder = tuple(sorted(self.scales))
         scales = sorted({*out.ladder, *out.levels})

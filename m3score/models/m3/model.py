@@ -48,6 +48,8 @@ class M3Model(Embedder):
     and the attributes `name`, `ladder`, `device`, `dtype`, `tokenizer`, `config` and `hf_model`.
     """
 
+    looks_in_threads = True
+
     def __init__(
         self, hf_model: Any, tokenizer: Any, config: M3Config, name: str, folder: Path | None = None
     ) -> None:

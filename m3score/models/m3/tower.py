@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch.nn import functional
@@ -24,6 +24,9 @@ from m3score.models.m3.preprocess import Tiles
 
 if TYPE_CHECKING:
     from m3score.models.m3.encoder import Embedder
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda x: x,
@@ -141,11 +144,7 @@ class FastTower:
     @torch.inference_mode()
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
         """(n, 3, side, side) -> (n, patches, width)"""
-        parts = pixels.split(_AT_ONCE)
-        threads = min(torch.get_num_threads(), len(parts))
-        if threads == 1:
-            return torch.cat([self._forward(part) for part in parts])
-        return torch.cat(list(_single_threads(threads).map(self._forward, parts)))
+        return torch.cat(in_threads(self._forward, pixels.split(_AT_ONCE)))
 
     @torch.inference_mode()
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -194,6 +193,18 @@ def _folded(block: Any, heads: int, activation: str) -> _Layer:
 
 def _after_norm(norm: Any, weight: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return weight * norm.weight, bias + weight @ norm.bias
+
+
+def in_threads(work: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+    """`work` on each part, on a CPU: a thread for each part instead of all threads for each product.
+
+    Threads that share a product wait for one another; this way they meet at the end only. Within `work` torch
+    computes with one thread.
+    """
+    threads = min(torch.get_num_threads(), len(parts))
+    if threads <= 1:
+        return [work(part) for part in parts]
+    return list(_single_threads(threads).map(work, parts))
 
 
 @cache

@@ -27,9 +27,6 @@ from m3score.models.stock.inference import Network, Pair, answer_pairs
 from m3score.models.stock.prompts import Prompter
 
 if TYPE_CHECKING:
-    pass
-
-if TYPE_CHECKING:
     from m3score.models.vision.complexity import VisionScore
     from m3score.models.vision.meter import VisionMeter
 
@@ -59,6 +56,8 @@ class StockModel:
     its size, see `count_visual_tokens`. Decoding is greedy, without the penalties that a checkpoint's
     generation_config.json may ask for.
     """
+
+    looks_in_threads = False  # processors are not made for it
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ from m3score.models.m3.ladder import pool, round_up
 from m3score.models.vision.reader import Reading
 from m3score.models.vision.whitening import Whitening
 
-VERSION = 1
+VERSION = 2
 """Raised when a number changes."""
 JUDGED_BY = "vision"
 _LEAST = 1e-12

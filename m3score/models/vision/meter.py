@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from itertools import chain
 from typing import Protocol
 
 import torch
@@ -18,6 +19,7 @@ from m3score.images.decode import open_image
 from m3score.images.given import ImageSource
 from m3score.models.inference.batching import MemoryGuard
 from m3score.models.m3.preprocess import Tiles
+from m3score.models.m3.tower import in_threads
 from m3score.models.vision.complexity import VisionScore, score_pictures
 from m3score.models.vision.prepare import Prepared, Shape, prepare, stretched_tiles
 from m3score.models.vision.reader import read
@@ -25,12 +27,16 @@ from m3score.models.vision.whitening import Encode, Reference, Whitening, whiten
 
 _OWN_DRAWINGS = "m3score.calibration.drawings.reference"
 """Whoever draws lives above this room, so it is known by name, and only if drawings are needed."""
+_IN_A_THREAD = 4
+"""Pictures that a thread of a CPU takes from pixels to score; fewer are slower, more take more memory."""
 
 
 class Looker(Protocol):
     """What a model offers whose vision tower is to look at pictures."""
 
     name: str
+    looks_in_threads: bool
+    """Whether threads of a CPU may call `patch_features` at the same time."""
 
     @property
     def device(self) -> torch.device: ...
@@ -86,6 +92,12 @@ class VisionMeter:
         return self._guard.map(self._score, ready, self.model.images_per_pass())
 
     def _score(self, images: Sequence[Prepared]) -> list[VisionScore]:
+        if self.model.device.type != "cpu" or not self.model.looks_in_threads:
+            return self._together(images)
+        parts = [images[start : start + _IN_A_THREAD] for start in range(0, len(images), _IN_A_THREAD)]
+        return list(chain.from_iterable(in_threads(self._together, parts)))
+
+    def _together(self, images: Sequence[Prepared]) -> list[VisionScore]:
         features = self.model.patch_features([image.tiles for image in images])
         readings = read([image.luminance for image in images])
         return score_pictures(features, readings, self._whitening, self.model.vision_ladder)

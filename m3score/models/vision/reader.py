@@ -44,6 +44,9 @@ letters of 7 pixels are the smallest that such models read."""
 _SCALE = 10.0
 """Pixels; the net tells the logarithm of the height as a multiple of it."""
 MAP_SIDE = 24
+_MULTIPLE = 64
+"""Pixels; sides are continued to multiples of it, so that the net's products come in few shapes. oneDNN
+prepares each shape and keeps it, which takes tens of megabytes for sides as they come."""
 _ASSET = "assets/reader.safetensors"
 
 
@@ -128,10 +131,10 @@ def _read(net: ReaderNet, grey: np.ndarray) -> Reading:
     height, width = grey.shape
     pixels = torch.from_numpy(grey.astype(np.float32) / 255)[None, None]
     # Continued, not cut: the last rows and columns may hold text, and a black rim would look like a stroke.
-    step = STRIDE * _COARSER
-    pixels = functional.pad(pixels, (0, -width % step, 0, -height % step), mode="replicate")
-    fine = _letters(net, pixels, 1)
-    coarse = _letters(net, functional.avg_pool2d(pixels, _COARSER), _COARSER)
+    across, down = -width % _MULTIPLE, -height % _MULTIPLE
+    pixels = functional.pad(pixels, (0, across, 0, down), mode="replicate")
+    fine = _letters(net, pixels, 1, grey.shape)
+    coarse = _letters(net, functional.avg_pool2d(pixels, _COARSER), _COARSER, grey.shape)
     rows, columns, count, heights = (np.concatenate(pair) for pair in zip(fine, coarse, strict=True))
     side = max(height, width)
     cells = np.zeros((MAP_SIDE, MAP_SIDE), np.float32)
@@ -144,23 +147,27 @@ def _read(net: ReaderNet, grey: np.ndarray) -> Reading:
     return Reading(float(count.sum()), common, cells)
 
 
-def _letters(net: ReaderNet, pixels: torch.Tensor, scale: int) -> tuple[np.ndarray, ...]:
-    """Row, column, tokens and height of letters of every place that shows text.
+def _letters(
+    net: ReaderNet, pixels: torch.Tensor, scale: int, shape: tuple[int, int]
+) -> tuple[np.ndarray, ...]:
+    """Row, column, tokens and height of letters of every place of the picture that shows text.
 
-    In pixels of the finest look, of which this one's are `scale` a side.
+    In pixels of the finest look, of which this one's are `scale` a side, and the picture's `shape` is told.
     """
-    logits, ln_height = net(pixels.contiguous(memory_format=torch.channels_last))
+    rows, columns = (-(-side // (STRIDE * scale)) for side in shape)
+    found = net(pixels.contiguous(memory_format=torch.channels_last))
+    logits, ln_height = (values[:, :rows, :columns] for values in found)
     sure = logits[0] > _SURE
     around = functional.avg_pool2d(sure[None, None].float(), _AROUND, stride=1, padding=_AROUND // 2)
     sure &= around[0, 0] > _NEIGHBOURS
     tall = ln_height[0] >= np.log(_HANDOVER / _SCALE / scale)
-    rows, columns = torch.nonzero(sure & (tall == (scale > 1)), as_tuple=True)
-    heights = ln_height[0, rows, columns].exp().clamp(SMALLEST / _SCALE / 1.5, 2 * LARGEST / _SCALE) * _SCALE
+    down, across = torch.nonzero(sure & (tall == (scale > 1)), as_tuple=True)
+    heights = ln_height[0, down, across].exp().clamp(SMALLEST / _SCALE / 1.5, 2 * LARGEST / _SCALE) * _SCALE
     count = (STRIDE / (LETTERS_PER_TOKEN_SIDE * heights)) ** 2
     middle = STRIDE * scale
     return (
-        (rows.numpy() + 0.5) * middle,
-        (columns.numpy() + 0.5) * middle,
+        (down.numpy() + 0.5) * middle,
+        (across.numpy() + 0.5) * middle,
         count.numpy(),
         heights.numpy() * scale,
     )

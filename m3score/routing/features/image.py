@@ -4,8 +4,9 @@ numpy and Pillow only; deterministic: the same file gives the same numbers. A pr
 FEATURE_VERSION and to the names below; whoever changes what a number means raises the version.
 
 Pictures are looked at as the model sees them (see patch_grid.py): in a square of 24 cells a side, at 12
-pixels a cell; and, for what is too fine for that, at their own size (see native.py). They hang on the pixels alone: a path, its bytes, the opened picture and its array agree. The
-byte size of a file is never used: files are re-encoded.
+pixels a cell; and at their own size (see native.py), for what is too fine for that. They hang on the pixels
+alone: a path, its bytes, the opened picture and its array agree. The byte size of a file is never used: files
+are re-encoded.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ MEANINGS: dict[str, str] = {
     "aspect": "ln(width / height)",
     "aspect_long": "ln of the longer over the shorter side",
     "pixels": "ln of the number of the picture's pixels",
-    # At the picture's own size, in bands of 32 rows (native.py).
-    "native_2048": "luminance lost when the longest side is made 2048 pixels, in log rms; 0 if it is no longer",
+    # At the picture's own size (native.py).
+    "native_2048": "luminance lost when the longest side is made 2048 pixels, in log rms; 0 below",
     "native_1024": "the same for 1024 pixels",
     "native_512": "the same for 512 pixels",
     "letters": "ln(1 + about how many letters), by how often dark and light take turns in both directions",
@@ -114,14 +115,6 @@ MEANINGS: dict[str, str] = {
 IMAGE_FEATURES: tuple[str, ...] = tuple(MEANINGS)
 
 
-_SIGNS = [IMAGE_FEATURES.index(name) for name in ("edges", "corners", "two_valued", "strokes_8px")]
-
-
-def shows_nothing(rows: np.ndarray) -> np.ndarray:
-    """bool (n,): which rows of IMAGE_FEATURES are of pictures without an edge: one colour, a gradient."""
-    return (np.asarray(rows)[:, _SIGNS] == 0).all(axis=1)
-
-
 def image_features(
     img: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_FILE_BYTES
 ) -> np.ndarray:
@@ -134,6 +127,13 @@ def image_features(
     Raises:
         M3ScoreError: the image can't be opened; the sentence names the file.
     """
+    return sized_features(img, max_pixels=max_pixels, max_bytes=max_bytes)[0]
+
+
+def sized_features(
+    img: ImageSource, *, max_pixels: int = MAX_PIXELS, max_bytes: int = MAX_FILE_BYTES
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """The features of a picture, and its (width, height) in pixels; see image_features."""
     opened = open_sampled(img, SIDE, max_pixels=max_pixels, max_bytes=max_bytes)
     width, height = opened.size
     square = Square.of(opened.image)
@@ -147,8 +147,8 @@ def image_features(
     values |= measures.spread(cells) | measures.edges(square, levels)
     values |= measures.strokes(square, levels, cells) | measures.colours(square)
     values |= measures.steps(square) | measures.order(square, levels)
-    values |= native(opened.bands, opened.size)
-    return np.array([values[name] for name in IMAGE_FEATURES], np.float32)
+    values |= native(opened.cells, opened.size)
+    return np.array([values[name] for name in IMAGE_FEATURES], np.float32), opened.size
 
 
 def features(img: ImageSource, question: str | None = None) -> np.ndarray:

@@ -51,7 +51,7 @@ def losses(square: Square, levels: dict[int, np.ndarray]) -> tuple[dict[str, flo
     A map's entry is the mean square that is lost when the pixels (or finer cells) of a cell become one.
     """
     weights = square.weights
-    energies = [pooled(levels[side] * levels[side], CELLS) for side in (288, 144, 72)]
+    energies = [_squares(square.luma), *(pooled(levels[side] * levels[side], CELLS) for side in (144, 72))]
     chroma = square.colour[1:].astype(np.float32) - np.float32(128)
     planes = np.concatenate([pooled(levels[72], CELLS)[None], pooled(chroma, CELLS)])  # (3, 24, 24)
     squares = planes * planes
@@ -77,6 +77,14 @@ def losses(square: Square, levels: dict[int, np.ndarray]) -> tuple[dict[str, flo
         if side >= 12:
             values[f"luma_{side}_share"] = means[side] / total
     return values, cells
+
+
+def _squares(luma: np.ndarray) -> np.ndarray:
+    """float32 (24, 24): the mean of (luminance - 128)^2 in each cell."""
+    values = luma.astype(np.float32)
+    values -= 128
+    values *= values
+    return pooled(values, CELLS)
 
 
 def spread(cells: np.ndarray) -> dict[str, float]:
@@ -158,7 +166,7 @@ def strokes(square: Square, levels: dict[int, np.ndarray], detail: np.ndarray) -
         scale = SIDE // side
         values[f"strokes_{scale}px"] = _mean(density)
         if side > 36:
-            values[f"strokes_{scale}px_peak"] = float(np.sort(density, axis=None)[-4:].mean())
+            values[f"strokes_{scale}px_peak"] = _mean(np.partition(density, -4, axis=None)[-4:])
         if side >= 144:
             dense = np.maximum(dense, density)
             values[f"lines_{scale}px"] = _lines(upright)

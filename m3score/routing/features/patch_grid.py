@@ -35,7 +35,7 @@ class Square:
 
     @classmethod
     def of(cls, image: Image.Image) -> Square:
-        """Lay an RGB picture of any size into the square, keeping its aspect ratio."""
+        """Lay an RGB (or RGBX) picture of any size into the square, keeping its aspect ratio."""
         image = _shrunk(image, SIDE)
         longest = max(image.size)
         width, height = (max(1, round(length * SIDE / longest)) for length in image.size)
@@ -44,7 +44,7 @@ class Square:
         luma = _filled(np.asarray(_resized(image.convert("L"), (width, height))), square, SIDE)
         rows, columns = (coarser(part, SIDE // COARSE) for part in square)
         small = _resized(_shrunk(image, COARSE), (columns.stop - columns.start, rows.stop - rows.start))
-        planes = np.asarray(small.convert("YCbCr")).transpose(2, 0, 1)
+        planes = np.asarray(small.convert("RGB").convert("YCbCr")).transpose(2, 0, 1)
         return cls(*square, luma, _filled(planes, (rows, columns), COARSE))
 
     def shown(self, side: int) -> tuple[slice, slice]:
@@ -62,10 +62,11 @@ class Square:
         return np.outer(*shares)
 
     def levels(self) -> dict[int, np.ndarray]:
-        """The luminance minus 128 as float32 (side, side), at sides 288, 144, 72, 36."""
-        levels = {SIDE: self.luma.astype(np.float32)}
-        levels[SIDE] -= 128  # keeps squares small, and so sums exact
-        for side in (144, 72, 36):
+        """The luminance minus 128 as float32 (side, side), at sides 144, 72, 36."""
+        pairs = np.add(self.luma[::2], self.luma[1::2], dtype=np.uint16)
+        quads = pairs[:, ::2] + pairs[:, 1::2]
+        levels = {144: quads * np.float32(0.25) - np.float32(128)}  # minus 128: small squares, exact sums
+        for side in (72, 36):
             levels[side] = pooled(levels[2 * side], side)
         return levels
 

@@ -1,7 +1,9 @@
 """Accuracy kept against mean visual tokens: routers, fixed scales, random mixing of scales, and the ceiling.
 
 Knows no models, images, files or regressors: a router is a number per question, and `sufficient`, bool (n,
-scales) from the coarsest scale on, says at which scales a question is answered.
+scales) from the coarsest scale on, says at which scales a question is answered. Where scales are budgets,
+`spent`, (n, scales), says how many visual tokens each question's image really has; otherwise a scale costs
+its tokens per grid.
 
 Random mixing answers each question at a scale drawn by lot. Every mean number of tokens between two scales is
 such a mix, and the best mixes lie on the upper concave hull of the fixed scales: that hull is what a router
@@ -74,48 +76,65 @@ def _turns_up(a: tuple[float, float], b: tuple[float, float], c: tuple[float, fl
     return (b[1] - a[1]) * (c[0] - a[0]) <= (c[1] - a[1]) * (b[0] - a[0])
 
 
-def fixed_scales(sufficient: np.ndarray, ladder: Sequence[int]) -> Curve:
+def fixed_scales(sufficient: np.ndarray, ladder: Sequence[int], spent: np.ndarray | None = None) -> Curve:
     """Every question at one scale. `sufficient` is (n, scales), coarsest first."""
-    return Curve(np.array(ladder, float), np.asarray(sufficient, float).mean(axis=0))
+    tokens = np.array(ladder, float) if spent is None else np.asarray(spent, float).mean(axis=0)
+    return Curve(tokens, np.asarray(sufficient, float).mean(axis=0))
 
 
-def mixing(sufficient: np.ndarray, ladder: Sequence[int]) -> Curve:
+def mixing(sufficient: np.ndarray, ladder: Sequence[int], spent: np.ndarray | None = None) -> Curve:
     """The best random mixes of fixed scales."""
-    fixed = fixed_scales(sufficient, ladder)
+    fixed = fixed_scales(sufficient, ladder, spent)
     return upper_hull(fixed.tokens, fixed.accuracy)
 
 
-def ceiling(sufficient: np.ndarray, ladder: Sequence[int]) -> Curve:
+def ceiling(sufficient: np.ndarray, ladder: Sequence[int], spent: np.ndarray | None = None) -> Curve:
     """What no choice of scales can beat: the paper's oracle (arXiv 2405.17430, section 4.2), at every price.
 
     It knows at which scales each question is answered, whatever finer ones do (the rule "first"), and spends
     tokens where they cost least: all questions begin at the coarsest scale and are raised to the first scale
     that answers them, the cheapest first. Those that no scale answers stay: they are lost at any price.
     """
-    return _raised(sufficient, ladder, "first")
+    return _raised(sufficient, ladder, "first", spent)
 
 
-def stays(sufficient: np.ndarray, ladder: Sequence[int]) -> Curve:
+def stays(sufficient: np.ndarray, ladder: Sequence[int], spent: np.ndarray | None = None) -> Curve:
     """Who knows the *required tokens* of every question: the fewest that suffice with every finer scale.
 
     What a perfect predictor of them would reach. No ceiling: a coarser scale may be right by luck.
     """
-    return _raised(sufficient, ladder, "stays")
+    return _raised(sufficient, ladder, "stays", spent)
 
 
-def _raised(sufficient: np.ndarray, ladder: Sequence[int], rule: str) -> Curve:
+def _raised(sufficient: np.ndarray, ladder: Sequence[int], rule: str, spent: np.ndarray | None) -> Curve:
     """From the coarsest scale to that which the rule names, the cheapest questions first."""
-    kinds, counts = np.unique(np.asarray(sufficient, bool), axis=0, return_counts=True)
-    needed = np.array([required_tokens(list(kind), ladder, rule) or ladder[0] for kind in kinds], float)
-    gain = kinds[np.arange(len(kinds)), np.searchsorted(ladder, needed)].astype(float) - kinds[:, 0]
-    order = np.argsort(needed, kind="stable")
-    paid, won = (np.append(0, np.cumsum((what * counts)[order])) for what in (needed - ladder[0], gain))
+    kinds, which, counts = np.unique(
+        np.asarray(sufficient, bool), axis=0, return_inverse=True, return_counts=True
+    )
+    needed = np.array([required_tokens(list(kind), ladder, rule) or ladder[0] for kind in kinds])
+    level = np.searchsorted(ladder, needed)
+    gain = kinds[np.arange(len(kinds)), level].astype(float) - kinds[:, 0]
+    if spent is None:
+        least, more = float(ladder[0]), np.asarray(needed - ladder[0], float)
+    else:  # questions of a kind cost differently: each is one of its own
+        which = which.ravel()
+        costs = np.asarray(spent, float)
+        least = float(costs[:, 0].mean())
+        more = costs[np.arange(len(costs)), level[which]] - costs[:, 0]
+        kinds, gain, counts = kinds[which], gain[which], np.ones(len(costs), int)
+    order = np.lexsort((np.arange(len(more)) if spent is None else which, more))
+    paid, won = (np.append(0, np.cumsum((what * counts)[order])) for what in (more, gain))
     answered = kinds[:, 0] @ counts + won  # whole numbers, so that equal shares are equal
-    return upper_hull(ladder[0] + paid / counts.sum(), answered / counts.sum())
+    return upper_hull(least + paid / counts.sum(), answered / counts.sum())
 
 
 def routed(
-    predictions: np.ndarray, sufficient: np.ndarray, ladder: Sequence[int], points: int = POINTS
+    predictions: np.ndarray,
+    sufficient: np.ndarray,
+    ladder: Sequence[int],
+    points: int = POINTS,
+    *,
+    spent: np.ndarray | None = None,
 ) -> Curve:
     """A router's frontier: every margin that makes a difference, or so many of them.
 
@@ -124,6 +143,7 @@ def routed(
         sufficient: (n, scales) bool.
         ladder: tokens per grid, coarsest first.
         points: how many margins at most, at quantiles of where routes change.
+        spent: (n, scales) visual tokens, where they are not the ladder's.
     """
     logs = np.log(np.asarray(ladder, float))
     predicted = np.asarray(predictions, float)
@@ -131,11 +151,14 @@ def routed(
     if len(changes) > points:
         changes = np.quantile(changes, np.linspace(0, 1, points))
     margins = [changes[0] - 1.0, *(changes + 1e-5), changes[-1] + 1.0] if len(changes) else [0.0]
-    found = [outcome(route_levels(predicted, margin, ladder), sufficient, ladder) for margin in margins]
+    routes = (route_levels(predicted, margin, ladder) for margin in margins)
+    found = [outcome(route, sufficient, ladder, spent) for route in routes]
     return Curve(np.array([tokens for tokens, _ in found]), np.array([right for _, right in found]))
 
 
-def priced(utility: np.ndarray, sufficient: np.ndarray, ladder: Sequence[int]) -> Curve:
+def priced(
+    utility: np.ndarray, sufficient: np.ndarray, ladder: Sequence[int], spent: np.ndarray | None = None
+) -> Curve:
     """A router's frontier when tokens have a price (prices.py): every price, from none to too much.
 
     It ends where tokens are free, which need not be the finest scale: nobody spends what buys nothing.
@@ -143,17 +166,21 @@ def priced(utility: np.ndarray, sufficient: np.ndarray, ladder: Sequence[int]) -
     Args:
         utility: (n, scales) what each scale is worth to each question, as prices.levels takes it.
         sufficient: (n, scales) bool.
+        spent: (n, scales) visual tokens, where they are not the ladder's.
     """
     prices = [0.0, *np.geomspace(1e-4, 1e4, POINTS), 1e6]
-    chosen = (levels(utility, price, ladder) for price in reversed(prices))
-    points = list(dict.fromkeys(outcome(level, sufficient, ladder) for level in chosen))
+    chosen = (levels(utility, price, ladder, spent) for price in reversed(prices))
+    points = list(dict.fromkeys(outcome(level, sufficient, ladder, spent) for level in chosen))
     return Curve(np.array([tokens for tokens, _ in points]), np.array([right for _, right in points]))
 
 
-def outcome(scales: np.ndarray, sufficient: np.ndarray, ladder: Sequence[int]) -> tuple[float, float]:
-    """Mean tokens per grid and accuracy of the scales (indices) that were chosen."""
+def outcome(
+    scales: np.ndarray, sufficient: np.ndarray, ladder: Sequence[int], spent: np.ndarray | None = None
+) -> tuple[float, float]:
+    """Mean tokens and accuracy of the scales (indices) that were chosen."""
     rows = np.arange(len(scales))
-    return float(np.asarray(ladder, float)[scales].mean()), float(sufficient[rows, scales].mean())
+    tokens = np.asarray(ladder, float)[scales] if spent is None else np.asarray(spent, float)[rows, scales]
+    return float(tokens.mean()), float(sufficient[rows, scales].mean())
 
 
 def lead(router: Curve, baseline: Curve) -> tuple[float, float]:

@@ -52,16 +52,20 @@ class SufficiencyCurve:
         return np.column_stack(columns)
 
 
-def levels(utility: np.ndarray, price: float, ladder: Sequence[int]) -> np.ndarray:
+def levels(
+    utility: np.ndarray, price: float, ladder: Sequence[int], spent: np.ndarray | None = None
+) -> np.ndarray:
     """int (n,) positions on the ladder.
 
     Args:
         utility: (n, scales) of each question and scale.
         price: of the finest scale's tokens, in chances of an answer; less is charged for fewer in proportion.
             Of equally good scales the coarser is taken.
-        ladder: tokens per grid, coarsest first.
+        ladder: scales, coarsest first.
+        spent: (n, scales) visual tokens of each question's image at each scale, where they are not the
+            ladder's own numbers.
     """
-    cost = price * np.asarray(ladder, float) / ladder[-1]
+    cost = price * np.asarray(ladder if spent is None else spent, float) / ladder[-1]
     return np.argmax(np.round(utility - cost, 9), axis=1)
 
 

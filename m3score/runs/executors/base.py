@@ -5,7 +5,7 @@ A job says which scorer is wanted; an executor makes it ready, wherever that is,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -91,6 +91,9 @@ class ScorerHandle(Protocol):
             out, run, anew: as for open_journal, which has to have locked the output before.
             seen: called with every input that is sent to another machine.
         """
+
+    def costs(self) -> Sequence[str]:
+        """What the run cost where that is counted, in sentences for people."""
 
     def forget(self) -> None:
         """The run is complete and its table in place: nothing needs to be kept for the next one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,11 @@ class LocalScorer:
             yield from self.scorer.stream(items, limits=self.job.limits, workers=self.job.workers)
 
         return stream
+
+    def costs(self) -> Sequence[str]:
+        """See ScorerHandle."""
+        told: Callable[[], Sequence[str]] | None = getattr(self.scorer, "costs", None)
+        return told() if told else ()
 
     def forget(self) -> None:
         """See ScorerHandle; here the journal holds all there is."""

@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
@@ -147,6 +147,10 @@ class RemoteScorer:
         """See ScorerHandle. Finished blocks lie beside the output until the run is complete."""
         store = self._store = BlockStore(out, run, overwrite=anew)
         return lambda items: self._stream(items, store, seen)
+
+    def costs(self) -> Sequence[str]:
+        """See ScorerHandle; what the workers' servers count is not gathered."""
+        return ()
 
     def forget(self) -> None:
         """See ScorerHandle."""

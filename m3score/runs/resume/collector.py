@@ -15,11 +15,13 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+from m3score.analysis.judged import is_unsolved
 from m3score.common.errors import OutputError
 from m3score.data.item import ImageItem
 from m3score.runs.resume.external_sort import external_sort
 from m3score.runs.resume.input_state import digest_of, has_changed, input_key, is_same
 from m3score.runs.resume.journal import Journal, Record
+from m3score.tables.schema import absent
 
 HASHERS = 2
 _NOT_YET = -1
@@ -120,12 +122,13 @@ class Collector:
 
 
 def ranked_rows(rows: Iterable[dict[str, Any]], *, folder: str | None = None) -> Iterator[dict[str, Any]]:
-    """Score rows with their rank: most complex first, ties by path, those that failed last.
+    """Score rows with their rank: most complex first, ties by path; then those that no scale solves, which
+    says nothing of their complexity; those that failed last.
 
     `folder` is where temporary files may lie. OutputError if they can't be written.
     """
     try:
-        ordered = external_sort(rows, _most_complex_first, folder=folder)
+        ordered = external_sort(rows, most_complex_first, folder=folder)
         for rank, row in enumerate(ordered, 1):
             yield {**row, "rank": None if row.get("complexity") is None else rank}
     except OSError as error:
@@ -133,6 +136,7 @@ def ranked_rows(rows: Iterable[dict[str, Any]], *, folder: str | None = None) ->
         raise OutputError(f"cannot sort the table ({error.strerror or error}).", subject=place) from error
 
 
-def _most_complex_first(row: Mapping[str, Any]) -> tuple[bool, float, str]:
-    complexity = row.get("complexity")
-    return complexity is None, -(complexity or 0.0), str(row["path"])
+def most_complex_first(row: Mapping[str, Any]) -> tuple[bool, bool, float, str]:
+    """The place of a row among others; see ranked_rows."""
+    failed = absent(row.get("complexity"))
+    return failed, is_unsolved(row), 0.0 if failed else -float(row["complexity"]), str(row["path"])

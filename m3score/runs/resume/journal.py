@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import groupby
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -100,6 +101,8 @@ class Journal:
         self._synced = time.monotonic()
         self._torn = False
         self._hashes, self._offsets = array("Q"), array("q")
+        self._asked = bytearray()
+        """For each of these whether it was asked for."""
 
     # ---- beginning
 
@@ -150,6 +153,7 @@ class Journal:
         order = np.argsort(np.array(hashes, dtype=np.uint64), kind="stable")
         self._hashes = array("Q", np.array(hashes, dtype=np.uint64)[order].tobytes())
         self._offsets = array("q", np.array(offsets, dtype=np.int64)[order].tobytes())
+        self._asked = bytearray(len(order))
 
     # ---- rows
 
@@ -159,10 +163,16 @@ class Journal:
         first = last = bisect_left(self._hashes, wanted)
         while last < len(self._hashes) and self._hashes[last] == wanted:
             last += 1
+        self._asked[first:last] = b"\1" * (last - first)
         for i in reversed(range(first, last)):
             record = self.read(self._offsets[i])
             if record.key["path"] == path:
                 yield self._offsets[i], record
+
+    def unasked(self) -> int:
+        """How many paths have records from before this run began that `earlier` was never asked about."""
+        hashes = (number for number, asked in zip(self._hashes, self._asked, strict=True) if not asked)
+        return sum(1 for _ in groupby(hashes))
 
     def append(self, record: Record) -> int:
         """Put a record on disk; its place. M3ScoreError where that is impossible: the rest stays good."""

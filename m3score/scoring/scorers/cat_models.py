@@ -18,6 +18,7 @@ from PIL import Image
 from m3score.common.errors import M3ScoreError, first_line
 from m3score.models import hub
 from m3score.models.placing import no_progress_bars, resolve_device, resolve_dtype
+from m3score.models.torchvision import mend_torchvision
 from m3score.scoring.scorers.cat_prompts import Prompts, Rating, parse_rating
 
 _FILES = ("*.json", "*.model", "*.txt", "*.jinja", "*.safetensors")
@@ -50,6 +51,7 @@ class ChatDescriber:
     """Any image-text-to-text model with a chat template."""
 
     def __init__(self, folder: Path, device: Any, dtype: Any) -> None:
+        mend_torchvision()
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         self._processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
@@ -83,6 +85,7 @@ class Rater:
     """A text model: with its chat template, or without one given the prompt as it is."""
 
     def __init__(self, folder: Path, device: Any, dtype: Any) -> None:
+        mend_torchvision()
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self._tokenizer = _ready(AutoTokenizer.from_pretrained(folder, local_files_only=True))

@@ -27,6 +27,7 @@ from m3score.scoring.scorers.model_stream import (
     images_at_once,
     rank_stream,
 )
+from m3score.scoring.scorers.served import Bill, ServedOptions
 from m3score.tables.io import read_whole
 
 QUESTION_FILES = (".csv", ".jsonl", ".ndjson")
@@ -70,7 +71,7 @@ class LoadedOptions(ScorerOptions):
 
 
 @dataclass(frozen=True)
-class ModelOptions(LoadedOptions):
+class ModelOptions(ServedOptions, LoadedOptions):
     """Options of the scorer `model`."""
 
     questions: Questions | str | os.PathLike[str] | QuestionBook = None
@@ -93,6 +94,11 @@ class ModelOptions(LoadedOptions):
     def __post_init__(self) -> None:
         check_rules(self.rule, self.sufficiency)
         super().__post_init__()
+        self.check_served()
+        here = {name: getattr(self, name) for name in ("device", "dtype", "quantize", "revision")}
+        if self.endpoint is not None and (given := [n for n, v in here.items() if v not in ("auto", None)]):
+            options = " and ".join(f"--{name}" for name in given)
+            raise M3ScoreError(f"{options}: with --endpoint the server decides.")
         _ = self.book  # complains now of questions that can't be used
 
     @cached_property
@@ -106,6 +112,10 @@ class ModelOptions(LoadedOptions):
         if isinstance(asked, Mapping):
             return QuestionBook(asked, fallback=_several(self.question))
         return QuestionBook(self.question if asked is None else asked)
+
+    def load(self) -> Any:
+        """See LoadedOptions."""
+        return super().load() if self.endpoint is None else self.connect(self.model, self.rungs)
 
     @property
     def asks(self) -> bool:
@@ -173,11 +183,16 @@ class ModelScorer:
         self.options = options
         self.model: Any = options.load()
         check_frames(options.frames, self.model)
-        self.name = str(options.model if isinstance(options.model, str) else self.model.name)
+        named = isinstance(options.model, str) and options.endpoint is None
+        self.name = str(options.model if named else self.model.name)
         self.ladder: tuple[int, ...] = tuple(self.model.ladder)
         self.columns = tuple(f"agreement_{tokens}" for tokens in self.ladder)
-        self.block = BLOCK_BATCHES * images_at_once(self.model, options.batch_size)
-        self.label = f"with {self.name} on {getattr(self.model, 'device', 'cpu')}"
+        self.block: int = getattr(
+            self.model, "block", BLOCK_BATCHES * images_at_once(self.model, options.batch_size)
+        )
+        place = getattr(self.model, "url", None) or getattr(self.model, "device", "cpu")
+        self.label = f"with {self.name} on {place}"
+        self._bill = Bill(options.price_in, options.price_out)
 
     def identity(self) -> Mapping[str, Any]:
         """The model's weights and all that it is told."""
@@ -192,6 +207,18 @@ class ModelScorer:
         self, items: Iterable[ImageItem], *, limits: Limits, workers: int | None = None
     ) -> Generator[RankedImage, None, None]:
         """See Scorer."""
+        for result in self._stream(items, limits, workers):
+            self._bill.add(result)
+            yield result
+
+    def costs(self) -> Sequence[str]:
+        """What the server counted in this run, for people; nothing of a model in this process."""
+        chat = getattr(self.model, "chat", None)
+        return [] if chat is None else self._bill.sentences(chat.tokens_in, chat.tokens_out)
+
+    def _stream(
+        self, items: Iterable[ImageItem], limits: Limits, workers: int | None
+    ) -> Generator[RankedImage, None, None]:
         told = self.options
         return rank_stream(
             items,

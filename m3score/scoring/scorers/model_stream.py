@@ -12,7 +12,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, Literal
 
-from m3score.common.errors import M3ScoreError
+from m3score.common.errors import M3ScoreError, StopRunError
 from m3score.common.limits import Limits
 from m3score.data.item import ImageItem
 from m3score.data.loader import Opened, QuestionBook, in_halves
@@ -122,9 +122,11 @@ def rank_opened(
 
 
 def images_at_once(model: LadderAnswerer, batch_size: int | Literal["auto"] = "auto") -> int:
-    """The batch size; "auto" is 32 on a GPU and 8 elsewhere."""
+    """The batch size; "auto" is what the model itself says, else 32 on a GPU and 8 elsewhere."""
+    if batch_size != "auto":
+        return batch_size
     on_gpu = str(getattr(model, "device", "")).startswith("cuda")
-    return (32 if on_gpu else 8) if batch_size == "auto" else batch_size
+    return int(getattr(model, "images_at_once", 32 if on_gpu else 8))
 
 
 def check_frames(frames: int | None, model: LadderAnswerer, tokens: int | None = None) -> None:
@@ -185,6 +187,8 @@ def _result(
     width, height = item.image.size if item.image else (None, None)
     if item.error is not None:
         return RankedImage(item.path, None, (), item.error, width, height, item.transient)
+    if isinstance(rows, StopRunError):
+        raise rows  # what came before it is kept
     if isinstance(rows, M3ScoreError):
         return RankedImage(item.path, None, (), rows.reason, width, height, rows.transient)
     try:

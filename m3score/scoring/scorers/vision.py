@@ -17,6 +17,7 @@ from m3score.data.item import ImageItem
 from m3score.models.fingerprint import calibration_identity
 from m3score.models.vision.prepare import Prepared, preparation, prepare
 from m3score.scoring.base import BLOCK_BATCHES, Scored, open_batches, score_batches
+from m3score.scoring.oracle import ladder_text
 from m3score.scoring.scorers.model import LoadedOptions
 from m3score.scoring.scorers.model_stream import images_at_once
 
@@ -79,4 +80,5 @@ class VisionScorer:
         yield from score_batches(opened, self._rows)
 
     def _rows(self, images: Sequence[Prepared]) -> list[dict[str, Any]]:
-        return [{**score.to_row(), "error": None} for score in self._meter.score(images)]
+        facts = {"model": self.name, "ladder": ladder_text(self.ladder), "error": None}
+        return [{**score.to_row(), **facts} for score in self._meter.score(images)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from m3score.calibration.benchmarks.evaluate import EVALUATION_SEED
 from m3score.calibration.drawings import canvas, questions
-from m3score.calibration.drawings.drawing import KINDS, draw
+from m3score.calibration.drawings.drawing import KINDS, draw, draw_or_leave_empty
 from m3score.calibration.drawings.shapes import place_name
 from m3score.calibration.training.tiny.dense_labels import split_labels
 from m3score.calibration.training.tiny.model import FIRST_LOOKS, build_model, build_tokenizer, place_code
@@ -128,3 +128,17 @@ def test_the_place_code_knows_distance_alone():
     near = (code[3, 5] * code[3, 6]).sum()
     assert torch.isclose(near, (code[17, 20] * code[17, 21]).sum(), atol=1e-4)
     assert near < (code[3, 5] ** 2).sum()
+
+
+def test_some_drawings_for_predictors_show_nothing() -> None:
+    """One in 25, with answers that are right; the others are what they always were."""
+    drawn = {index: draw_or_leave_empty(5, index) for index in range(300)}
+    empty = {index: one for index, one in drawn.items() if one.kind == "empty"}
+    assert 4 <= len(empty) <= 25
+    for one in empty.values():
+        assert one.questions[0].answer == "0" and one.questions[0].task == "count"
+        steps = np.abs(np.diff(np.asarray(one.image, int), axis=0))
+        assert steps.max() <= 2  # a colour, or a gradient
+        assert all(q.answer == "no" for q in one.questions if q.task == "texture")
+    for index in (index for index in range(20) if index not in empty):
+        assert drawn[index].questions == draw(5, index).questions

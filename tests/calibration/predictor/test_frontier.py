@@ -217,3 +217,32 @@ def test_who_knows_the_gains_of_groups_is_never_below_random_mixing(
     for budget in (1, 9, 30, 200, 576):
         price = price_for(budget, utility, LADDER)
         assert np.array(LADDER)[levels(utility, price, LADDER)].mean() <= budget
+
+
+@settings(max_examples=40, deadline=None)
+@given(SUFFICIENT)
+def test_what_is_spent_is_the_ladder_where_nothing_else_is_said(sufficient: np.ndarray) -> None:
+    spent = np.tile(np.array(LADDER, float), (len(sufficient), 1))
+    predictions = np.linspace(0, 6, len(sufficient))
+    utility = sufficient + np.linspace(0, 0.5, 5)
+    pairs = [
+        (fixed_scales(sufficient, LADDER), fixed_scales(sufficient, LADDER, spent)),
+        (mixing(sufficient, LADDER), mixing(sufficient, LADDER, spent)),
+        (ceiling(sufficient, LADDER), ceiling(sufficient, LADDER, spent)),
+        (stays(sufficient, LADDER), stays(sufficient, LADDER, spent)),
+        (routed(predictions, sufficient, LADDER), routed(predictions, sufficient, LADDER, spent=spent)),
+        (priced(utility, sufficient, LADDER), priced(utility, sufficient, LADDER, spent)),
+    ]
+    for plain, told in pairs:
+        between = np.linspace(1.1, 575.9, 41)
+        np.testing.assert_allclose(plain.at(between), told.at(between), atol=1e-9)
+
+
+def test_a_small_picture_is_cheap_at_every_budget() -> None:
+    sufficient = np.array([[False, False, False, False, True]] * 2)
+    spent = np.array([[1, 9, 36, 144, 576], [1, 9, 20, 20, 20]], float)
+    assert ceiling(sufficient, LADDER, spent).tokens_for(0.5) == pytest.approx((1 + 20) / 2)
+    assert fixed_scales(sufficient, LADDER, spent).tokens[-1] == pytest.approx(298)
+    assert outcome(np.array([4, 4]), sufficient, LADDER, spent) == (298, 1.0)
+    worth = sufficient.astype(float)
+    assert levels(worth, 1.5, LADDER, spent).tolist() == [0, 4]  # dear: only the small picture is raised

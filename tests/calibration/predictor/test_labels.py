@@ -47,6 +47,7 @@ def labelled(images: int, questions: int = 2, seed: int = 0) -> Labels:
         sufficient=np.arange(3)[None, :] >= needs[:, None],
         by_truth=np.ones(len(names), bool),
         sources=np.array(["made up"] * len(names), object),
+        spent=np.tile(np.array(LADDER, float), (len(names), 1)),
     )
 
 
@@ -174,5 +175,23 @@ def labels_of_counts(counts: list[int]) -> Labels:
         model="fake", ladder=LADDER, images=images, keys=images.copy(),
         questions=np.array([f"Question {i}?" for i in range(n)], object), sizes=np.full((n, 2), 9),
         features=np.zeros((n, 2), np.float32), sufficient=np.ones((n, 3), bool), by_truth=np.ones(n, bool),
-        sources=np.array([""] * n, object),
+        sources=np.array([""] * n, object), spent=np.ones((n, 3)),
     )  # fmt: skip
+
+
+def test_budgets_cost_what_images_really_have() -> None:
+    rows = [trace_row("a", 0, t, right=True, same=True) | {"visual_tokens": min(t, 20)} for t in LADDER]
+    features = {"a": ("ka", np.ones(4))}
+    found = label(pd.DataFrame(rows), features)
+    assert found.spent.tolist() == [[min(t, 20) for t in LADDER]] and found.exact() is found.spent
+    assert found.ends() == (1, 20)
+    tiles = [row | {"visual_tokens": row["tokens"] * 5} for row in rows]  # per grid, of several grids
+    assert label(pd.DataFrame(tiles), features).exact() is None
+
+
+def test_agreements_of_different_sources_do_not_go_together() -> None:
+    rows = [trace_row("a", 0, t, right=True, same=True) for t in LADDER]
+    ours = label(pd.DataFrame(rows), {"a": ("ka", np.ones(4))})
+    theirs = label(pd.DataFrame(rows).assign(agreement_from="answers"), {"a": ("ka", np.ones(4))})
+    with pytest.raises(M3ScoreError, match="answers and logits do not go together"):
+        join([ours, theirs])

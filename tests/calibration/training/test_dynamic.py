@@ -199,8 +199,8 @@ def test_a_saved_model_is_a_stock_model(model, tokenizer, tmp_path):
     for name, value in model.state_dict().items():
         torch.testing.assert_close(loaded.state_dict()[name], value)
     parts = [{"type": "image"}, {"type": "text", "text": "Read the RED sign. 42"}]
-    asked: Any = [{"role": "user", "content": parts}]
-    prompt = words.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    chat: list[Any] = [{"role": "user", "content": parts}]
+    prompt = words.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     assert prompt == BEFORE_IMAGE + "<|image_pad|>" + AFTER_IMAGE.format(question=parts[1]["text"])
     assert words.encode(prompt) == tokenizer.encode(prompt)
     assert [words.decode([token]) for token in words.encode("RED42")] == list("RED42")

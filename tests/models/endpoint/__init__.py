@@ -1,0 +1,1 @@
+"""Models behind servers, against a stub of one."""
