@@ -85,7 +85,7 @@ def build_tokenizer(vocabulary: int = 480) -> Qwen2Tokenizer:
     ]
     return Qwen2Tokenizer(
         vocab=state["vocab"],
-        merges=merges,  # type: ignore[arg-type]  # pairs, though it is declared otherwise
+        merges=merges,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         extra_special_tokens=list(SPECIAL),
