@@ -181,7 +181,7 @@ def load_answerer(
     if given := [f"--{name}" for name, value in loading.items() if value not in (None, "auto")]:
         raise M3ScoreError(f"{' and '.join(given)}: with --endpoint the server decides.")
     with console.status(f"Asking {told.endpoint} what it can do ..."):
-        return told.connect(model, rungs)
+        return told.connect(told.endpoint, model, rungs)
 
 
 def called(model: str, server: Server | None) -> str:

@@ -90,11 +90,10 @@ def request_for(
 
 def asked(predictor: Predictor, prediction: Prediction) -> TokenRequest:
     """What to send for one prediction. M3ScoreError for a picture that can't be read or be asked about so."""
-    if prediction.error is not None:
-        raise M3ScoreError(prediction.error, subject=prediction.path)
+    if prediction.tokens is None:
+        raise M3ScoreError(str(prediction.error), subject=prediction.path)
     if prediction.size is None:
         raise M3ScoreError("a video's frames are looked at one by one: ask for each", subject=prediction.path)
-    assert prediction.tokens is not None
     return predictor.request(prediction.tokens, prediction.size)
 
 

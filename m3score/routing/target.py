@@ -76,8 +76,8 @@ class Target:
         found = cls(None if family is None else table.restore(family), knob, stored["spelling"])
         if knob is not None:
             found._knob()  # complains by itself
-        if found.family is None and knob != "detail":
-            raise M3ScoreError("its target has no family, which only the knob detail can do without.")
+        if knob != "detail":
+            found._known_family()  # complains too
         return found
 
     def request(self, size: Size, budget: int, ladder: tuple[int, ...]) -> TokenRequest:
@@ -88,11 +88,16 @@ class Target:
         """
         if self.knob is not None:
             return self._by_knob(size, budget, ladder)
-        assert self.family is not None
-        told = self.family.processor_kwargs(budget)
+        family = self._known_family()
+        told = family.processor_kwargs(budget)
         call: dict[str, Any] = {"processor_kwargs": {"images_kwargs": told}}
-        fields = call if self.family.per_call else {"image_processor": told}
-        return TokenRequest(budget, self.family.visual_tokens(size, budget), fields)
+        fields = call if family.per_call else {"image_processor": told}
+        return TokenRequest(budget, family.visual_tokens(size, budget), fields)
+
+    def _known_family(self) -> Family:
+        if self.family is None:
+            raise M3ScoreError("its target has no family, which only the knob detail can do without.")
+        return self.family
 
     def _knob(self) -> Any:
         from m3score.models.endpoint.knobs import find_knob
@@ -116,10 +121,10 @@ class Target:
         return TokenRequest(budget, count, {name: value for name, value in fields.items() if value})
 
     def _client_size(self, size: Size, budget: int) -> Size:
-        assert self.family is not None
-        wanted = self.family.client_size(size, budget)
+        family = self._known_family()
+        wanted = family.client_size(size, budget)
         if wanted is None:
-            raise M3ScoreError(f"resizing does nothing for {self.family.name}: it enlarges what is small.")
+            raise M3ScoreError(f"resizing does nothing for {family.name}: it enlarges what is small.")
         return wanted
 
 

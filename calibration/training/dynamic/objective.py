@@ -95,6 +95,8 @@ class Heads(nn.Module):
 class TrainingModule(nn.Module):
     """The model in training, with what is dropped afterwards."""
 
+    before: torch.Tensor
+
     def __init__(self, model: Any, tokenizer: Any) -> None:
         super().__init__()
         width = model.config.text_config.hidden_size
@@ -106,9 +108,8 @@ class TrainingModule(nn.Module):
         self, visual: torch.Tensor, text: dict[str, torch.Tensor], grid: tuple[int, int]
     ) -> torch.Tensor:
         """Last hidden states (batch, length, width) of packed questions about visual tokens."""
-        language, before = self.model.model.language_model, self.before
-        assert isinstance(before, torch.Tensor)
-        start = language.embed_tokens(before).expand(len(visual), -1, -1)
+        language = self.model.model.language_model
+        start = language.embed_tokens(self.before).expand(len(visual), -1, -1)
         embeds = torch.cat([start, visual.to(start.dtype), language.embed_tokens(text["ids"])], dim=1)
         ahead = start.shape[1] + visual.shape[1]
         states = language(

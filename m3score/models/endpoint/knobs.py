@@ -38,7 +38,8 @@ class Knob:
         """A picture as it is to be shown at a budget of the ladder."""
         if self.name == "detail":
             return Look(picture, {}, {"detail": DETAILS[ladder.index(budget)]})
-        assert family is not None
+        if family is None:
+            raise M3ScoreError(f"--knob {self.name} needs to know the model's family: give --family.")
         if self.name == "resize":
             return Look(_resized(picture, family, budget))
         fields = self.spellings[self.spelling](family.processor_kwargs(budget))

@@ -101,14 +101,13 @@ def _family(name: str, listed: Mapping[str, Any], wanted: str | None, knob: Knob
 
 
 def _ladder(family: Family | None, rungs: Iterable[int] | None, knob: Knob) -> tuple[int, ...] | None:
-    if knob.name == "detail":
+    if family is None or knob.name == "detail":  # only that knob does without a family
         ladder = None if rungs is None else tuple(sorted(set(rungs)))
         if ladder is not None and len(ladder) != len(DETAILS):
             raise M3ScoreError(
                 f"--knob detail has two rungs, low and high: give --rungs two numbers, not {len(ladder)}."
             )
         return ladder
-    assert family is not None
     ladder = family.ladder(rungs)
     if len(ladder) < 2:
         raise M3ScoreError(f"--rungs {ladder[0]}: a ladder needs at least two rungs.")

@@ -115,7 +115,9 @@ class ModelOptions(ServedOptions, LoadedOptions):
 
     def load(self) -> Any:
         """See LoadedOptions."""
-        return super().load() if self.endpoint is None else self.connect(self.model, self.rungs)
+        if self.endpoint is None:
+            return super().load()
+        return self.connect(self.endpoint, self.model, self.rungs)
 
     @property
     def asks(self) -> bool:

@@ -53,16 +53,15 @@ class ServedOptions:
             options = " and ".join(f"--{name.replace('_', '-')}" for name in given)
             raise M3ScoreError(f"{options.replace('--thinking', '--no-thinking')}: give --endpoint URL too.")
 
-    def connect(self, model: Any, rungs: str | Sequence[int] | None) -> Any:
-        """The model that the server runs, probed."""
+    def connect(self, endpoint: str, model: Any, rungs: str | Sequence[int] | None) -> Any:
+        """The model that the server at that address runs, probed."""
         from m3score.models.endpoint.loading import load_endpoint
 
-        assert self.endpoint is not None
         if model is not None and not isinstance(model, str):
             raise M3ScoreError("--endpoint goes with the name of a model, not with a model.")
         told = {name: getattr(self, name) for name in ("knob", "family", "key_env", "concurrency", "timeout")}
         return load_endpoint(
-            self.endpoint,
+            endpoint,
             None if model == DEFAULT_MODEL else model,
             rungs=parse_rungs(rungs),
             thinking=self.thinking,
