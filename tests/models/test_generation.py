@@ -289,7 +289,7 @@ def test_batches_are_of_whole_images_and_fit_into_memory(monkeypatch: pytest.Mon
     sizes = [model(NEXT)._batch_size("auto", 32, questions) for questions in (1, 5, 1000)]
     assert sizes[0] < sizes[1] <= sizes[2] and sizes[1] % 5 == 0
     assert free_memory(torch.device("cpu")) > 0
-    monkeypatch.setattr("m3score.models.m3.model.free_memory", lambda device: 1)
+    monkeypatch.setattr("m3score.models.local.free_memory", lambda device: 1)
     assert model(NEXT)._batch_size("auto", 32, 5) == 5
 
 

@@ -11,16 +11,21 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from m3score.common.errors import M3ScoreError
 from m3score.images.given import ImageSource
 from m3score.models.base import ScaleAnswer
-from m3score.models.fingerprint import fingerprint, hash_of_tensors
 from m3score.models.inference import answering, generation
-from m3score.models.inference.batching import MemoryGuard, free_memory
+from m3score.models.inference.batching import MemoryGuard
+from m3score.models.local import (
+    LOGITS_AT_ONCE,
+    LocalModel,
+    check_batch_size,
+    positions_at_once,
+    stop_ids,
+)
 from m3score.models.m3 import loading
 from m3score.models.m3.config import M3Config
 from m3score.models.m3.encoder import Embedder, EncodedImage
@@ -29,19 +34,12 @@ from m3score.models.m3.tower import patch_features
 from m3score.models.placing import no_progress_bars
 
 if TYPE_CHECKING:
-    from m3score.models.vision.complexity import VisionScore
-    from m3score.models.vision.meter import VisionMeter
+    pass
 
-_POSITIONS_AT_ONCE = {"cpu": 16_384, "cuda": 65_536}
-"""Token positions in one batch of the language model, per kind of device: more are no faster."""
-_SHARE_OF_FREE_MEMORY = 0.5
-"""Share of the free memory that a batch is planned to use; the rest covers what the estimate leaves out."""
 _PAIRS_AT_ONCE = 256
-_LOGITS_AT_ONCE = 2**26
-"""Logits of the finest answers that are kept in a batch: 256 MB in float32."""
 
 
-class M3Model(Embedder):
+class M3Model(Embedder, LocalModel):
     """A Matryoshka multimodal model. Make one with `m3score.load_model`.
 
     Inherited from Embedder: `encode`, `visual_tokens`, `visual_token_count`, `prompt_ids`, `embed`, `decode`
@@ -60,7 +58,7 @@ class M3Model(Embedder):
         """
         super().__init__(hf_model, tokenizer, config, name)
         self._folder = folder
-        self.stop_ids = _stop_ids(hf_model, tokenizer)
+        self.stop_ids = stop_ids(hf_model, tokenizer)
         self._decode_guard = MemoryGuard()
 
     @cached_property
@@ -70,47 +68,13 @@ class M3Model(Embedder):
         The weights are those of the files (fingerprint.py), so a model has the same identity on every device
         and with every dtype. A model that was made in memory is told apart by its tensors.
         """
-        bits = [
-            name for name in ("is_loaded_in_4bit", "is_loaded_in_8bit") if getattr(self.hf_model, name, False)
-        ]
-        facts = json.dumps([self.weights_identity, bits, self.config.to_dict()], sort_keys=True)
+        facts = json.dumps([self.weights_identity, self.quantized, self.config.to_dict()], sort_keys=True)
         return hashlib.sha256(facts.encode()).hexdigest()
-
-    @cached_property
-    def weights_identity(self) -> str:
-        """SHA-256 (hexadecimal) over the weights alone, see `identity`."""
-        return fingerprint(self._folder) if self._folder else hash_of_tensors(self.hf_model)
 
     @property
     def calibration_identity(self) -> str:
         """See fingerprint.calibration_identity."""
         return self.weights_identity
-
-    @cached_property
-    def vision_meter(self) -> VisionMeter:
-        """What `vision_score` scores with: the model's statistics over drawings are in it."""
-        from m3score.models.vision.meter import VisionMeter
-
-        return VisionMeter(self, self.weights_identity)
-
-    @overload
-    def vision_score(self, images: ImageSource) -> VisionScore: ...
-
-    @overload
-    def vision_score(self, images: list[Any] | tuple[Any, ...]) -> list[VisionScore]: ...
-
-    def vision_score(self, images: Any) -> Any:
-        """How complex an image is without a question: see m3score/models/vision/complexity.py.
-
-        Args:
-            images: an image, or a list.
-
-        Returns:
-            A VisionScore, with a (24, 24) map of where the complexity is; or a list of them.
-        """
-        many = isinstance(images, list | tuple)
-        scores = self.vision_meter.score(images if many else [images])
-        return scores if many else scores[0]
 
     @property
     def vision_shape(self) -> M3Config:
@@ -169,55 +133,15 @@ class M3Model(Embedder):
         output = self.hf_model.model.language_model(inputs_embeds=sequence[None], use_cache=False)
         return self.hf_model.get_output_embeddings()(output.last_hidden_state[0, -1]).float().cpu()
 
-    @overload
-    def answer(
+    def _answers(
         self,
-        images: ImageSource | EncodedImage,
-        question: str,
-        tokens: int | None = None,
-        *,
-        max_new_tokens: int = 32,
-        batch_size: int | Literal["auto"] = "auto",
-    ) -> str: ...
-
-    @overload
-    def answer(
-        self,
-        images: list[Any] | tuple[Any, ...],
-        question: Sequence[str],
-        tokens: int | None = None,
-        *,
-        max_new_tokens: int = 32,
-        batch_size: int | Literal["auto"] = "auto",
-    ) -> list[str]: ...
-
-    def answer(
-        self,
-        images: Any,
-        question: Any,
-        tokens: int | None = None,
-        *,
-        max_new_tokens: int = 32,
-        batch_size: int | Literal["auto"] = "auto",
-    ) -> Any:
-        """Answer greedily.
-
-        Args:
-            images: an image (encoded or not), or a list.
-            question: a question, or as many as there are images.
-            tokens: visual tokens per grid; None for all.
-            max_new_tokens: at most this many tokens.
-            batch_size: how many at once; "auto" is estimated. It is halved when memory runs out.
-
-        Returns:
-            A stripped string, or a list of them.
-        """
-        if isinstance(question, str) and not isinstance(images, (list, tuple)):
-            return self.answer([images], [question], tokens, max_new_tokens=max_new_tokens)[0]
-        lists = isinstance(images, (list, tuple)) and not isinstance(question, str)
-        if not lists or len(images) != len(question):
-            raise M3ScoreError("answer takes one image and one question, or equally long lists of both.")
-
+        images: Sequence[Any],
+        questions: Sequence[str],
+        tokens: int | None,
+        max_new_tokens: int,
+        batch_size: int | Literal["auto"],
+    ) -> list[str]:
+        """See LocalModel."""
         scale = self.config.grid**2 if tokens is None else tokens
 
         def run(pairs: Sequence[tuple[Any, str]]) -> list[str]:
@@ -228,7 +152,7 @@ class M3Model(Embedder):
             return [self.decode(answer.ids) for answer in answers]
 
         size = self._batch_size(batch_size, max_new_tokens)
-        return self._decode_guard.map(run, list(zip(images, question, strict=True)), size)
+        return self._decode_guard.map(run, list(zip(images, questions, strict=True)), size)
 
     def answer_ladder(
         self,
@@ -267,20 +191,13 @@ class M3Model(Embedder):
     ) -> int:
         """(image, question) pairs at once, estimated for the longest prompts that images can give."""
         if wanted != "auto":
-            if wanted < 1:
-                raise M3ScoreError(f"batch_size is {wanted}; it must be at least 1, or 'auto'.")
-            return wanted
+            return check_batch_size(wanted)
         generation.check_max_new_tokens(max_new_tokens)
         config = self.hf_model.config.text_config
         asked = max(1, min(questions_per_image, _PAIRS_AT_ONCE))
         row = self.most_tiles() * self.config.grid**2 + 128 + asked * (64 + max_new_tokens)
-        # Keys and values stay in memory for every layer, intermediate values for one layer at a time.
-        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        held = 2 * config.num_hidden_layers * config.num_key_value_heads * head
-        worked_on = 8 * config.hidden_size + 3 * config.intermediate_size
-        free = _SHARE_OF_FREE_MEMORY * free_memory(self.device) / (self.dtype.itemsize * (held + worked_on))
-        positions = min(_POSITIONS_AT_ONCE["cuda" if self.device.type == "cuda" else "cpu"], int(free))
-        logits = _LOGITS_AT_ONCE // (max_new_tokens * config.vocab_size)
+        positions = positions_at_once(config, self.device, self.dtype)
+        logits = LOGITS_AT_ONCE // (max_new_tokens * config.vocab_size)
         # All questions of an image together where possible: their shared part is read once per batch.
         return max(1, min(_PAIRS_AT_ONCE // asked * asked, max(1, positions // row) * asked, logits))
 
@@ -295,16 +212,6 @@ class M3Model(Embedder):
         (target / "preprocessor_config.json").write_text(
             json.dumps(self.config.preprocessor_config(), indent=2)
         )
-
-
-def _stop_ids(hf_model: Any, tokenizer: Any) -> frozenset[int]:
-    """The end tokens of the generation configuration, else of the tokenizer."""
-    configured = getattr(hf_model.generation_config, "eos_token_id", None)
-    if configured is None:
-        configured = tokenizer.eos_token_id
-    if configured is None:
-        return frozenset()
-    return frozenset([configured] if isinstance(configured, int) else configured)
 
 
 def load_m3(folder: Path, options: Mapping[str, Any], name: str) -> M3Model:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from PIL import Image
@@ -17,28 +17,28 @@ from m3score.images.decode import open_image
 from m3score.images.given import ImageSource
 from m3score.models.base import ScaleAnswer
 from m3score.models.budgets.base import Family, Size
-from m3score.models.fingerprint import fingerprint, hash_of_tensors
 from m3score.models.inference import answering
-from m3score.models.inference.batching import MemoryGuard, free_memory
+from m3score.models.inference.batching import MemoryGuard
 from m3score.models.inference.generation import check_max_new_tokens
+from m3score.models.local import (
+    LOGITS_AT_ONCE,
+    LocalModel,
+    check_batch_size,
+    positions_at_once,
+    stop_ids,
+)
 from m3score.models.m3.preprocess import Tiles
 from m3score.models.stock import loading
 from m3score.models.stock.inference import Network, Pair, answer_pairs
 from m3score.models.stock.prompts import Prompter
 
 if TYPE_CHECKING:
-    from m3score.models.vision.complexity import VisionScore
-    from m3score.models.vision.meter import VisionMeter
+    pass
 
-_POSITIONS_AT_ONCE = {"cpu": 16_384, "cuda": 65_536}
-"""Token positions in one batch, per kind of device: more are no faster."""
-_SHARE_OF_FREE_MEMORY = 0.5
 _SQUARES_AT_ONCE = 8
 """Squares in one pass of the vision tower; fewer if memory runs out."""
 _TEXT_LENGTH = 256
 """Tokens that a prompt is taken to have beside those of its picture."""
-_LOGITS_AT_ONCE = 2**26
-"""Logits of the finest answers that are kept in a batch: 256 MB in float32."""
 _SHOWN_OF_A_PROCESSOR = (
     "image_mean",
     "image_std",
@@ -49,7 +49,7 @@ _SHOWN_OF_A_PROCESSOR = (
 )
 
 
-class StockModel:
+class StockModel(LocalModel):
     """A vision language model of a family in models/budgets. Make one with `m3score.load_model`.
 
     Its ladder are budgets: the most visual tokens that a picture may have. How many it has then depends on
@@ -85,7 +85,7 @@ class StockModel:
         self.name = name
         self.ladder = family.ladder(rungs)
         self._folder = folder
-        stops = _stop_ids(hf_model, processor.tokenizer)
+        stops = stop_ids(hf_model, processor.tokenizer)
         pad = _pad_id(processor.tokenizer, stops)
         hf_model.generation_config = GenerationConfig(eos_token_id=sorted(stops), pad_token_id=pad)
         image_token = _image_token(hf_model.config)
@@ -107,14 +107,11 @@ class StockModel:
     def identity(self) -> str:
         """SHA-256 (hexadecimal) over the weights, the quantisation, the ladder, the chat template, and how
         the processor prepares a picture."""
-        bits = [
-            name for name in ("is_loaded_in_4bit", "is_loaded_in_8bit") if getattr(self.hf_model, name, False)
-        ]
         image = self.processor.image_processor
         shown = {name: getattr(image, name, None) for name in _SHOWN_OF_A_PROCESSOR}
         facts = [
             self.weights_identity,
-            bits,
+            self.quantized,
             self.family.to_dict(),
             self.ladder,
             self.processor.chat_template,
@@ -122,11 +119,6 @@ class StockModel:
             shown,
         ]
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-
-    @cached_property
-    def weights_identity(self) -> str:
-        """SHA-256 (hexadecimal) over the weights alone, see `identity`."""
-        return fingerprint(self._folder) if self._folder else hash_of_tensors(self.hf_model)
 
     def count_visual_tokens(self, size: Size, budget: int) -> int:
         """How many visual tokens a picture has at a budget, exactly, before it is opened.
@@ -180,54 +172,15 @@ class StockModel:
             guard=self._guard,
         )
 
-    @overload
-    def answer(
+    def _answers(
         self,
-        images: ImageSource,
-        question: str,
-        tokens: int | None = None,
-        *,
-        max_new_tokens: int = 32,
-        batch_size: int | Literal["auto"] = "auto",
-    ) -> str: ...
-
-    @overload
-    def answer(
-        self,
-        images: list[Any] | tuple[Any, ...],
-        question: Sequence[str],
-        tokens: int | None = None,
-        *,
-        max_new_tokens: int = 32,
-        batch_size: int | Literal["auto"] = "auto",
-    ) -> list[str]: ...
-
-    def answer(
-        self,
-        images: Any,
-        question: Any,
-        tokens: int | None = None,
-        *,
-        max_new_tokens: int = 32,
-        batch_size: int | Literal["auto"] = "auto",
-    ) -> Any:
-        """Answer greedily.
-
-        Args:
-            images: an image, or a list.
-            question: a question, or as many as there are images.
-            tokens: the budget; by default the largest of the ladder. Any that the family has may be given.
-            max_new_tokens: at most this many tokens.
-            batch_size: as in `answer_ladder`.
-
-        Returns:
-            A stripped string, or a list of them.
-        """
-        if isinstance(question, str) and not isinstance(images, (list, tuple)):
-            return self.answer([images], [question], tokens, max_new_tokens=max_new_tokens)[0]
-        lists = isinstance(images, (list, tuple)) and not isinstance(question, str)
-        if not lists or len(images) != len(question):
-            raise M3ScoreError("answer takes one image and one question, or equally long lists of both.")
+        images: Sequence[Any],
+        questions: Sequence[str],
+        tokens: int | None,
+        max_new_tokens: int,
+        batch_size: int | Literal["auto"],
+    ) -> list[str]:
+        """See LocalModel; any budget that the family has may be given, beside those of the ladder."""
         check_max_new_tokens(max_new_tokens)
         budget = self.ladder[-1] if tokens is None else tokens
         self.family.check_budget(budget)
@@ -240,36 +193,7 @@ class StockModel:
             return [self.network.decode(answer.ids) for answer in decoded]
 
         size = self._batch_size(batch_size, opened, budget, max_new_tokens)
-        return self._guard.map(run, list(zip(opened, question, strict=True)), size)
-
-    @cached_property
-    def vision_meter(self) -> VisionMeter:
-        """What `vision_score` scores with: the model's statistics over drawings are in it."""
-        from m3score.models.vision.meter import VisionMeter
-
-        return VisionMeter(self, self.weights_identity)
-
-    @overload
-    def vision_score(self, images: ImageSource) -> VisionScore: ...
-
-    @overload
-    def vision_score(self, images: list[Any] | tuple[Any, ...]) -> list[VisionScore]: ...
-
-    def vision_score(self, images: Any) -> Any:
-        """How complex an image is without a question: see m3score/models/vision/complexity.py.
-
-        The vision tower looks at one square, whose visual tokens form a grid; the score's tokens are those of
-        that grid, not budgets.
-
-        Args:
-            images: an image, or a list.
-
-        Returns:
-            A VisionScore, or a list of them.
-        """
-        many = isinstance(images, list | tuple)
-        scores = self.vision_meter.score(images if many else [images])
-        return scores if many else scores[0]
+        return self._guard.map(run, list(zip(opened, questions, strict=True)), size)
 
     @property
     def vision_shape(self) -> int:
@@ -298,19 +222,12 @@ class StockModel:
     ) -> int:
         """(image, question) pairs at once, estimated for the longest prompt among them."""
         if wanted != "auto":
-            if wanted < 1:
-                raise M3ScoreError(f"batch_size is {wanted}; it must be at least 1, or 'auto'.")
-            return wanted
+            return check_batch_size(wanted)
         config = self.hf_model.config.get_text_config()
         longest = max((self.family.visual_tokens(image.size, budget) for image in images), default=1)
         row = longest + _TEXT_LENGTH + max_new_tokens
-        # Keys and values stay in memory for every layer, intermediate values for one layer at a time.
-        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        held = 2 * config.num_hidden_layers * config.num_key_value_heads * head
-        worked_on = 8 * config.hidden_size + 3 * config.intermediate_size
-        free = _SHARE_OF_FREE_MEMORY * free_memory(self.device) / (self.dtype.itemsize * (held + worked_on))
-        positions = min(_POSITIONS_AT_ONCE["cuda" if self.device.type == "cuda" else "cpu"], int(free))
-        return max(1, min(positions // row, _LOGITS_AT_ONCE // (max_new_tokens * config.vocab_size)))
+        positions = positions_at_once(config, self.device, self.dtype)
+        return max(1, min(positions // row, LOGITS_AT_ONCE // (max_new_tokens * config.vocab_size)))
 
 
 def load_stock(
@@ -344,16 +261,6 @@ def _image_token(config: Any) -> int:
         if (found := getattr(config, name, None)) is not None:
             return int(found)
     raise M3ScoreError("The model's configuration names no token for pictures: it does not take any.")
-
-
-def _stop_ids(hf_model: Any, tokenizer: Any) -> frozenset[int]:
-    """The end tokens of the generation configuration, else of the tokenizer."""
-    configured = getattr(hf_model.generation_config, "eos_token_id", None)
-    if configured is None:
-        configured = tokenizer.eos_token_id
-    if configured is None:
-        return frozenset()
-    return frozenset([configured] if isinstance(configured, int) else configured)
 
 
 def _pad_id(tokenizer: Any, stops: frozenset[int]) -> int:
