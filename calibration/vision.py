@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from m3score.calibration.drawings.reference import reference
+from m3score.calibration.drawings.unasked.reference import reference
 from m3score.models.fingerprint import fingerprint
 from m3score.models.loading import load_model
 from m3score.models.vision.meter import encoder

@@ -17,7 +17,7 @@ from m3score.calibration.benchmarks.results import BenchmarkResult, benchmark_re
 from m3score.calibration.benchmarks.task_data import TaskSource
 from m3score.calibration.drawings.drawing import Drawing, draw
 from m3score.calibration.drawings.questions import DrawnQuestion
-from m3score.calibration.predictor.collect import collect
+from m3score.calibration.predictor.labelling.collect import collect
 from m3score.data.metrics import grade
 from m3score.models.base import LadderAnswerer
 from m3score.scoring.rules import required_tokens

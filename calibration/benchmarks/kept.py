@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from m3score.calibration.benchmarks.task_data import TaskSource
-from m3score.calibration.predictor.collection import (
+from m3score.calibration.predictor.labelling.collection import (
     MANIFEST,
     is_collection,
     open_collection,

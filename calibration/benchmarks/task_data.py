@@ -37,7 +37,7 @@ from m3score.calibration.benchmarks.tasks import (
     task_question,
     tasks,
 )
-from m3score.calibration.predictor.sources import Item
+from m3score.calibration.predictor.labelling.sources import Item
 from m3score.common.errors import M3ScoreError
 from m3score.data.loader import Opened
 from m3score.data.metrics import default_metric

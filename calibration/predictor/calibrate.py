@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from m3score.calibration.predictor.card import write_card
-from m3score.calibration.predictor.collect import collect
-from m3score.calibration.predictor.collection import Collection, is_collection, open_collection
 from m3score.calibration.predictor.fit import Fitted, fit_predictor
 from m3score.calibration.predictor.frontier import write_csv, write_png
-from m3score.calibration.predictor.gather import called, labels_of, vision_labels_of
 from m3score.calibration.predictor.judge import Verdict
-from m3score.calibration.predictor.sources import ASSORTED, Assorted, Source, find_source
+from m3score.calibration.predictor.labelling.collect import collect
+from m3score.calibration.predictor.labelling.collection import Collection, is_collection, open_collection
+from m3score.calibration.predictor.labelling.gather import called, labels_of, vision_labels_of
+from m3score.calibration.predictor.labelling.sources import ASSORTED, Assorted, Source, find_source
 from m3score.common.errors import M3ScoreError, MissingExtraError
 from m3score.models.base import LadderAnswerer
 from m3score.routing.features.image import IMAGE_FEATURES

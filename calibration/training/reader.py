@@ -21,8 +21,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from m3score.calibration.drawings.print import SIDE, draw_print
-from m3score.calibration.drawings.typefaces import FOLDERS, Typeface, find_typefaces
+from m3score.calibration.drawings.unasked.print import SIDE, draw_print
+from m3score.calibration.drawings.unasked.typefaces import FOLDERS, Typeface, find_typefaces
 from m3score.models.vision.reader import _SCALE, LARGEST, SMALLEST, STRIDE, ReaderNet
 
 UNSEEN = 1_000_003

@@ -235,7 +235,7 @@ def _said(console: Console) -> Iterator[Callable[[str], None]]:
 
 
 def _say_collected(folders: list[Path], console: Console) -> None:
-    from m3score.calibration.predictor.collection import open_collection
+    from m3score.calibration.predictor.labelling.collection import open_collection
 
     failed = 0
     for folder in folders:

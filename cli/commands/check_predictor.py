@@ -71,7 +71,7 @@ def check_predictor(
 ) -> None:
     """Has the traffic drifted away from what the predictor was calibrated on? Yes or no, with the p-value."""
     console = set_up(quiet=quiet, verbose=verbose)
-    from m3score.calibration.predictor.gather import labels_of_traces
+    from m3score.calibration.predictor.labelling.gather import labels_of_traces
     from m3score.routing.promises.drift import check_drift
     from m3score.routing.registry import load_predictor
 

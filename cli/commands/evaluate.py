@@ -341,7 +341,7 @@ def _write(
 def _write_traces(folders: list[Path], path: Path) -> None:
     import pandas as pd
 
-    from m3score.calibration.predictor.collection import open_collection
+    from m3score.calibration.predictor.labelling.collection import open_collection
     from m3score.tables.io import write_traces
 
     write_traces(pd.concat([open_collection(folder).traces() for folder in folders]), path)

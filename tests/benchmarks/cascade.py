@@ -26,7 +26,7 @@ BUDGETS = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 def from_labels(folder: str, predictor: str) -> Found:
     """Names, predicted complexity, spread, and the model's complexity, of labelled images."""
-    from m3score.calibration.predictor.collection import open_collection
+    from m3score.calibration.predictor.labelling.collection import open_collection
     from m3score.scoring.oracle import rescore
 
     collection, chosen = open_collection(folder), load_predictor(predictor)

@@ -88,7 +88,7 @@ def labels(
     statistics over a thousand drawings, which takes longer on a CPU than all the questions."""
     from m3score import load_model
     from m3score.calibration.predictor.calibrate import find_sources
-    from m3score.calibration.predictor.collect import collect
+    from m3score.calibration.predictor.labelling.collect import collect
     from m3score.models.budgets.base import parse_rungs
     from m3score.models.fingerprint import calibration_identity
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import m3score
 from m3score.calibration.drawings.drawing import draw, draw_or_leave_empty
 from m3score.calibration.predictor import fit
-from m3score.calibration.predictor.collection import open_collection
+from m3score.calibration.predictor.labelling.collection import open_collection
 from m3score.cli.main import app
 from m3score.models.fingerprint import fingerprint
 from m3score.routing.features.image import IMAGE_FEATURES

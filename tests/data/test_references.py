@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from m3score.calibration.benchmarks.task_data import load_own
-from m3score.calibration.predictor.sources import find_source
+from m3score.calibration.predictor.labelling.sources import find_source
 from m3score.common.errors import M3ScoreError
 from m3score.data.discover import find_images
 from m3score.data.questions import Question, read_questions

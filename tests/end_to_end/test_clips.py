@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import m3score
-from m3score.calibration.predictor.collection import open_collection
+from m3score.calibration.predictor.labelling.collection import open_collection
 from m3score.cli.main import app
 from m3score.common.errors import M3ScoreError
 from m3score.images.video import arrange, open_frames

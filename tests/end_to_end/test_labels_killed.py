@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from m3score.calibration.predictor.collect import IMAGES_PER_SHARD
-from m3score.calibration.predictor.collection import open_collection
+from m3score.calibration.predictor.labelling.collect import IMAGES_PER_SHARD
+from m3score.calibration.predictor.labelling.collection import open_collection
 from tests.support.fakes import grey
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 IMAGES = 60
 SCRIPT = """
 import os, time
-from m3score.calibration.predictor import collect
+from m3score.calibration.predictor.labelling import collect
 from m3score.cli.main import main
 from m3score.models import loading
 from tests.support.fakes import FakeAnswerer

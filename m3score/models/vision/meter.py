@@ -25,7 +25,7 @@ from m3score.models.vision.prepare import Prepared, Shape, prepare, stretched_ti
 from m3score.models.vision.reader import read
 from m3score.models.vision.whitening import Encode, Reference, Whitening, whitening_of
 
-_OWN_DRAWINGS = "m3score.calibration.drawings.reference"
+_OWN_DRAWINGS = "m3score.calibration.drawings.unasked.reference"
 """Whoever draws lives above this room, so it is known by name, and only if drawings are needed."""
 _IN_A_THREAD = 4
 """Pictures that a thread of a CPU takes from pixels to score; fewer are slower, more take more memory."""

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from m3score.calibration.benchmarks.evaluate import evaluate_drawn, evaluate_task, held_out
 from m3score.calibration.benchmarks.scoreboard import FIGURES, TextTable
 from m3score.calibration.benchmarks.task_data import load_own
-from m3score.calibration.predictor.gather import labels_of
+from m3score.calibration.predictor.labelling.gather import labels_of
 from m3score.cli.main import app
 from m3score.cli.tables import WIDE, table_of
 from m3score.common.errors import M3ScoreError

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from m3score.calibration.drawings import assorted, pages
-from m3score.calibration.drawings.assorted import assort
+from m3score.calibration.drawings.unasked import assorted, pages
+from m3score.calibration.drawings.unasked.assorted import assort
 
 
 def test_a_pure_function_of_seed_and_index() -> None:

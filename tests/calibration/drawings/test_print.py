@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from m3score.calibration.drawings.lookalikes import LOOKALIKES
-from m3score.calibration.drawings.print import LARGEST, SIDE, SMALLEST, draw_print
-from m3score.calibration.drawings.reference import reference
-from m3score.calibration.drawings.typefaces import Typeface, find_typefaces
+from m3score.calibration.drawings.unasked.lookalikes import LOOKALIKES
+from m3score.calibration.drawings.unasked.print import LARGEST, SIDE, SMALLEST, draw_print
+from m3score.calibration.drawings.unasked.reference import reference
+from m3score.calibration.drawings.unasked.typefaces import Typeface, find_typefaces
 from m3score.models.vision.prepare import luminance
 from m3score.models.vision.reader import read
 

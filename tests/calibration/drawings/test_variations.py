@@ -9,7 +9,7 @@ from PIL import Image
 
 from m3score.calibration.drawings.drawing import draw
 from m3score.calibration.drawings.variations import LOCAL_TASKS, vary
-from m3score.calibration.predictor.sources import find_source, image_named, questions_named
+from m3score.calibration.predictor.labelling.sources import find_source, image_named, questions_named
 
 
 def test_they_differ_in_size_shape_and_format():

@@ -19,15 +19,15 @@ import pytest
 
 import m3score
 from m3score.calibration.drawings.drawing import draw
-from m3score.calibration.predictor.collect import collect
-from m3score.calibration.predictor.collection import Collection, is_collection, open_collection
-from m3score.calibration.predictor.gather import (
+from m3score.calibration.predictor.labelling.collect import collect
+from m3score.calibration.predictor.labelling.collection import Collection, is_collection, open_collection
+from m3score.calibration.predictor.labelling.gather import (
     labels_of,
     labels_of_traces,
     recomputed,
     vision_labels_of,
 )
-from m3score.calibration.predictor.sources import Assorted, Drawn, Rows, find_source, image_named
+from m3score.calibration.predictor.labelling.sources import Assorted, Drawn, Rows, find_source, image_named
 from m3score.common.errors import M3ScoreError
 from m3score.routing.features.image import IMAGE_FEATURES, image_features
 from tests.support.fakes import LADDER, FakeAnswerer, grey
@@ -251,8 +251,8 @@ def test_traces_find_their_images_again(photos: Path, tmp_path: Path):
 
 KILLED = """
 import sys, time
-from m3score.calibration.predictor.collect import collect
-from m3score.calibration.predictor.sources import Drawn
+from m3score.calibration.predictor.labelling.collect import collect
+from m3score.calibration.predictor.labelling.sources import Drawn
 from tests.support.fakes import FakeAnswerer
 class Slow(FakeAnswerer):
     def answer_ladder(self, *args, **more):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from m3score.calibration.drawings.typefaces import find_typefaces
+from m3score.calibration.drawings.unasked.typefaces import find_typefaces
 from m3score.calibration.training.reader import cells, draw_pool, judge, loss_of, train
 from m3score.models.vision.reader import ReaderNet, bundled_reader
 

@@ -19,8 +19,15 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from m3score.calibration.predictor.collection import VISION_COLUMNS, Collection
-from m3score.calibration.predictor.sources import Assorted, Drawn, Item, Source, VariedDrawings, split_key
+from m3score.calibration.predictor.labelling.collection import VISION_COLUMNS, Collection
+from m3score.calibration.predictor.labelling.sources import (
+    Assorted,
+    Drawn,
+    Item,
+    Source,
+    VariedDrawings,
+    split_key,
+)
 from m3score.common.errors import M3ScoreError, image_failure
 from m3score.data.loader import Opened, opened_ahead
 from m3score.images.given import ImageSource

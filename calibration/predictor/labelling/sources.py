@@ -14,8 +14,8 @@ from functools import partial
 from itertools import count, islice
 from typing import Any, Protocol
 
-from m3score.calibration.drawings.assorted import assort
 from m3score.calibration.drawings.drawing import Drawing, draw_or_leave_empty
+from m3score.calibration.drawings.unasked.assorted import assort
 from m3score.calibration.drawings.variations import VariedDrawing, vary
 from m3score.common.errors import M3ScoreError
 from m3score.data.discover import count_images, exists_somewhere, find_images

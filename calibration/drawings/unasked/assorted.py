@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 from m3score.calibration.drawings.backdrops import any_colour
-from m3score.calibration.drawings.lookalikes import LOOKALIKES, backdrop, plot
-from m3score.calibration.drawings.pages import printed
 from m3score.calibration.drawings.textures import blank, gradient
+from m3score.calibration.drawings.unasked.lookalikes import LOOKALIKES, backdrop, plot
+from m3score.calibration.drawings.unasked.pages import printed
 from m3score.calibration.drawings.variations import vary
 
 Size = tuple[int, int]

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from m3score.calibration.drawings.backdrops import any_colour
-from m3score.calibration.drawings.lookalikes import LOOKALIKES, backdrop, contrasting
-from m3score.calibration.drawings.typefaces import CAPITAL, Typeface, word
+from m3score.calibration.drawings.unasked.lookalikes import LOOKALIKES, backdrop, contrasting
+from m3score.calibration.drawings.unasked.typefaces import CAPITAL, Typeface, word
 
 SIDE = 256
 _SHEET = 384

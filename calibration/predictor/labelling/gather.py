@@ -12,15 +12,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from m3score.calibration.predictor.collect import pixel_features
-from m3score.calibration.predictor.collection import (
+from m3score.calibration.predictor.labelling.collect import pixel_features
+from m3score.calibration.predictor.labelling.collection import (
     VISION_COLUMNS,
     Collection,
     is_collection,
     open_collection,
 )
-from m3score.calibration.predictor.labels import Labels, join, label
-from m3score.calibration.predictor.sources import (
+from m3score.calibration.predictor.labelling.sources import (
     ASSORTED,
     DRAWN,
     VARIED,
@@ -28,6 +27,7 @@ from m3score.calibration.predictor.sources import (
     questions_named,
     split_key,
 )
+from m3score.calibration.predictor.labels import Labels, join, label
 from m3score.calibration.predictor.vision_score import FEWEST, VisionLabels, join_vision
 from m3score.common.errors import M3ScoreError
 from m3score.data.extract import Find, folder_of_table, opened_images

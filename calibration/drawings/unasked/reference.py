@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from m3score.calibration.drawings.drawing import draw
-from m3score.calibration.drawings.lookalikes import clutter, grid, plot, strokes
 from m3score.calibration.drawings.textures import blank, gradient, random_texture
+from m3score.calibration.drawings.unasked.lookalikes import clutter, grid, plot, strokes
 from m3score.calibration.drawings.variations import vary
 from m3score.models.vision.whitening import Reference
 

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from m3score.calibration.drawings.backdrops import any_colour
-from m3score.calibration.drawings.lookalikes import contrasting
-from m3score.calibration.drawings.typefaces import CAPITAL, LATIN, Typeface, word
+from m3score.calibration.drawings.unasked.lookalikes import contrasting
+from m3score.calibration.drawings.unasked.typefaces import CAPITAL, LATIN, Typeface, word
 
 _FACE = Typeface(None, LATIN)
 Ink = tuple[int, ...]
