@@ -204,6 +204,10 @@ class CascadeRun(Run):
         """In both passes."""
         return self.first.skipped + self.collector.skipped
 
+    def _left(self) -> int:
+        """See Run. The first pass sees all inputs; which of them the second is to ask about may change."""
+        return self.predictions.unasked()
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every input once, in order: with the model's score where there is one."""
         answered = self._answered()

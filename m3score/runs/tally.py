@@ -29,7 +29,7 @@ class Tally:
     predicted: Counter[int] = field(default_factory=Counter)
     """Images by predicted_tokens, where there are such."""
     reasons: Counter[str] = field(default_factory=Counter)
-    """Images by why nothing is promised about them, where a promise was asked for; see decision.py."""
+    """Images that got the finest scale because nothing can be promised of another, by why (decision.py)."""
     complexity_sum: float = 0.0
     not_monotone: int = 0
     judges: Counter[str | None] = field(default_factory=Counter)
@@ -65,7 +65,8 @@ class Tally:
         self.tokens[None if required is None else int(required)] += 1
         if predicted is not None:
             self.predicted[int(predicted)] += 1
-            if (reason := _value(row, "reason")) not in (None, NO_PROMISE, BUDGET):
+            reason, finest = _value(row, "reason"), self.ladder and predicted == self.ladder[-1]
+            if finest and reason not in (None, NO_PROMISE, BUDGET):
                 self.reasons[str(reason).partition(" (")[0]] += 1
         self.complexity_sum += float(complexity or 0)
         monotone = row.get("monotone")

@@ -21,6 +21,7 @@ from m3score.cli.main import COMMANDS as LISTED
 from m3score.cli.main import load_command
 from m3score.cli.summary import show_extremes, show_summary
 from m3score.cli.tables import print_table, screen
+from m3score.routing.decision import BUDGET
 from m3score.runs.tally import Tally
 from tests.support.reports import LADDER, looked_rows, score_rows
 
@@ -149,6 +150,15 @@ def _summary(rows: list[dict[str, Any]]) -> str:
     tally.count(sorted(rows, key=lambda row: -row["complexity"]))
     show_summary(tally, Console(file=screen, width=200), rule="stays")
     return " ".join(screen.getvalue().split())
+
+
+def test_why_predictions_are_the_finest_scale() -> None:
+    row = {"path": "a", "complexity": 0.5, "predicted_tokens": 576, "certified": False}
+    other = {**row, "predicted_tokens": 36, "reason": "frames are looked at one by one"}
+    said = _summary([{**row, "reason": f"unlike the others (p = {p})"} for p in (0.01, 0.02)] + [other])
+    assert "2 of 3 got the finest scale: unlike the others." in said and "frames" not in said
+    budget = {**row, "reason": BUDGET}
+    assert "got the finest scale" not in _summary([budget])
 
 
 def test_without_a_question_effective_tokens_lead_and_complexity_is_their_logarithm() -> None:

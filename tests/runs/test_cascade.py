@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,19 @@ def test_killed_in_either_pass(home: Path, tmp_path: Path, undisturbed: bytes) -
     assert code == 3 and "done before" in said
     assert out.read_bytes() == undisturbed
     assert os.listdir(tmp_path) == ["s.csv"]
+
+
+def test_more_inputs_than_the_run_that_was_killed(home: Path, tmp_path: Path) -> None:
+    """Other images may be the ones to ask the model about; those of before are still among the inputs."""
+    out, few = tmp_path / "out" / "s.csv", tmp_path / "home"
+    out.parent.mkdir()
+    shutil.copytree(home, few)
+    kill_when(lambda: records(out) > 15, *command(few, out), seconds_per_batch=0.05)
+    for i, path in enumerate(sorted(few.glob("in/5*.png"))):
+        shutil.copy(path, few / "in" / f"a{i}.png")
+    code, said = run(*command(few, out))
+    assert code == 3 and "not among these inputs" not in said
+    assert os.listdir(out.parent) == ["s.csv"]
 
 
 def test_a_list_on_stdin(home: Path, tmp_path: Path, undisturbed: bytes) -> None:
